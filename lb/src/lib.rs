@@ -1,0 +1,1 @@
+//! vipline as a library: what the daemon, the benchmark and the tests share.

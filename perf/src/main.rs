@@ -1,0 +1,2 @@
+//! The vipline command.
+fn main() {}
