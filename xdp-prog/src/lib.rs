@@ -1,2 +1,30 @@
-//! placeholder
-#![no_std]
+//! Vipline's packet path: what both halves of the system agree on, and every decision that is taken per packet.
+//!
+//! This library never allocates, never logs, never reads a clock of its own and never panics. It is compiled twice: for the
+//! kernel, where the bins `lb` and `decap` bind it to maps and helpers, and for the host, where tests and `vipline explain`
+//! run the same instructions over ordinary memory ([`host`]).
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`abi`] | the layout of every map, shared with user space |
+//! | [`verdict`] | what may be decided for a packet, and why: one counter each |
+//! | [`machine`] | what the program needs from where it runs |
+//! | [`wire`] | offsets and constants of the headers read and written |
+//! | [`hash`], [`checksum`], [`ranges`], [`limit`] | the arithmetic |
+//! | [`balance`] | the balancer: parse, match, slot, encapsulate |
+//! | [`decap`] | the worker node's side |
+
+#![cfg_attr(target_arch = "bpf", no_std)]
+
+pub mod abi;
+pub mod balance;
+pub mod checksum;
+pub mod decap;
+pub mod hash;
+#[cfg(not(target_arch = "bpf"))]
+pub mod host;
+pub mod limit;
+pub mod machine;
+pub mod ranges;
+pub mod verdict;
+pub mod wire;

@@ -1,0 +1,205 @@
+//! What the tables should say: the meeting point of every source (file, Kubernetes) and the planner.
+//!
+//! Never holds positions in maps; those are the planner's. Ordered collections only, so that the same desired state gives the
+//! same tables on every LB node.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+
+/// Identity of a backend: its name, which survives reordering, restarts and a change of address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendId(pub Arc<str>);
+
+impl fmt::Display for BackendId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Transport protocols that a VIP may have. The discriminant is the IP protocol number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Protocol {
+    /// RFC 9293.
+    Tcp = 6,
+    /// RFC 768.
+    Udp = 17,
+}
+
+impl Protocol {
+    /// IP protocol number.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// As configuration and output write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What clients dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VipKey {
+    /// VIP address.
+    pub address: IpAddr,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port, host order, never 0.
+    pub port: u16,
+}
+
+impl fmt::Display for VipKey {
+    /// `tcp 203.0.113.10:80`, `udp [2001:db8::1]:53`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.protocol, std::net::SocketAddr::new(self.address, self.port))
+    }
+}
+
+/// Where flows may be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Address of the outer header's destination.
+    pub address: IpAddr,
+}
+
+/// A backend's part in a set.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Member {
+    /// Which backend.
+    pub backend: BackendId,
+    /// Share of new flows relative to the other members; 0 takes none.
+    pub weight: u16,
+}
+
+/// Backends that share a lookup table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendSet {
+    /// Sorted by backend, each at most once.
+    pub members: Vec<Member>,
+    /// Slots of the lookup table as published with the set; `None`: by the number of members (64–128 each, 256 to 65,536).
+    pub table_slots: Option<usize>,
+}
+
+/// Rate limits, each per CPU that receives packets. `None`: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Packets.
+    pub packets: Option<Rate>,
+    /// TCP SYNs without ACK.
+    pub syns: Option<Rate>,
+}
+
+/// A token bucket's parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Packets per second, at least 1.
+    pub per_second: u32,
+    /// Packets that may come at once after silence, at least 1.
+    pub burst: u32,
+}
+
+/// One VIP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vip {
+    /// Where its flows go. Equal sets share a table whether or not they are the same allocation.
+    pub set: Arc<BackendSet>,
+    /// Rate limits.
+    pub limits: Limits,
+    /// Sources that may use it; `None`: all. Sorted, as configured.
+    pub allowed_sources: Option<Arc<[IpNet]>>,
+}
+
+/// What a node decapsulates, see the design's "Worker nodes".
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Outer sources: the LB nodes.
+    pub sources: Vec<IpNet>,
+    /// Inner destinations: the VIP prefixes.
+    pub vip_prefixes: Vec<IpNet>,
+    /// Outer destinations: this node's own addresses.
+    pub locals: BTreeSet<IpAddr>,
+    /// Inner sources that are dropped: node, pod and Service networks.
+    pub denied_inner_sources: Vec<IpNet>,
+}
+
+/// Everything that the maps of an LB node should say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// VIPs.
+    pub vips: BTreeMap<VipKey, Vip>,
+    /// Every backend that a set names.
+    pub backends: BTreeMap<BackendId, Backend>,
+    /// Sources whose packets to any VIP are dropped.
+    pub denied_sources: Vec<IpNet>,
+    /// Addresses that this node uses itself: where one is a VIP address too, unserved ports pass to the kernel.
+    pub own_addresses: BTreeSet<IpAddr>,
+    /// Set when this LB node is itself a worker node.
+    pub tunnel: Option<Tunnel>,
+}
+
+/// How packets reach a backend now: resolved by netlink, never by the packet path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NextHop {
+    /// No route, no neighbour entry yet, or the neighbour failed.
+    Unresolved,
+    /// The backend is this node.
+    Local,
+    /// Send there.
+    Via(Via),
+}
+
+/// A resolved next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Via {
+    /// Egress interface index.
+    pub ifindex: u32,
+    /// Position of that interface in `PORTS`.
+    pub port: u8,
+    /// Destination MAC address.
+    pub destination_mac: [u8; 6],
+    /// Source MAC address.
+    pub source_mac: [u8; 6],
+    /// Outer source address, of the backend's family; with `encap.source: prefix`, the prefix's first address.
+    pub source: IpAddr,
+    /// MTU of the way, in bytes of IP packet.
+    pub mtu: u16,
+    /// VLAN tags to send with, outermost first; `None`: those the packet came with.
+    pub tags: Option<VlanTags>,
+}
+
+/// Explicit VLAN tags of a next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VlanTags {
+    /// Send untagged.
+    Untagged,
+    /// One 802.1Q tag: TCI.
+    One(u16),
+    /// Two tags: TCI of the outer, TCI of the inner, and whether the outer is 802.1ad.
+    Two {
+        /// Outer TCI.
+        outer: u16,
+        /// Inner TCI.
+        inner: u16,
+        /// The outer tag's ethertype is 0x88a8.
+        ad: bool,
+    },
+}
+
+/// Next hop of every backend; one that is missing counts as unresolved.
+pub type NextHops = BTreeMap<BackendId, NextHop>;

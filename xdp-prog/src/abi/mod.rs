@@ -1,0 +1,187 @@
+//! The map ABI: the layout of everything that user space writes and the program reads.
+//!
+//! Nothing here does IO. Live maps are written only by aligned 8-byte stores through a mapping and read by volatile `u64`
+//! loads, so every type is made of aligned `u64` words. A packet field inside a word keeps the order of its bytes on the wire:
+//! words are built with `from_ne_bytes`, and the program never swaps bytes to compare.
+//!
+//! A change of any layout moves [`ABI_VERSION`]; a snapshot test holds that.
+
+mod backend;
+mod counters;
+mod match_table;
+mod options;
+mod range;
+
+pub use backend::{BackendLine, LineMeta, OuterHeader};
+pub use counters::{LimitState, Traffic};
+pub use match_table::{BucketV4, BucketV6, EntryV6, KeyV4, KeyV6, VipMeta, WAYS_V4, WAYS_V6};
+pub use options::VipOptions;
+pub use range::{Range, SetRef, number};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Version of every layout in this module; part of the path under which maps are pinned.
+pub const ABI_VERSION: u64 = 1;
+
+/// Position of a backend in `BACKENDS`: what a slot holds. 0 means *no backend*.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendIndex(pub u16);
+
+impl BackendIndex {
+    /// The slot value of a table without a healthy backend.
+    pub const NONE: Self = Self(0);
+}
+
+/// Position of a VIP in `VIP_COUNTERS`, `VIP_OPTIONS` and `LIMITS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VipIndex(pub u32);
+
+/// Where a lookup table begins in slot memory, in units of [`UNIT_SLOTS`] slots. Unit 0 is the empty table: all slots `NONE`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableUnit(pub u32);
+
+/// Fewest slots of a lookup table: 512 B of slot memory.
+pub const MIN_TABLE_SLOTS: usize = 256;
+/// Most slots of a lookup table: 128 KiB of slot memory.
+pub const MAX_TABLE_SLOTS: usize = 65_536;
+/// Slots in one allocation unit of slot memory.
+pub const UNIT_SLOTS: usize = MIN_TABLE_SLOTS;
+/// Slots packed in one `u64` word of slot memory.
+pub const SLOTS_PER_WORD: usize = 4;
+/// Words in one segment of slot memory: 1 MiB, eight of the largest tables.
+pub const SEGMENT_WORDS: usize = 131_072;
+/// Units in one segment.
+pub const SEGMENT_UNITS: usize = SEGMENT_WORDS * SLOTS_PER_WORD / UNIT_SLOTS;
+/// Most segments: 256 MiB of slot memory when all are in use; they are made as they are needed.
+pub const MAX_SEGMENTS: usize = 256;
+
+/// Most backends of one LB node. A line costs 64 B, a counter 16 B per possible CPU.
+pub const MAX_BACKENDS: usize = 65_536;
+/// Most VIPs of one LB node ([`VipMeta`] has 20 bits for the index). One costs 16–64 B of match table, 64 B of options and a
+/// 16 B counter per possible CPU.
+pub const MAX_VIPS: usize = 1 << 20;
+/// Most buckets of a match table: 4 MiB, 262,144 IPv4 or 131,072 IPv6 entries.
+pub const MAX_BUCKETS: usize = 65_536;
+/// Most ranges of one set after merging; log2 of it bounds the search.
+pub const MAX_SET_RANGES: usize = 1 << MAX_SET_LOG2;
+/// Rounds of the range search.
+pub const MAX_SET_LOG2: u32 = 10;
+/// Most ranges of all sets together: 2 MiB.
+pub const MAX_RANGES: usize = 65_536;
+/// Most interfaces a balancer sends out of.
+pub const MAX_PORTS: usize = 64;
+/// Most receive queues with a slow-path socket.
+pub const MAX_QUEUES: usize = 256;
+/// Counters of verdicts, with room for more verdicts without a change of layout.
+pub const MAX_VERDICTS: usize = 64;
+
+/// Names of the maps, as they stand in the object.
+pub mod map {
+    /// Match table of IPv4 VIPs: [`super::BucketV4`].
+    pub const VIPS_V4: &str = "VIPS_V4";
+    /// Match table of IPv6 VIPs: [`super::BucketV6`].
+    pub const VIPS_V6: &str = "VIPS_V6";
+    /// Slot memory: segments of [`super::SEGMENT_WORDS`] words.
+    pub const LOOKUP_TABLES: &str = "LOOKUP_TABLES";
+    /// Backend lines.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// Options of VIPs that have any.
+    pub const VIP_OPTIONS: &str = "VIP_OPTIONS";
+    /// Ranges of all sets.
+    pub const RANGES: &str = "RANGES";
+    /// Words that concern the whole node, see [`super::setting`].
+    pub const SETTINGS: &str = "SETTINGS";
+    /// Per-CPU packets by verdict.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Per-CPU traffic by VIP.
+    pub const VIP_COUNTERS: &str = "VIP_COUNTERS";
+    /// Per-CPU traffic by backend.
+    pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
+    /// Per-CPU token buckets by VIP.
+    pub const LIMITS: &str = "LIMITS";
+    /// Interfaces to redirect to, by the port of a backend line.
+    pub const PORTS: &str = "PORTS";
+    /// Slow-path sockets by receive queue.
+    pub const XSKS: &str = "XSKS";
+    /// The read-only global [`super::Config`].
+    pub const CONFIG: &str = "CONFIG";
+}
+
+/// Positions in `SETTINGS`: each holds a [`SetRef`].
+pub mod setting {
+    /// Sources whose packets to a VIP are dropped.
+    pub const DENIED_SOURCES: u32 = 0;
+    /// Outer sources that may send us tunnelled packets: the LB nodes.
+    pub const TUNNEL_SOURCES: u32 = 1;
+    /// Inner destinations that may be decapsulated: the VIP prefixes.
+    pub const TUNNEL_VIPS: u32 = 2;
+    /// Outer destinations that are this node.
+    pub const TUNNEL_LOCALS: u32 = 3;
+    /// Inner sources that never come through a tunnel: nodes, pods, Services.
+    pub const TUNNEL_DENIED: u32 = 4;
+    /// Words in the map.
+    pub const COUNT: u32 = 8;
+}
+
+/// Bits of [`Config::features`]. A feature that is off is dead code to the verifier.
+pub mod feature {
+    /// Per-VIP packet and SYN limits.
+    pub const LIMITS: u64 = 1 << 0;
+    /// Per-VIP source ranges.
+    pub const SOURCE_RANGES: u64 = 1 << 1;
+    /// The node's source deny-list.
+    pub const DENIED_SOURCES: u64 = 1 << 2;
+    /// Drop packets from sources that cannot be on the Internet (RFC 1122 3.2.1.3, RFC 4291 2.5).
+    pub const DROP_MARTIANS: u64 = 1 << 3;
+    /// Drop packets whose source is the VIP they are sent to ("LAND").
+    pub const DROP_SOURCE_IS_VIP: u64 = 1 << 4;
+    /// Backends may be behind another interface than the one a packet came from.
+    pub const REDIRECT: u64 = 1 << 5;
+    /// Hand unusual packets to AF_XDP sockets instead of dropping them.
+    pub const SLOW_PATH: u64 = 1 << 6;
+    /// This LB node is a backend of others: decapsulate what is sent to it.
+    pub const DECAP: u64 = 1 << 7;
+    /// The outer source carries flow entropy under [`super::Config::source_mask_v4`] and [`super::Config::source_mask_v6`].
+    pub const SOURCE_PREFIX: u64 = 1 << 8;
+    /// All of them.
+    pub const ALL: u64 = (1 << 9) - 1;
+}
+
+/// What is fixed for the life of a loaded program: frozen read-only data, so that the verifier sees constants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Config {
+    /// [`ABI_VERSION`] of who wrote it.
+    pub abi_version: u64,
+    /// See [`feature`].
+    pub features: u64,
+    /// Seed of the flow hash: a secret, the same on all LB nodes of a group.
+    pub seed: [u64; 4],
+    /// Salt of the match tables' bucket choice.
+    pub match_salt: u64,
+    /// Buckets of `VIPS_V4` minus one; a power of two minus one.
+    pub match_mask_v4: u64,
+    /// Buckets of `VIPS_V6` minus one; a power of two minus one.
+    pub match_mask_v6: u64,
+    /// Bits of an outer IPv4 source that carry the flow hash, as on the wire.
+    pub source_mask_v4: u64,
+    /// Bits of the low half of an outer IPv6 source that carry the flow hash, as on the wire.
+    pub source_mask_v6: u64,
+}
+
+impl Config {
+    /// Everything off, match tables of one bucket, an all-zero seed.
+    pub const EMPTY: Self = Self {
+        abi_version: ABI_VERSION,
+        features: 0,
+        seed: [0; 4],
+        match_salt: 0,
+        match_mask_v4: 0,
+        match_mask_v6: 0,
+        source_mask_v4: 0,
+        source_mask_v6: 0,
+    };
+}
+
+const _: () = assert!(size_of::<Config>() == 88);
+const _: () = assert!(UNIT_SLOTS * 2 == 512 && SEGMENT_UNITS == 2048);
+const _: () = assert!(SEGMENT_UNITS * MAX_SEGMENTS <= 1 << 20, "VipMeta has 20 bits for the unit");

@@ -1,0 +1,50 @@
+//! Hashing: multiply and xorshift, because the kernel's VM has 64-bit multiplication at 1 ns and no wider one.
+//!
+//! Never the NIC's hash: its key differs from machine to machine, and every LB node must choose the same slot.
+
+/// Odd constants with random-looking bits (the fractional parts that `SplitMix64` and MurmurHash3 use).
+const C1: u64 = 0x9e37_79b9_7f4a_7c15;
+const C2: u64 = 0xbf58_476d_1ce4_e5b9;
+const C3: u64 = 0x94d0_49bb_1331_11eb;
+const C4: u64 = 0xff51_afd7_ed55_8ccd;
+const C5: u64 = 0xc4ce_b9fe_1a85_ec53;
+
+/// Spreads one word; the upper half of the result is good in every bit.
+#[inline(always)]
+pub const fn mix(word: u64) -> u64 {
+    let word = word.wrapping_mul(C1);
+    (word ^ word >> 32).wrapping_mul(C2)
+}
+
+/// Hash of an IPv4 flow. `addresses` is source and destination as they stand in the header, `ports` source and destination
+/// port likewise. The top bits choose the slot.
+#[inline(always)]
+pub const fn flow_v4(seed: &[u64; 4], addresses: u64, ports: u32, protocol: u8) -> u64 {
+    let mut hash = (addresses ^ seed[0]).wrapping_mul(C1);
+    hash ^= hash >> 32;
+    hash = (hash ^ transport(ports, protocol) ^ seed[1]).wrapping_mul(C2);
+    finish(hash)
+}
+
+/// Hash of an IPv6 flow; each address as its two halves as they stand in the header. The four products are independent, so the
+/// CPU forms them side by side.
+#[inline(always)]
+pub const fn flow_v6(seed: &[u64; 4], source: [u64; 2], destination: [u64; 2], ports: u32, protocol: u8) -> u64 {
+    let a = (source[0] ^ seed[0]).wrapping_mul(C1);
+    let b = (source[1] ^ seed[1]).wrapping_mul(C3);
+    let c = (destination[0] ^ seed[2]).wrapping_mul(C4);
+    let d = (destination[1] ^ seed[3]).wrapping_mul(C5);
+    let mut hash = (a ^ a >> 32).wrapping_add(b ^ b >> 31).wrapping_add(c ^ c >> 30).wrapping_add(d ^ d >> 29);
+    hash = (hash ^ hash >> 32 ^ transport(ports, protocol) ^ seed[1]).wrapping_mul(C2);
+    finish(hash)
+}
+
+#[inline(always)]
+const fn transport(ports: u32, protocol: u8) -> u64 {
+    ports as u64 | (protocol as u64) << 32
+}
+
+#[inline(always)]
+const fn finish(hash: u64) -> u64 {
+    (hash ^ hash >> 32).wrapping_mul(C3)
+}
