@@ -1,0 +1,40 @@
+# Vipline's entry points; what each does lives in scripts/ and in the crates. Every target first makes sure that what it
+# needs is installed (scripts/setup.sh), which takes no time when it is.
+
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
+NEXTEST := cargo nextest run --workspace
+
+.DEFAULT_GOAL := help
+.PHONY: help setup ready demo test golden lab bench lint docs
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing: rust-src, bpf-linker, cargo-nextest, Debian packages
+	@scripts/setup.sh
+
+ready:
+	@scripts/setup.sh --quiet
+
+demo: ready ## Real connections through a VIP, in network namespaces of this machine (root)
+	@cargo run --release -p vipline-perf --bin vipline-demo
+
+test: ready ## All tests of all tiers; as root, or with what needs root left out loudly
+	cargo test --workspace --doc --quiet
+	$(NEXTEST)
+
+golden: ready ## The loaded program against golden packets and against its host build (root)
+	$(NEXTEST) -E 'binary(/^golden|^differential/)'
+
+lab: ready ## Real traffic through the daemon, in network namespaces (root)
+	$(NEXTEST) -E 'binary(/^lab/) | package(lab)'
+
+bench: ready ## Cost per packet of the shipped program, beside the design's goals (root)
+	@cargo run --release -p vipline-perf --bin vipline-perf -- prog
+
+lint: ready ## Format, clippy, docs, dependency directions, licences, sources
+	@scripts/lint.sh
+
+docs: ready ## The crates' documentation, warnings as errors
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items --exclude xdp-prog
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --package xdp-prog --no-deps --document-private-items --lib
