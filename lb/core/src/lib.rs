@@ -3,7 +3,9 @@
 //! | module | what it decides |
 //! |---|---|
 //! | [`desired`] | the state that every source asks for and the planner reaches |
+//! | [`ranges`] | CIDR lists as the sorted, disjoint ranges that the program searches |
 
 #![forbid(unsafe_code)]
 
 pub mod desired;
+pub mod ranges;
