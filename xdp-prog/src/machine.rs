@@ -1,0 +1,117 @@
+//! What the packet logic needs from where it runs: the kernel (maps and helpers) or a test host (plain memory).
+//!
+//! Everything is inlined: in the kernel's build no call remains but the helpers named here.
+
+use crate::{
+    abi::{BackendLine, BucketV4, BucketV6, Config, LimitState, Range, Traffic, VipOptions},
+    verdict::Verdict,
+};
+
+/// The packet in hand.
+///
+/// # Safety
+///
+/// `start..end` is readable and writable memory of the packet's linear part until [`Frame::move_start`] succeeds; from then on
+/// only what `start` and `end` say anew.
+pub unsafe trait Frame {
+    /// Address of the first byte.
+    fn start(&self) -> usize;
+    /// Address after the last byte of the linear part.
+    fn end(&self) -> usize;
+    /// Length with all fragments, in bytes. Costs a helper call.
+    fn total_len(&self) -> usize;
+    /// Moves the start by `delta` bytes (negative: room for a header). The one helper call of the fast path.
+    fn move_start(&mut self, delta: i32) -> bool;
+    /// Index of the interface that the packet came in by.
+    fn ingress_ifindex(&self) -> u32;
+}
+
+/// What both programs have: constants, range sets, settings, verdict counters.
+pub trait Tables {
+    /// Read-only constants.
+    fn config(&self) -> *const Config;
+    /// A range; `None` past the end of the map.
+    fn range(&self, index: u32) -> Option<*const Range>;
+    /// A setting; `None` past the end of the map.
+    fn setting(&self, index: u32) -> Option<*const u64>;
+    /// Whether `address` (upper and lower half) is in the set that `set` (a [`crate::abi::SetRef`]) names. Kept out of line in
+    /// the kernel's build: only features that are off by default pay for the call.
+    fn set_contains(&self, set: u64, high: u64, low: u64) -> bool;
+}
+
+/// What the balancer has beside.
+pub trait BalancerTables: Tables {
+    /// Bucket of the IPv4 match table.
+    fn bucket_v4(&self, index: u32) -> Option<*const BucketV4>;
+    /// Bucket of the IPv6 match table.
+    fn bucket_v6(&self, index: u32) -> Option<*const BucketV6>;
+    /// Word of slot memory.
+    fn slot_word(&self, segment: u32, word: u32) -> Option<*const u64>;
+    /// Backend line.
+    fn backend(&self, index: u32) -> Option<*const BackendLine>;
+    /// Options of a VIP.
+    fn options(&self, vip: u32) -> Option<*const VipOptions>;
+    /// This CPU's token buckets of a VIP.
+    fn limit_state(&self, vip: u32) -> Option<*mut LimitState>;
+    /// This CPU's counters of a VIP.
+    fn vip_traffic(&self, vip: u32) -> Option<*mut Traffic>;
+    /// This CPU's counters of a backend.
+    fn backend_traffic(&self, backend: u32) -> Option<*mut Traffic>;
+    /// Coarse time: jiffies since boot.
+    fn jiffies(&self) -> u64;
+    /// Sends the packet out of `PORTS[port]`; false where there is none.
+    fn redirect(&mut self, port: u32) -> bool;
+    /// Gives the packet to the slow path with the reason in front of it; false where no socket takes it.
+    fn to_slow_path(&mut self, verdict: Verdict) -> bool;
+    /// Told what was chosen, for `explain`; nothing in the kernel.
+    #[inline(always)]
+    fn chose(&mut self, _vip: u32, _slot: u32, _backend: u32) {}
+}
+
+/// Reads a word that user space may be writing: one load, never torn.
+///
+/// # Safety
+///
+/// `at` points to a live, aligned word.
+#[inline(always)]
+pub unsafe fn word(at: *const u64) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { at.read_volatile() }
+}
+
+/// Loads a header field.
+///
+/// # Safety
+///
+/// `at..at + size_of::<T>()` lies inside the packet, as a comparison with [`Frame::end`] has shown.
+#[inline(always)]
+pub unsafe fn load<T: Copy>(at: usize) -> T {
+    let at = at as *const T;
+    // SAFETY: in bounds by the caller's promise. The kernel's VM allows unaligned packet access and the compiler splits
+    // `read_unaligned` into bytes for this target, so the kernel's build loads as if aligned.
+    #[cfg(target_arch = "bpf")]
+    return unsafe { at.read_volatile() };
+    // SAFETY: in bounds by the caller's promise.
+    #[cfg(not(target_arch = "bpf"))]
+    return unsafe { at.read_unaligned() };
+}
+
+/// Stores a header field.
+///
+/// # Safety
+///
+/// As for [`load`].
+#[inline(always)]
+pub unsafe fn store<T: Copy>(at: usize, value: T) {
+    let at = at as *mut T;
+    // SAFETY: as in `load`.
+    #[cfg(target_arch = "bpf")]
+    unsafe {
+        at.write_volatile(value);
+    }
+    // SAFETY: in bounds by the caller's promise.
+    #[cfg(not(target_arch = "bpf"))]
+    unsafe {
+        at.write_unaligned(value);
+    }
+}

@@ -1,0 +1,91 @@
+//! Offsets, lengths and constants of the headers that the programs read and write. Values of 16-bit fields are as loaded from a
+//! packet (`…_BE`), so that nothing is swapped to compare.
+
+/// Ethernet header without tags.
+pub const ETH_LEN: usize = 14;
+/// Offset of the ethertype.
+pub const ETH_TYPE: usize = 12;
+/// One VLAN tag (IEEE 802.1Q).
+pub const VLAN_LEN: usize = 4;
+/// IPv4.
+pub const TYPE_IPV4_BE: u16 = 0x0800_u16.to_be();
+/// IPv6.
+pub const TYPE_IPV6_BE: u16 = 0x86dd_u16.to_be();
+/// 802.1Q tag.
+pub const TYPE_8021Q_BE: u16 = 0x8100_u16.to_be();
+/// 802.1ad service tag.
+pub const TYPE_8021AD_BE: u16 = 0x88a8_u16.to_be();
+
+/// IPv4 header without options (RFC 791, 3.1).
+pub const IPV4_LEN: usize = 20;
+/// Offset of version and IHL.
+pub const IPV4_VERSION: usize = 0;
+/// Offset of type of service (DSCP and ECN).
+pub const IPV4_TOS: usize = 1;
+/// Offset of the total length.
+pub const IPV4_TOTAL_LEN: usize = 2;
+/// Offset of flags and fragment offset.
+pub const IPV4_FRAGMENT: usize = 6;
+/// More-fragments flag and fragment offset.
+pub const IPV4_FRAGMENT_MASK_BE: u16 = 0x3fff_u16.to_be();
+/// Offset of time to live.
+pub const IPV4_TTL: usize = 8;
+/// Offset of the protocol.
+pub const IPV4_PROTOCOL: usize = 9;
+/// Offset of the header checksum.
+pub const IPV4_CHECKSUM: usize = 10;
+/// Offset of the source address; the destination follows it.
+pub const IPV4_SOURCE: usize = 12;
+/// Offset of the destination address.
+pub const IPV4_DESTINATION: usize = 16;
+
+/// IPv6 header (RFC 8200, 3).
+pub const IPV6_LEN: usize = 40;
+/// Offset of the payload length.
+pub const IPV6_PAYLOAD_LEN: usize = 4;
+/// Offset of next header.
+pub const IPV6_NEXT_HEADER: usize = 6;
+/// Offset of the hop limit.
+pub const IPV6_HOP_LIMIT: usize = 7;
+/// Offset of the source address.
+pub const IPV6_SOURCE: usize = 8;
+/// Offset of the destination address.
+pub const IPV6_DESTINATION: usize = 24;
+
+/// What every transport header we read has: the two ports.
+pub const PORTS_LEN: usize = 4;
+/// UDP header, and the part of a TCP header that ICMP errors must quote.
+pub const UDP_LEN: usize = 8;
+/// TCP header without options (RFC 9293, 3.1).
+pub const TCP_LEN: usize = 20;
+/// Offset of the flags in a TCP header.
+pub const TCP_FLAGS: usize = 13;
+/// SYN.
+pub const TCP_SYN: u8 = 0x02;
+/// ACK.
+pub const TCP_ACK: u8 = 0x10;
+
+/// IPv4 in IP (RFC 2003).
+pub const PROTO_IPIP: u8 = 4;
+/// TCP.
+pub const PROTO_TCP: u8 = 6;
+/// UDP.
+pub const PROTO_UDP: u8 = 17;
+/// IPv6 in IP (RFC 2473, RFC 4213).
+pub const PROTO_IPV6: u8 = 41;
+/// ICMP.
+pub const PROTO_ICMP: u8 = 1;
+/// ICMPv6.
+pub const PROTO_ICMPV6: u8 = 58;
+
+/// TTL and hop limit of the outer header.
+pub const OUTER_HOP_LIMIT: u8 = 64;
+
+/// Whether an IPv6 next header is an extension header (RFC 8200, 4; RFC 4302, 4303, 6275, 5533, 7401), No Next Header included.
+#[inline(always)]
+pub const fn is_extension_header(next_header: u8) -> bool {
+    matches!(next_header, 0 | 43 | 50 | 51 | 59 | 60 | 135 | 139 | 140)
+}
+
+/// IPv6 fragment header (RFC 8200, 4.5).
+pub const IPV6_FRAGMENT_HEADER: u8 = 44;
