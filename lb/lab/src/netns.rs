@@ -19,6 +19,18 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::run;
 
+/// What every namespace starts with: addresses work at once, captures are quiet, and nothing is inherited from the host
+/// (IPv4 settings are, otherwise).
+const QUIET: [(&str, &str); 7] = [
+    ("net/ipv6/conf/*/accept_dad", "0"),
+    ("net/ipv6/conf/*/router_solicitations", "0"),
+    ("net/ipv6/conf/*/accept_ra", "0"),
+    ("net/ipv6/conf/*/accept_redirects", "0"),
+    ("net/ipv4/conf/*/accept_redirects", "0"),
+    ("net/ipv4/conf/*/send_redirects", "0"),
+    ("net/ipv4/conf/*/rp_filter", "0"),
+];
+
 /// A network namespace, held by a descriptor. Clones hold the same one; it goes when the last holder goes.
 #[derive(Clone, Debug)]
 pub struct Netns {
@@ -49,14 +61,14 @@ impl Netns {
             file: Arc::new(file),
         };
         ns.ip(&["link", "set", "lo", "up"])?;
-        for scope in ["all", "default"] {
-            ns.sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0")?;
-            ns.sysctl(&format!("net/ipv6/conf/{scope}/router_solicitations"), "0")?;
-            ns.sysctl(&format!("net/ipv6/conf/{scope}/accept_ra"), "0")?;
-            ns.sysctl(&format!("net/ipv6/conf/{scope}/accept_redirects"), "0")?;
-            ns.sysctl(&format!("net/ipv4/conf/{scope}/accept_redirects"), "0")?;
-            ns.sysctl(&format!("net/ipv4/conf/{scope}/send_redirects"), "0")?;
-        }
+        ns.run(|| {
+            for (key, value) in QUIET {
+                for scope in ["all", "default"] {
+                    write_sysctl(&key.replace('*', scope), value)?;
+                }
+            }
+            Ok(())
+        })?;
         Ok(ns)
     }
 
@@ -115,8 +127,7 @@ impl Netns {
     ///
     /// setns(2)'s.
     pub fn enter(&self) -> Result<()> {
-        setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET)
-            .with_context(|| format!("setns({})", self.name))
+        setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).with_context(|| format!("setns({})", self.name))
     }
 
     /// A command that will run inside the namespace and die with this process.
@@ -193,10 +204,7 @@ impl Netns {
     /// open(2)'s and write(2)'s, with the key.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         // /proc/sys/net shows the namespace of the task that looks, so it must be a thread inside.
-        self.run(|| {
-            std::fs::write(format!("/proc/sys/{key}"), value)
-                .with_context(|| format!("sysctl {key}={value}"))
-        })
+        self.run(|| write_sysctl(key, value))
     }
 
     /// The source address that the namespace's routes choose for `destination`.
@@ -217,4 +225,8 @@ impl Netns {
             Ok(socket.local_addr()?.ip())
         })
     }
+}
+
+fn write_sysctl(key: &str, value: &str) -> Result<()> {
+    std::fs::write(format!("/proc/sys/{key}"), value).with_context(|| format!("sysctl {key}={value}"))
 }
