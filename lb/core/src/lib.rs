@@ -3,9 +3,13 @@
 //! | module | what it decides |
 //! |---|---|
 //! | [`desired`] | the state that every source asks for and the planner reaches |
+//! | [`maglev`] | which backend each slot of a lookup table names |
+//! | [`nexthop`] | how packets reach each backend, from what the kernel says of routes and neighbours |
 //! | [`ranges`] | CIDR lists as the sorted, disjoint ranges that the program searches |
 
 #![forbid(unsafe_code)]
 
 pub mod desired;
+pub mod maglev;
+pub mod nexthop;
 pub mod ranges;
