@@ -25,7 +25,13 @@ pub(crate) fn build(bins: &[&str]) -> Result<()> {
         .context("no xdp-prog/ above this crate")?
         .to_path_buf();
     let out_dir = PathBuf::from(env::var("OUT_DIR").context("OUT_DIR")?);
-    for input in ["xdp-prog/src", "xdp-prog/Cargo.toml", "xdp-prog/build-object.rs", "Cargo.toml", "Cargo.lock"] {
+    for input in [
+        "xdp-prog/src",
+        "xdp-prog/Cargo.toml",
+        "xdp-prog/build-object.rs",
+        "Cargo.toml",
+        "Cargo.lock",
+    ] {
         println!("cargo:rerun-if-changed={}", root.join(input).display());
     }
 
@@ -52,14 +58,29 @@ pub(crate) fn build(bins: &[&str]) -> Result<()> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(&root)
-        .args(["build", "--package", "xdp-prog", "--release", "--locked", "-Z", "build-std=core"])
+        .args([
+            "build",
+            "--package",
+            "xdp-prog",
+            "--release",
+            "--locked",
+            "-Z",
+            "build-std=core",
+        ])
         .args(["--target", triple, "--target-dir"])
         .arg(&target_dir)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags)
         .env("CARGO_TERM_COLOR", "never");
     // What the outer cargo set for the host build must not leak into the inner one (clippy and miri wrap rustc).
-    for key in ["RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_MAKEFLAGS", "MAKEFLAGS"] {
+    for key in [
+        "RUSTC",
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTFLAGS",
+        "CARGO_MAKEFLAGS",
+        "MAKEFLAGS",
+    ] {
         cargo.env_remove(key);
     }
     for bin in bins {

@@ -5,8 +5,9 @@
 
 use crate::{
     abi::setting,
-    balance::{self, Link, is_martian_v4, is_martian_v6},
+    balance::{is_martian_v4, is_martian_v6},
     checksum,
+    link::{self, Link},
     machine::{Frame, Tables, load, store, word},
     ranges,
     verdict::Verdict,
@@ -36,7 +37,7 @@ struct Outer {
 /// Decides for a packet on a worker node and carries it out; returns what to count.
 #[inline(always)]
 pub fn run<M: Frame + Tables>(machine: &mut M) -> Verdict {
-    let link = match balance::link(machine) {
+    let link = match link::parse(machine) {
         Ok(link) => link,
         Err(verdict) => return verdict,
     };
@@ -50,7 +51,7 @@ pub fn run<M: Frame + Tables>(machine: &mut M) -> Verdict {
 
 /// Decapsulates behind IPv4; `None`: not a tunnel packet for this node, and nothing has changed.
 #[inline(always)]
-pub(crate) fn ipv4<M: Frame + Tables>(machine: &mut M, link: &Link) -> Option<Verdict> {
+fn ipv4<M: Frame + Tables>(machine: &mut M, link: &Link) -> Option<Verdict> {
     let l3 = machine.start() + link.len;
     if l3 + IPV4_LEN > machine.end() {
         return None;
@@ -83,7 +84,7 @@ pub(crate) fn ipv4<M: Frame + Tables>(machine: &mut M, link: &Link) -> Option<Ve
 
 /// Decapsulates behind IPv6; see [`ipv4`].
 #[inline(always)]
-pub(crate) fn ipv6<M: Frame + Tables>(machine: &mut M, link: &Link) -> Option<Verdict> {
+fn ipv6<M: Frame + Tables>(machine: &mut M, link: &Link) -> Option<Verdict> {
     let l3 = machine.start() + link.len;
     if l3 + IPV6_LEN > machine.end() {
         return None;
@@ -136,7 +137,11 @@ fn open<M: Frame + Tables>(machine: &mut M, link: &Link, outer: &Outer) -> Optio
     {
         return Some(Verdict::DropTunnelMalformed);
     }
-    let inner = if outer.inner == PROTO_IPIP { inner_v4(machine, link, outer) } else { inner_v6(machine, link, outer) };
+    let inner = if outer.inner == PROTO_IPIP {
+        inner_v4(machine, link, outer)
+    } else {
+        inner_v6(machine, link, outer)
+    };
     Some(match inner {
         Ok(ethertype) => strip(machine, link, outer.len, ethertype),
         Err(verdict) => verdict,
@@ -224,11 +229,19 @@ fn inner_v6<M: Frame + Tables>(machine: &M, link: &Link, outer: &Outer) -> Resul
     if first >> 12 != 6 || u16::from_be(payload_len) as usize + IPV6_LEN > outer.payload_len {
         return Err(Verdict::DropTunnelMalformed);
     }
-    if !is_in(machine, setting::TUNNEL_VIPS, [u64::from_be(destination[0]), u64::from_be(destination[1])]) {
+    if !is_in(
+        machine,
+        setting::TUNNEL_VIPS,
+        [u64::from_be(destination[0]), u64::from_be(destination[1])],
+    ) {
         return Err(Verdict::DropTunnelNotVip);
     }
     if is_martian_v6(source)
-        || is_in(machine, setting::TUNNEL_DENIED, [u64::from_be(source[0]), u64::from_be(source[1])])
+        || is_in(
+            machine,
+            setting::TUNNEL_DENIED,
+            [u64::from_be(source[0]), u64::from_be(source[1])],
+        )
     {
         return Err(Verdict::DropTunnelSource);
     }
@@ -300,7 +313,11 @@ mod tests {
             (CE, [Some(CE), Some(CE), Some(CE), Some(CE)]),
         ] {
             for (outer, expected) in [NOT_ECT, ECT_0, ECT_1, CE].into_iter().zip(expected) {
-                assert_eq!(combine_ecn(outer, inner), expected, "outer {outer:02b}, inner {inner:02b}");
+                assert_eq!(
+                    combine_ecn(outer, inner),
+                    expected,
+                    "outer {outer:02b}, inner {inner:02b}"
+                );
             }
         }
     }

@@ -34,7 +34,10 @@ pub const fn flow_v6(seed: &[u64; 4], source: [u64; 2], destination: [u64; 2], p
     let b = (source[1] ^ seed[1]).wrapping_mul(C3);
     let c = (destination[0] ^ seed[2]).wrapping_mul(C4);
     let d = (destination[1] ^ seed[3]).wrapping_mul(C5);
-    let mut hash = (a ^ a >> 32).wrapping_add(b ^ b >> 31).wrapping_add(c ^ c >> 30).wrapping_add(d ^ d >> 29);
+    let mut hash = (a ^ a >> 32)
+        .wrapping_add(b ^ b >> 31)
+        .wrapping_add(c ^ c >> 30)
+        .wrapping_add(d ^ d >> 29);
     hash = (hash ^ hash >> 32 ^ transport(ports, protocol) ^ seed[1]).wrapping_mul(C2);
     finish(hash)
 }

@@ -10,7 +10,7 @@ use crate::{
         VipIndex, VipOptions,
     },
     balance, decap,
-    machine::{BalancerTables, Frame, Tables},
+    machine::{BalancerTables, Frame, Ranges, Tables},
     ranges,
     verdict::Verdict,
 };
@@ -107,7 +107,7 @@ impl<'a> Host<'a> {
     }
 
     /// What the worker side does with a frame.
-    pub fn decapsulate(&mut self, frame: &[u8]) -> Outcome {
+    pub fn unwrap_tunnel(&mut self, frame: &[u8]) -> Outcome {
         self.take(frame);
         let verdict = decap::run(self);
         self.outcome(verdict)
@@ -124,7 +124,12 @@ impl<'a> Host<'a> {
 
     fn outcome(&self, verdict: Verdict) -> Outcome {
         let frame = self.buffer.get(self.start..).unwrap_or_default().to_vec();
-        Outcome { verdict, frame, choice: self.choice, port: self.port }
+        Outcome {
+            verdict,
+            frame,
+            choice: self.choice,
+            port: self.port,
+        }
     }
 }
 
@@ -162,13 +167,15 @@ unsafe impl Frame for Host<'_> {
     }
 }
 
+impl Ranges for Host<'_> {
+    fn range(&self, index: u32) -> Option<*const Range> {
+        at(self.view.ranges, index)
+    }
+}
+
 impl Tables for Host<'_> {
     fn config(&self) -> *const Config {
         self.view.config
-    }
-
-    fn range(&self, index: u32) -> Option<*const Range> {
-        at(self.view.ranges, index)
     }
 
     fn setting(&self, index: u32) -> Option<*const u64> {
@@ -226,7 +233,15 @@ impl BalancerTables for Host<'_> {
         true
     }
 
+    fn decapsulate(&mut self) -> Verdict {
+        decap::run(self)
+    }
+
     fn chose(&mut self, vip: u32, slot: u32, backend: u32) {
-        self.choice = Some(Choice { vip: VipIndex(vip), slot, backend: BackendIndex(backend as u16) });
+        self.choice = Some(Choice {
+            vip: VipIndex(vip),
+            slot,
+            backend: BackendIndex(backend as u16),
+        });
     }
 }

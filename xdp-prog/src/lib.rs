@@ -9,12 +9,15 @@
 //! | [`abi`] | the layout of every map, shared with user space |
 //! | [`verdict`] | what may be decided for a packet, and why: one counter each |
 //! | [`machine`] | what the program needs from where it runs |
+//! | [`link`] | Ethernet and VLAN tags |
 //! | [`wire`] | offsets and constants of the headers read and written |
 //! | [`hash`], [`checksum`], [`ranges`], [`limit`] | the arithmetic |
 //! | [`balance`] | the balancer: parse, match, slot, encapsulate |
 //! | [`decap`] | the worker node's side |
 
 #![cfg_attr(target_arch = "bpf", no_std)]
+// The build scripts allow unstable features for this target anyway (`-Z build-std`); one `asm!` needs this one.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod abi;
 pub mod balance;
@@ -23,7 +26,10 @@ pub mod decap;
 pub mod hash;
 #[cfg(not(target_arch = "bpf"))]
 pub mod host;
+#[cfg(target_arch = "bpf")]
+pub mod kernel;
 pub mod limit;
+pub mod link;
 pub mod machine;
 pub mod ranges;
 pub mod verdict;

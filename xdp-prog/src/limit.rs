@@ -30,18 +30,28 @@ mod tests {
     #[test]
     fn burst_then_rate() {
         let (mut tokens, mut jiffy) = (0, 0);
-        let mut admitted = |now, rate, burst| (0..100).filter(|_| take(&mut tokens, &mut jiffy, rate, burst, now)).count();
+        let mut admitted = |now, rate, burst| {
+            (0..100)
+                .filter(|_| take(&mut tokens, &mut jiffy, rate, burst, now))
+                .count()
+        };
         assert_eq!(admitted(1_000, 2 * TOKEN, 10 * TOKEN), 10, "a fresh bucket is full");
         assert_eq!(admitted(1_000, 2 * TOKEN, 10 * TOKEN), 0);
         assert_eq!(admitted(1_003, 2 * TOKEN, 10 * TOKEN), 6);
-        assert_eq!(admitted(9_000, 2 * TOKEN, 10 * TOKEN), 10, "silence saves up no more than the burst");
+        assert_eq!(
+            admitted(9_000, 2 * TOKEN, 10 * TOKEN),
+            10,
+            "silence saves up no more than the burst"
+        );
     }
 
     #[test]
     fn slow_rates_add_up_over_jiffies() {
         let (mut tokens, mut jiffy) = (0, 0);
         assert!(take(&mut tokens, &mut jiffy, TOKEN / 4, TOKEN, 1));
-        let admitted = (2..402).filter(|&now| take(&mut tokens, &mut jiffy, TOKEN / 4, TOKEN, now)).count();
+        let admitted = (2..402)
+            .filter(|&now| take(&mut tokens, &mut jiffy, TOKEN / 4, TOKEN, now))
+            .count();
         assert_eq!(admitted, 100);
     }
 }

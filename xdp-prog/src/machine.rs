@@ -20,18 +20,27 @@ pub unsafe trait Frame {
     fn end(&self) -> usize;
     /// Length with all fragments, in bytes. Costs a helper call.
     fn total_len(&self) -> usize;
+    /// Whether the frame has `len` bytes; looks at the fragments only where the linear part is too short.
+    #[inline(always)]
+    fn holds(&self, len: usize) -> bool {
+        len <= self.end() - self.start() || len <= self.total_len()
+    }
     /// Moves the start by `delta` bytes (negative: room for a header). The one helper call of the fast path.
     fn move_start(&mut self, delta: i32) -> bool;
     /// Index of the interface that the packet came in by.
     fn ingress_ifindex(&self) -> u32;
 }
 
-/// What both programs have: constants, range sets, settings, verdict counters.
+/// Memory of the range sets.
+pub trait Ranges {
+    /// A range; `None` past the end of the map.
+    fn range(&self, index: u32) -> Option<*const Range>;
+}
+
+/// What both programs have: constants, settings, range sets.
 pub trait Tables {
     /// Read-only constants.
     fn config(&self) -> *const Config;
-    /// A range; `None` past the end of the map.
-    fn range(&self, index: u32) -> Option<*const Range>;
     /// A setting; `None` past the end of the map.
     fn setting(&self, index: u32) -> Option<*const u64>;
     /// Whether `address` (upper and lower half) is in the set that `set` (a [`crate::abi::SetRef`]) names. Kept out of line in
@@ -63,6 +72,9 @@ pub trait BalancerTables: Tables {
     fn redirect(&mut self, port: u32) -> bool;
     /// Gives the packet to the slow path with the reason in front of it; false where no socket takes it.
     fn to_slow_path(&mut self, verdict: Verdict) -> bool;
+    /// The worker side for an LB node that is a worker node too ([`crate::decap::run`]). Out of line in the kernel's build: only
+    /// tunnel packets pay for the call.
+    fn decapsulate(&mut self) -> Verdict;
     /// Told what was chosen, for `explain`; nothing in the kernel.
     #[inline(always)]
     fn chose(&mut self, _vip: u32, _slot: u32, _backend: u32) {}
@@ -114,4 +126,19 @@ pub unsafe fn store<T: Copy>(at: usize, value: T) {
     unsafe {
         at.write_unaligned(value);
     }
+}
+
+/// The value, with the compiler kept from knowing anything about it: what was computed without branches stays so.
+#[inline(always)]
+pub fn opaque(value: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut value = value;
+        // SAFETY: moves a register to itself (an empty statement would share its line with the next instruction, which the
+        // kernel refuses in line information).
+        unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack)) };
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    value
 }

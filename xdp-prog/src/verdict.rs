@@ -40,6 +40,12 @@ macro_rules! verdicts {
             /// All verdicts, in the order of their counters.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
+            /// The verdict with this position in `COUNTERS`.
+            #[inline(always)]
+            pub const fn from_counter(position: u32) -> Option<Self> {
+                if (position as usize) < Self::ALL.len() { Some(Self::ALL[position as usize]) } else { None }
+            }
+
             /// What becomes of the packet.
             #[inline(always)]
             pub const fn fate(self) -> Fate {

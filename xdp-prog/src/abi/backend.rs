@@ -108,7 +108,12 @@ impl OuterHeader {
 impl BackendLine {
     /// A line whose next hop is not known yet.
     pub const fn unresolved(outer: OuterHeader) -> Self {
-        Self { meta: 0, destination_mac: 0, source_mac: 0, outer: outer.0 }
+        Self {
+            meta: 0,
+            destination_mac: 0,
+            source_mac: 0,
+            outer: outer.0,
+        }
     }
 
     /// The word of a MAC address with a VLAN TCI (host order) beside it.

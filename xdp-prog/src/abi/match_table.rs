@@ -73,7 +73,11 @@ impl KeyV6 {
     /// Key from header fields exactly as loaded from a packet.
     #[inline(always)]
     pub const fn from_wire(high: u64, low: u64, protocol: u8, port_be: u16) -> Self {
-        Self { high, low, tail: port_be as u64 | (protocol as u64) << 16 | 1 << 24 }
+        Self {
+            high,
+            low,
+            tail: port_be as u64 | (protocol as u64) << 16 | 1 << 24,
+        }
     }
 
     /// The key's two buckets, see [`KeyV4::buckets`].

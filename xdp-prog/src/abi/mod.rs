@@ -184,4 +184,7 @@ impl Config {
 
 const _: () = assert!(size_of::<Config>() == 88);
 const _: () = assert!(UNIT_SLOTS * 2 == 512 && SEGMENT_UNITS == 2048);
-const _: () = assert!(SEGMENT_UNITS * MAX_SEGMENTS <= 1 << 20, "VipMeta has 20 bits for the unit");
+const _: () = assert!(
+    SEGMENT_UNITS * MAX_SEGMENTS <= 1 << 20,
+    "VipMeta has 20 bits for the unit"
+);

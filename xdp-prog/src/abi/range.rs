@@ -25,7 +25,12 @@ const _: () = assert!(size_of::<Range>() == 32);
 
 impl Range {
     /// What fills a set up to a power of two: sorts last, contains nothing.
-    pub const PADDING: Self = Self { first_high: u64::MAX, first_low: u64::MAX, last_high: 0, last_low: 0 };
+    pub const PADDING: Self = Self {
+        first_high: u64::MAX,
+        first_low: u64::MAX,
+        last_high: 0,
+        last_low: 0,
+    };
 
     /// The range of `first` to `last`, both included; numbers as [`number`] gives them.
     pub const fn new(first: u128, last: u128) -> Self {

@@ -1,9 +1,10 @@
 //! From a claimed packet to a sent one: slot, backend line, encapsulation (RFC 2003, RFC 2473, RFC 4213).
 
-use super::{Flow, Link, is_on};
+use super::{Flow, is_on};
 use crate::{
     abi::{BackendLine, LineMeta, SEGMENT_UNITS, SLOTS_PER_WORD, Traffic, UNIT_SLOTS, feature},
     checksum,
+    link::Link,
     machine::{BalancerTables, Frame, store, word},
     verdict::Verdict,
     wire::{
@@ -37,7 +38,11 @@ pub(super) fn forward<M: Frame + BalancerTables>(machine: &mut M, link: &Link, f
         }
         return count(machine, vip, backend, flow.ip_len, Verdict::ForwardLocal);
     }
-    let outer_len = if meta.has(LineMeta::OUTER_V6) { IPV6_LEN } else { IPV4_LEN };
+    let outer_len = if meta.has(LineMeta::OUTER_V6) {
+        IPV6_LEN
+    } else {
+        IPV4_LEN
+    };
     if flow.ip_len + outer_len as u32 > meta.mtu() {
         return Verdict::SlowTooBig;
     }
@@ -62,13 +67,23 @@ fn tags(meta: LineMeta, line: *const BackendLine, link: &Link) -> [u32; 2] {
     }
     // SAFETY: a pointer from a map lookup, aligned.
     let (outer, inner) = unsafe {
-        ((word(&raw const (*line).destination_mac) >> 48) as u32, (word(&raw const (*line).source_mac) >> 48) as u32)
+        (
+            (word(&raw const (*line).destination_mac) >> 48) as u32,
+            (word(&raw const (*line).source_mac) >> 48) as u32,
+        )
     };
-    let outer_type = if meta.has(LineMeta::OUTER_TAG_8021AD) { TYPE_8021AD_BE } else { TYPE_8021Q_BE };
+    let outer_type = if meta.has(LineMeta::OUTER_TAG_8021AD) {
+        TYPE_8021AD_BE
+    } else {
+        TYPE_8021Q_BE
+    };
     match meta.tags() {
         0 => [0, 0],
         1 => [u32::from(outer_type) | outer << 16, 0],
-        _ => [u32::from(outer_type) | outer << 16, u32::from(TYPE_8021Q_BE) | inner << 16],
+        _ => [
+            u32::from(outer_type) | outer << 16,
+            u32::from(TYPE_8021Q_BE) | inner << 16,
+        ],
     }
 }
 
@@ -89,7 +104,11 @@ fn encapsulate<M: Frame + BalancerTables>(
     } else {
         ETH_LEN + 2 * VLAN_LEN
     };
-    let outer_len = if meta.has(LineMeta::OUTER_V6) { IPV6_LEN } else { IPV4_LEN };
+    let outer_len = if meta.has(LineMeta::OUTER_V6) {
+        IPV6_LEN
+    } else {
+        IPV4_LEN
+    };
     let longer = (outer_len + link_len) as i32 - link.len as i32;
     if !machine.move_start(-longer) {
         return false;
@@ -98,7 +117,11 @@ fn encapsulate<M: Frame + BalancerTables>(
     if start + ETH_LEN + 2 * VLAN_LEN > end {
         return false;
     }
-    let outer_type = if meta.has(LineMeta::OUTER_V6) { TYPE_IPV6_BE } else { TYPE_IPV4_BE };
+    let outer_type = if meta.has(LineMeta::OUTER_V6) {
+        TYPE_IPV6_BE
+    } else {
+        TYPE_IPV4_BE
+    };
     // SAFETY: `line` is a pointer from a map lookup, aligned; 22 bytes from `start` on are inside the frame.
     unsafe {
         let destination = word(&raw const (*line).destination_mac) & 0xffff_ffff_ffff;
@@ -175,7 +198,10 @@ unsafe fn outer_v6<M: BalancerTables>(machine: &M, l3: usize, flow: &Flow, line:
         if is_on(machine, feature::SOURCE_PREFIX) {
             source_low |= flow.hash & word(&raw const (*machine.config()).source_mask_v6);
         }
-        store(l3, word(&raw const (*line).outer[0]) | class | len_be << 32 | u64::from(flow.inner) << 48);
+        store(
+            l3,
+            word(&raw const (*line).outer[0]) | class | len_be << 32 | u64::from(flow.inner) << 48,
+        );
         store(l3 + 8, word(&raw const (*line).outer[1]));
         store(l3 + 16, source_low);
         store(l3 + 24, word(&raw const (*line).outer[3]));

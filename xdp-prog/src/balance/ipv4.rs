@@ -1,15 +1,16 @@
 //! IPv4: parse, match, hash. One bounds check for the common case; everything odd leaves by the address entry of the match table.
 
-use super::{Flow, Link, is_on, policy, seed, unclaimed};
+use super::{Flow, decapsulated, is_on, policy, seed, unclaimed};
 use crate::{
     abi::{BucketV4, KeyV4, VipMeta, WAYS_V4, feature},
-    decap, hash,
+    hash,
+    link::Link,
     machine::{BalancerTables, Frame, load, word},
     ranges,
     verdict::Verdict,
     wire::{
         IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_FRAGMENT_MASK_BE, IPV4_LEN, IPV4_PROTOCOL, IPV4_SOURCE, IPV4_TOS,
-        IPV4_TOTAL_LEN, IPV4_VERSION, PROTO_ICMP, PROTO_IPIP, PROTO_IPV6, PROTO_TCP, PROTO_UDP, TCP_LEN, UDP_LEN,
+        IPV4_TOTAL_LEN, IPV4_VERSION, PROTO_ICMP, PROTO_IPIP, PROTO_TCP, PROTO_UDP, TCP_LEN, UDP_LEN,
     },
 };
 
@@ -19,59 +20,8 @@ const VERSION_AND_LEN: u8 = 0x45;
 pub(super) fn classify<M: Frame + BalancerTables>(machine: &mut M, link: &Link) -> Result<Flow, Verdict> {
     let l3 = machine.start() + link.len;
     let end = machine.end();
-    if l3 + IPV4_LEN + UDP_LEN > end {
-        return Err(short(machine, l3, end));
-    }
-    // SAFETY: 28 bytes from `l3` on are inside the frame.
-    let (version, fragment, protocol, destination): (u8, u16, u8, u32) = unsafe {
-        (
-            load(l3 + IPV4_VERSION),
-            load(l3 + IPV4_FRAGMENT),
-            load(l3 + IPV4_PROTOCOL),
-            load(l3 + IPV4_DESTINATION),
-        )
-    };
-    let fragment = fragment & IPV4_FRAGMENT_MASK_BE;
-    let transport = protocol == PROTO_TCP || protocol == PROTO_UDP;
-    if version != VERSION_AND_LEN || fragment != 0 || !transport {
-        return Err(odd(machine, link, version, fragment != 0, protocol, destination));
-    }
-    // SAFETY: as above.
-    let ports: u32 = unsafe { load(l3 + IPV4_LEN) };
-    let Some(meta) = find(machine, KeyV4::from_wire(destination, protocol, (ports >> 16) as u16)) else {
-        return Err(unclaimed(find(machine, KeyV4::from_wire(destination, 0, 0)), Verdict::SlowUnservedPort));
-    };
-
-    // SAFETY: as above.
-    let (tos, total_len, source, addresses): (u8, u16, u32, u64) = unsafe {
-        (
-            load(l3 + IPV4_TOS),
-            load(l3 + IPV4_TOTAL_LEN),
-            load(l3 + IPV4_SOURCE),
-            load(l3 + IPV4_SOURCE),
-        )
-    };
-    let ip_len = u32::from(u16::from_be(total_len));
-    let least = IPV4_LEN + if protocol == PROTO_TCP { TCP_LEN } else { UDP_LEN };
-    if (ip_len as usize) < least || l3 + ip_len as usize > end && link.len + ip_len as usize > machine.total_len() {
-        return Err(Verdict::DropMalformed);
-    }
-    if is_on(machine, feature::DROP_MARTIANS) && is_martian(source) {
-        return Err(Verdict::DropMartian);
-    }
-    if is_on(machine, feature::DROP_SOURCE_IS_VIP) && source == destination {
-        return Err(Verdict::DropSourceIsVip);
-    }
-    policy::admit(machine, meta, || [0, ranges::mapped_low(source)], protocol, l3 + IPV4_LEN)?;
-    let hash = hash::flow_v4(&seed(machine), addresses, ports, protocol);
-    Ok(Flow { meta, hash, ip_len, tos, inner: PROTO_IPIP })
-}
-
-/// A frame that ends before the ports.
-#[inline(always)]
-fn short<M: BalancerTables>(machine: &M, l3: usize, end: usize) -> Verdict {
     if l3 + IPV4_LEN > end {
-        return Verdict::PassUnparsed;
+        return Err(Verdict::PassUnparsed);
     }
     // SAFETY: 20 bytes from `l3` on are inside the frame.
     let (version, fragment, protocol, destination): (u8, u16, u8, u32) = unsafe {
@@ -82,32 +32,72 @@ fn short<M: BalancerTables>(machine: &M, l3: usize, end: usize) -> Verdict {
             load(l3 + IPV4_DESTINATION),
         )
     };
-    let reason = reason(version, fragment & IPV4_FRAGMENT_MASK_BE != 0, protocol);
-    unclaimed(find(machine, KeyV4::from_wire(destination, 0, 0)), reason)
+    let fragment = fragment & IPV4_FRAGMENT_MASK_BE != 0;
+    let transport = protocol == PROTO_TCP || protocol == PROTO_UDP;
+    let whole = l3 + IPV4_LEN + UDP_LEN <= end;
+    let reason = if version == VERSION_AND_LEN && !fragment && transport && whole {
+        // SAFETY: 28 bytes from `l3` on are inside the frame.
+        let ports: u32 = unsafe { load(l3 + IPV4_LEN) };
+        if let Some(meta) = find(machine, KeyV4::from_wire(destination, protocol, (ports >> 16) as u16)) {
+            return claimed(machine, link, meta, protocol, ports);
+        }
+        Verdict::SlowUnservedPort
+    } else {
+        if let Some(verdict) = decapsulated(machine, protocol) {
+            return Err(verdict);
+        }
+        if version >> 4 != 4 {
+            return Err(Verdict::PassUnparsed);
+        }
+        reason(version, fragment, protocol)
+    };
+    Err(unclaimed(find(machine, KeyV4::from_wire(destination, 0, 0)), reason))
 }
 
-/// A packet that the fast path does not forward.
+/// A packet that a VIP claims: may it pass, and by which hash does it choose?
 #[inline(always)]
-fn odd<M: Frame + BalancerTables>(
+fn claimed<M: Frame + BalancerTables>(
     machine: &mut M,
     link: &Link,
-    version: u8,
-    fragment: bool,
+    meta: VipMeta,
     protocol: u8,
-    destination: u32,
-) -> Verdict {
-    if is_on(machine, feature::DECAP)
-        && version == VERSION_AND_LEN
-        && !fragment
-        && (protocol == PROTO_IPIP || protocol == PROTO_IPV6)
-        && let Some(verdict) = decap::ipv4(machine, link)
-    {
-        return verdict;
+    ports: u32,
+) -> Result<Flow, Verdict> {
+    let l3 = machine.start() + link.len;
+    let end = machine.end();
+    if l3 + IPV4_LEN + UDP_LEN > end {
+        return Err(Verdict::DropInternal);
     }
-    if version >> 4 != 4 {
-        return Verdict::PassUnparsed;
+    // SAFETY: 28 bytes from `l3` on are inside the frame.
+    let (tos, total_len, addresses): (u8, u16, u64) =
+        unsafe { (load(l3 + IPV4_TOS), load(l3 + IPV4_TOTAL_LEN), load(l3 + IPV4_SOURCE)) };
+    let (source, destination) = (addresses as u32, (addresses >> 32) as u32);
+    let ip_len = u32::from(u16::from_be(total_len));
+    let least = IPV4_LEN + if protocol == PROTO_TCP { TCP_LEN } else { UDP_LEN };
+    if (ip_len as usize) < least || !machine.holds(link.len + ip_len as usize) {
+        return Err(Verdict::DropMalformed);
     }
-    unclaimed(find(machine, KeyV4::from_wire(destination, 0, 0)), reason(version, fragment, protocol))
+    if is_on(machine, feature::DROP_MARTIANS) && is_martian(source) {
+        return Err(Verdict::DropMartian);
+    }
+    if is_on(machine, feature::DROP_SOURCE_IS_VIP) && source == destination {
+        return Err(Verdict::DropSourceIsVip);
+    }
+    policy::admit(
+        machine,
+        meta,
+        || [0, ranges::mapped_low(source)],
+        protocol,
+        l3 + IPV4_LEN,
+    )?;
+    let hash = hash::flow_v4(&seed(machine), addresses, ports, protocol);
+    Ok(Flow {
+        meta,
+        hash,
+        ip_len,
+        tos,
+        inner: PROTO_IPIP,
+    })
 }
 
 /// Why the fast path does not forward a packet to a VIP address.
@@ -133,8 +123,12 @@ fn reason(version: u8, fragment: bool, protocol: u8) -> Verdict {
 fn find<M: BalancerTables>(machine: &M, key: KeyV4) -> Option<VipMeta> {
     let config = machine.config();
     // SAFETY: the configuration lives as long as the program.
-    let (salt, mask) =
-        unsafe { (word(&raw const (*config).match_salt), word(&raw const (*config).match_mask_v4)) };
+    let (salt, mask) = unsafe {
+        (
+            word(&raw const (*config).match_salt),
+            word(&raw const (*config).match_mask_v4),
+        )
+    };
     let (first, second) = key.buckets(salt, mask);
     in_bucket(machine.bucket_v4(first)?, key).or_else(|| in_bucket(machine.bucket_v4(second)?, key))
 }

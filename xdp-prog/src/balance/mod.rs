@@ -3,7 +3,7 @@
 //!
 //! | module | step |
 //! |---|---|
-//! | here | Ethernet and VLAN tags |
+//! | [`crate::link`] | Ethernet and VLAN tags |
 //! | [`ipv4`], [`ipv6`] | IP and ports, match table, flow hash |
 //! | [`policy`] | who may send, and how much |
 //! | [`forward`] | slot, backend line, encapsulation |
@@ -18,21 +18,11 @@ pub(crate) use ipv6::is_martian as is_martian_v6;
 
 use crate::{
     abi::{VipMeta, feature},
-    machine::{BalancerTables, Frame, Tables, load, word},
+    link::{self, Link},
+    machine::{BalancerTables, Frame, Tables, word},
     verdict::{Fate, Verdict},
-    wire::{ETH_LEN, ETH_TYPE, TYPE_8021AD_BE, TYPE_8021Q_BE, TYPE_IPV4_BE, TYPE_IPV6_BE, VLAN_LEN},
+    wire::{PROTO_IPIP, PROTO_IPV6, TYPE_IPV4_BE, TYPE_IPV6_BE},
 };
-
-/// The link layer of a frame: 14 to 22 bytes.
-#[derive(Clone, Copy)]
-pub(crate) struct Link {
-    /// Bytes before the IP header.
-    pub(crate) len: usize,
-    /// Ethertype as on the wire.
-    pub(crate) ethertype: u16,
-    /// Tag words (TPID and TCI) as on the wire, outermost first; 0 where there is none.
-    pub(crate) tags: [u32; 2],
-}
 
 /// A packet that a VIP claims, ready to be sent.
 struct Flow {
@@ -62,53 +52,13 @@ pub fn run<M: Frame + BalancerTables>(machine: &mut M) -> Verdict {
 
 #[inline(always)]
 fn classify<M: Frame + BalancerTables>(machine: &mut M) -> Result<(Link, Flow), Verdict> {
-    let link = link(machine)?;
+    let link = link::parse(machine)?;
     let flow = match link.ethertype {
         TYPE_IPV4_BE => ipv4::classify(machine, &link),
         TYPE_IPV6_BE => ipv6::classify(machine, &link),
         _ => Err(Verdict::PassNotIp),
     }?;
     Ok((link, flow))
-}
-
-/// Parses Ethernet and up to two VLAN tags.
-#[inline(always)]
-pub(crate) fn link<F: Frame>(frame: &F) -> Result<Link, Verdict> {
-    let (start, end) = (frame.start(), frame.end());
-    if start + ETH_LEN > end {
-        return Err(Verdict::PassUnparsed);
-    }
-    // SAFETY: inside the frame, as just compared.
-    let ethertype: u16 = unsafe { load(start + ETH_TYPE) };
-    let mut link = Link { len: ETH_LEN, ethertype, tags: [0; 2] };
-    if is_tag(ethertype) {
-        if start + ETH_LEN + VLAN_LEN > end {
-            return Err(Verdict::PassUnparsed);
-        }
-        // SAFETY: inside the frame, as just compared.
-        unsafe {
-            link.tags[0] = load(start + ETH_TYPE);
-            link.ethertype = load(start + ETH_TYPE + VLAN_LEN);
-        }
-        link.len = ETH_LEN + VLAN_LEN;
-        if is_tag(link.ethertype) {
-            if start + ETH_LEN + 2 * VLAN_LEN > end {
-                return Err(Verdict::PassUnparsed);
-            }
-            // SAFETY: inside the frame, as just compared.
-            unsafe {
-                link.tags[1] = load(start + ETH_TYPE + VLAN_LEN);
-                link.ethertype = load(start + ETH_TYPE + 2 * VLAN_LEN);
-            }
-            link.len = ETH_LEN + 2 * VLAN_LEN;
-        }
-    }
-    Ok(link)
-}
-
-#[inline(always)]
-fn is_tag(ethertype: u16) -> bool {
-    ethertype == TYPE_8021Q_BE || ethertype == TYPE_8021AD_BE
 }
 
 /// Whether a feature is compiled in, so to speak: a constant to the verifier.
@@ -125,6 +75,18 @@ fn unclaimed(address_entry: Option<VipMeta>, reason: Verdict) -> Verdict {
         None => Verdict::PassNotVip,
         Some(meta) if meta.has(VipMeta::OWN_ADDRESS) => Verdict::PassOwnAddress,
         Some(_) => reason,
+    }
+}
+
+/// What became of a packet with this protocol number if it is a tunnel packet for this node, which is a worker node too.
+#[inline(always)]
+fn decapsulated<M: BalancerTables>(machine: &mut M, protocol: u8) -> Option<Verdict> {
+    if !is_on(machine, feature::DECAP) || protocol != PROTO_IPIP && protocol != PROTO_IPV6 {
+        return None;
+    }
+    match machine.decapsulate() {
+        Verdict::PassNotTunnel => None,
+        verdict => Some(verdict),
     }
 }
 

@@ -67,7 +67,13 @@ fn within_limits<M: Frame + BalancerTables>(
         let rate = word(&raw const (*options).packet_rate);
         if rate != 0 {
             let burst = word(&raw const (*options).packet_burst);
-            if !limit::take(&mut (*state).packet_tokens, &mut (*state).packet_jiffy, rate, burst, now) {
+            if !limit::take(
+                &mut (*state).packet_tokens,
+                &mut (*state).packet_jiffy,
+                rate,
+                burst,
+                now,
+            ) {
                 return Err(Verdict::DropPacketLimit);
             }
         }

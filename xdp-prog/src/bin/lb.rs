@@ -1,23 +1,160 @@
-//! The balancer.
+//! The balancer's XDP program. All logic is in the library; here it meets its maps.
+
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
 mod program {
-    use aya_ebpf::{macros::xdp, programs::XdpContext};
+    use aya_ebpf::{
+        EbpfContext as _,
+        bindings::xdp_action,
+        btf_maps::{ArrayOfMaps, DevMap, XskMap},
+        helpers::generated::{bpf_jiffies64, bpf_xdp_adjust_meta},
+        macros::{btf_map, xdp},
+        programs::XdpContext,
+    };
+    use xdp_prog::{
+        abi::{BackendLine, BucketV4, BucketV6, LimitState, Traffic, VipOptions},
+        balance, decap,
+        kernel::action,
+        machine::{BalancerTables, Frame as _},
+        verdict::Verdict,
+    };
 
+    xdp_prog::program!();
+
+    // The loader sets the sizes that depend on the node's capacity; these are the smallest that verify.
+    #[btf_map]
+    static VIPS_V4: Array<BucketV4, 1, MMAPABLE> = Array::new();
+    #[btf_map]
+    static VIPS_V6: Array<BucketV6, 1, MMAPABLE> = Array::new();
+    #[btf_map]
+    static LOOKUP_TABLES: ArrayOfMaps<Array<u64, { abi::SEGMENT_WORDS }, MMAPABLE>, { abi::MAX_SEGMENTS }> =
+        ArrayOfMaps::new();
+    #[btf_map]
+    static BACKENDS: Array<BackendLine, 1, MMAPABLE> = Array::new();
+    #[btf_map]
+    static VIP_OPTIONS: Array<VipOptions, 1, MMAPABLE> = Array::new();
+    #[btf_map]
+    static VIP_COUNTERS: PerCpuArray<Traffic, 1> = PerCpuArray::new();
+    #[btf_map]
+    static BACKEND_COUNTERS: PerCpuArray<Traffic, 1> = PerCpuArray::new();
+    #[btf_map]
+    static LIMITS: PerCpuArray<LimitState, 1> = PerCpuArray::new();
+    #[btf_map]
+    static PORTS: DevMap<{ abi::MAX_PORTS }> = DevMap::new();
+    #[btf_map]
+    static XSKS: XskMap<{ abi::MAX_QUEUES }> = XskMap::new();
+
+    /// Picks a backend and sends the packet there.
     #[xdp(frags)]
-    pub fn vipline_lb(_ctx: XdpContext) -> u32 {
-        aya_ebpf::bindings::xdp_action::XDP_PASS
+    pub(crate) fn vipline_lb(ctx: XdpContext) -> u32 {
+        let mut machine = Machine::new(ctx);
+        let verdict = balance::run(&mut machine);
+        Machine::count(verdict);
+        action(verdict, slow_action())
     }
 
-    #[panic_handler]
-    fn panic(_info: &core::panic::PanicInfo) -> ! {
-        loop {}
+    /// Returns the low 32 bits of jiffies: user space measures HZ with it.
+    #[xdp]
+    pub(crate) fn vipline_clock(_ctx: XdpContext) -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_jiffies64() as u32 }
     }
 
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+    /// A subprogram of its own: the worker side, for tunnel packets only.
+    #[inline(never)]
+    fn decapsulate(ctx: *mut core::ffi::c_void) -> u32 {
+        decap::run(&mut Machine::new(XdpContext::new(ctx.cast()))) as u32
+    }
+
+    /// With the slow path on, its packets have been redirected by the time they are counted.
+    #[inline(always)]
+    fn slow_action() -> u32 {
+        // SAFETY: the configuration lives as long as the program.
+        let features = unsafe { xdp_prog::machine::word(&raw const CONFIG.features) };
+        if features & abi::feature::SLOW_PATH != 0 {
+            xdp_action::XDP_REDIRECT
+        } else {
+            xdp_action::XDP_DROP
+        }
+    }
+
+    impl BalancerTables for Machine {
+        #[inline(always)]
+        fn bucket_v4(&self, index: u32) -> Option<*const BucketV4> {
+            VIPS_V4.get_ptr(index)
+        }
+
+        #[inline(always)]
+        fn bucket_v6(&self, index: u32) -> Option<*const BucketV6> {
+            VIPS_V6.get_ptr(index)
+        }
+
+        #[inline(always)]
+        fn slot_word(&self, segment: u32, word: u32) -> Option<*const u64> {
+            LOOKUP_TABLES
+                .get_value_ptr_mut(segment, &word)
+                .map(<*mut u64>::cast_const)
+        }
+
+        #[inline(always)]
+        fn backend(&self, index: u32) -> Option<*const BackendLine> {
+            BACKENDS.get_ptr(index)
+        }
+
+        #[inline(always)]
+        fn options(&self, vip: u32) -> Option<*const VipOptions> {
+            VIP_OPTIONS.get_ptr(vip)
+        }
+
+        #[inline(always)]
+        fn limit_state(&self, vip: u32) -> Option<*mut LimitState> {
+            LIMITS.get_ptr_mut(vip)
+        }
+
+        #[inline(always)]
+        fn vip_traffic(&self, vip: u32) -> Option<*mut Traffic> {
+            VIP_COUNTERS.get_ptr_mut(vip)
+        }
+
+        #[inline(always)]
+        fn backend_traffic(&self, backend: u32) -> Option<*mut Traffic> {
+            BACKEND_COUNTERS.get_ptr_mut(backend)
+        }
+
+        #[inline(always)]
+        fn jiffies(&self) -> u64 {
+            // SAFETY: a helper without arguments.
+            unsafe { bpf_jiffies64() }
+        }
+
+        #[inline(always)]
+        fn redirect(&mut self, port: u32) -> bool {
+            PORTS.redirect(port, 0).is_ok()
+        }
+
+        #[inline(always)]
+        fn decapsulate(&mut self) -> Verdict {
+            let number = decapsulate(self.frame.ctx.as_ptr());
+            Verdict::from_counter(number).unwrap_or(Verdict::DropInternal)
+        }
+
+        #[inline(always)]
+        fn to_slow_path(&mut self, verdict: Verdict) -> bool {
+            // The reason travels in front of the packet: 8 bytes of metadata, the verdict's number in the first.
+            // SAFETY: the context is the program's own; the metadata is written inside its bounds.
+            unsafe {
+                if bpf_xdp_adjust_meta(self.frame.ctx.as_ptr().cast(), -8) == 0 {
+                    let meta = self.frame.ctx.metadata();
+                    if meta + 8 <= self.frame.start() {
+                        xdp_prog::machine::store(meta, verdict as u64);
+                    }
+                }
+            }
+            XSKS.redirect(self.frame.ctx.rx_queue_index(), u64::from(xdp_action::XDP_DROP))
+                .is_ok()
+        }
+    }
 }
 
 #[cfg(not(target_arch = "bpf"))]

@@ -50,7 +50,11 @@ mod program {
             if inner != 0 && !push(&ctx, inner) {
                 return TC_ACT_SHOT;
             }
-            if push(&ctx, OUTER_TAG.load()) { TC_ACT_OK } else { TC_ACT_SHOT }
+            if push(&ctx, OUTER_TAG.load()) {
+                TC_ACT_OK
+            } else {
+                TC_ACT_SHOT
+            }
         }
 
         /// Ingress: takes exactly these tags off; what carries others, or none, is dropped.
@@ -64,7 +68,11 @@ mod program {
                 return TC_ACT_SHOT;
             }
             // SAFETY: `skb` is the context the kernel gave us.
-            if unsafe { (*ctx.skb.skb).vlan_present } != 0 { TC_ACT_SHOT } else { TC_ACT_OK }
+            if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
+                TC_ACT_SHOT
+            } else {
+                TC_ACT_OK
+            }
         }
 
         fn push(ctx: &TcContext, tag: u32) -> bool {

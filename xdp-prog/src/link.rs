@@ -1,0 +1,66 @@
+//! The link layer: Ethernet (IEEE 802.3) and up to two VLAN tags (802.1Q, 802.1ad). A third tag is not looked behind.
+
+use crate::{
+    machine::{Frame, load},
+    verdict::Verdict,
+    wire::{ETH_LEN, ETH_TYPE, TYPE_8021AD_BE, TYPE_8021Q_BE, VLAN_LEN},
+};
+
+/// The link layer of a frame: 14 to 22 bytes.
+#[derive(Clone, Copy)]
+pub struct Link {
+    /// Bytes before the IP header.
+    pub len: usize,
+    /// Ethertype as on the wire.
+    pub ethertype: u16,
+    /// Tag words (TPID and TCI) as on the wire, outermost first; 0 where there is none.
+    pub tags: [u32; 2],
+}
+
+/// Parses Ethernet and up to two VLAN tags.
+///
+/// # Errors
+///
+/// [`Verdict::PassUnparsed`] where the frame is too short.
+#[inline(always)]
+pub fn parse<F: Frame>(frame: &F) -> Result<Link, Verdict> {
+    let (start, end) = (frame.start(), frame.end());
+    if start + ETH_LEN > end {
+        return Err(Verdict::PassUnparsed);
+    }
+    // SAFETY: inside the frame, as just compared.
+    let ethertype: u16 = unsafe { load(start + ETH_TYPE) };
+    let mut link = Link {
+        len: ETH_LEN,
+        ethertype,
+        tags: [0; 2],
+    };
+    if is_tag(ethertype) {
+        if start + ETH_LEN + VLAN_LEN > end {
+            return Err(Verdict::PassUnparsed);
+        }
+        // SAFETY: inside the frame, as just compared.
+        unsafe {
+            link.tags[0] = load(start + ETH_TYPE);
+            link.ethertype = load(start + ETH_TYPE + VLAN_LEN);
+        }
+        link.len = ETH_LEN + VLAN_LEN;
+        if is_tag(link.ethertype) {
+            if start + ETH_LEN + 2 * VLAN_LEN > end {
+                return Err(Verdict::PassUnparsed);
+            }
+            // SAFETY: inside the frame, as just compared.
+            unsafe {
+                link.tags[1] = load(start + ETH_TYPE + VLAN_LEN);
+                link.ethertype = load(start + ETH_TYPE + 2 * VLAN_LEN);
+            }
+            link.len = ETH_LEN + 2 * VLAN_LEN;
+        }
+    }
+    Ok(link)
+}
+
+#[inline(always)]
+fn is_tag(ethertype: u16) -> bool {
+    ethertype == TYPE_8021Q_BE || ethertype == TYPE_8021AD_BE
+}
