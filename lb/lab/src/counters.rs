@@ -123,6 +123,8 @@ impl Sub<&Self> for Counters {
     }
 }
 
+/// Ethernet header without tags: those are not there yet, or no more, where packets are counted.
+const ETHERNET_BYTES: u64 = 14;
 const TABLE: &str = "lab";
 const DIRECTIONS: [(&str, &str); 2] = [("from", "ingress"), ("to", "egress")];
 const CLASSES: [&str; 3] = ["requests", "replies", "tunnel"];
@@ -176,14 +178,20 @@ pub(crate) fn read(router: &Router) -> Result<Counters> {
                 .copied()
                 .with_context(|| format!("no counter {direction}-{class}-{link}"))
         };
-        let traffic = |direction: &str| -> Result<Traffic> {
+        let traffic = |direction: &str, header: u64| -> Result<Traffic> {
+            let net = |class| -> Result<Count> {
+                let Count { packets, bytes } = count(direction, class)?;
+                let bytes = bytes.saturating_sub(packets * header);
+                Ok(Count { packets, bytes })
+            };
             Ok(Traffic {
-                requests: count(direction, "requests")?,
-                replies: count(direction, "replies")?,
-                tunnel: count(direction, "tunnel")?,
+                requests: net("requests")?,
+                replies: net("replies")?,
+                tunnel: net("tunnel")?,
             })
         };
-        let (from, to) = (traffic("from")?, traffic("to")?);
+        // The egress hook counts the Ethernet header, the ingress hook does not.
+        let (from, to) = (traffic("from", 0)?, traffic("to", ETHERNET_BYTES)?);
         counters.links.insert(link.to_owned(), LinkCount { kind, from, to });
     }
     Ok(counters)

@@ -40,6 +40,7 @@ impl RawSocket {
             check(fd).context("socket(AF_PACKET)")?;
             // SAFETY: `fd` is a fresh descriptor that nobody else owns.
             let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            set(&fd, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1).context("PACKET_QDISC_BYPASS")?;
             set(&fd, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1).context("PACKET_AUXDATA")?;
             set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER_BYTES).context("SO_RCVBUFFORCE")?;
             // SAFETY: all zeroes is a valid sockaddr_ll.
@@ -60,7 +61,7 @@ impl RawSocket {
         })
     }
 
-    /// Sends a frame, from its destination address on, without a checksum of its own.
+    /// Sends a frame, from its destination address on, as it is: past tc (which would add the lab's VLAN tags) and the egress counters.
     ///
     /// # Errors
     ///
