@@ -1,1 +1,5 @@
 //! vipline as a library: what the daemon, the benchmark and the tests share.
+
+pub mod datapath;
+
+pub mod nexthop;

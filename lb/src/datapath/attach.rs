@@ -1,0 +1,171 @@
+//! A program at an interface's XDP hook, by a link that is a file descriptor.
+//!
+//! Never displaces another program, and never outlives the process: nothing is pinned, so when the last descriptor of the link
+//! is closed — by `detach`, by drop, or by the kernel when the process dies however it dies — the program is off the
+//! interface.
+
+use std::{
+    fmt, io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+};
+
+use super::{
+    DatapathError,
+    advice::{Advice, Capability, FRAGMENTS, XDP_LINKS},
+    hook::{Holder, holders_of},
+    interface::Interface,
+    syscall,
+};
+
+/// Where in the receive path a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver, before the kernel has made a socket buffer.
+    Native,
+    /// In the kernel's stack, on any driver, at several times the cost.
+    Generic,
+    /// On the card itself. Only ever seen of others.
+    Offloaded,
+}
+
+impl Mode {
+    /// As output and configuration write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Offloaded => "offloaded",
+        }
+    }
+
+    // include/uapi/linux/if_link.h: XDP_FLAGS_*_MODE
+    const fn flags(self) -> u32 {
+        match self {
+            Self::Generic => 1 << 1,
+            Self::Native => 1 << 2,
+            Self::Offloaded => 1 << 3,
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What mode to attach in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ask {
+    /// Native; where the driver refuses it, generic, and [`Attachment::native_refused`] says why.
+    #[default]
+    NativeOrGeneric,
+    /// Native or nothing.
+    Native,
+    /// Generic, without trying native.
+    Generic,
+}
+
+/// A program attached to an interface. Dropping it detaches.
+#[derive(Debug)]
+pub struct Attachment {
+    interface: Interface,
+    mode: Mode,
+    native_refused: Option<io::Error>,
+    link: OwnedFd,
+}
+
+impl Attachment {
+    /// Attaches `program` to an interface of the calling thread's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::Occupied`] when a program is there already; [`DatapathError::Attach`] otherwise.
+    ///
+    /// # Minimum kernel version
+    ///
+    /// 5.9.
+    pub(crate) fn new(program: BorrowedFd<'_>, interface: &str, ask: Ask) -> Result<Self, DatapathError> {
+        let interface = Interface::find(interface)?;
+        let attach = |mode: Mode| syscall::link_create(program, interface.index, mode.flags());
+        let (mode, result, native_refused) = match ask {
+            Ask::Generic => (Mode::Generic, attach(Mode::Generic), None),
+            Ask::Native => (Mode::Native, attach(Mode::Native), None),
+            Ask::NativeOrGeneric => match attach(Mode::Native) {
+                Err(refusal) if is_drivers_refusal(&refusal) => {
+                    (Mode::Generic, attach(Mode::Generic), Some(refusal))
+                }
+                result @ (Ok(_) | Err(_)) => (Mode::Native, result, None),
+            },
+        };
+        match result {
+            Ok(link) => Ok(Self { interface, mode, native_refused, link }),
+            Err(source) => Err(explain(interface, mode, source)),
+        }
+    }
+
+    /// Where it is attached.
+    pub fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    /// How it is attached.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Why it is not native although that was asked for first: the driver's error.
+    pub fn native_refused(&self) -> Option<&io::Error> {
+        self.native_refused.as_ref()
+    }
+
+    /// Puts another program in place, atomically: every packet meets the old one or the new one. The old one's maps and counters
+    /// stay with their owner.
+    ///
+    /// # Errors
+    ///
+    /// bpf(2)'s; then the old program stays. ENOLINK when the interface is gone.
+    pub(crate) fn replace(&mut self, program: BorrowedFd<'_>) -> Result<(), DatapathError> {
+        syscall::link_update(self.link.as_fd(), program).map_err(|source| self.error("BPF_LINK_UPDATE", source))
+    }
+
+    /// Takes the program off the interface, and says so if that fails, which dropping does not.
+    ///
+    /// # Errors
+    ///
+    /// bpf(2)'s.
+    pub fn detach(self) -> Result<(), DatapathError> {
+        syscall::link_detach(self.link.as_fd()).map_err(|source| self.error("BPF_LINK_DETACH", source))
+    }
+
+    fn error(&self, call: &'static str, source: io::Error) -> DatapathError {
+        DatapathError::Link { interface: self.interface.name.clone(), call, source }
+    }
+}
+
+/// Whether native mode was refused by the driver for what it is or how it is set up (no XDP, no fragments, the MTU, too few
+/// queues), and not because of us or of another program.
+fn is_drivers_refusal(error: &io::Error) -> bool {
+    !matches!(
+        error.raw_os_error(),
+        None | Some(libc::EBUSY | libc::EEXIST | libc::EPERM | libc::EACCES | libc::ENODEV | libc::EBADF | libc::ENOMEM)
+    )
+}
+
+/// A refusal with who is in the way, or with what to do.
+fn explain(interface: Interface, mode: Mode, source: io::Error) -> DatapathError {
+    if matches!(source.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+        && let Ok(holders) = holders_of(&interface)
+        && let Some(holder) = holders.into_iter().next()
+    {
+        let Interface { name, index: _ } = interface;
+        return occupied(name, holder);
+    }
+    let feature = if mode == Mode::Native { FRAGMENTS } else { XDP_LINKS };
+    let advice = Advice::for_call(&source, &[Capability::NetAdmin, Capability::Bpf], Some(feature));
+    DatapathError::Attach { interface: interface.name, mode, source, advice }
+}
+
+fn occupied(interface: String, holder: Holder) -> DatapathError {
+    DatapathError::Occupied { interface, holder }
+}

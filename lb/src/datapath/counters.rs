@@ -1,0 +1,173 @@
+//! Per-CPU counters, read and summed.
+//!
+//! Never writes a counter that a packet may be counting at: zeroing is for positions that no table names any more.
+
+use std::{io, os::fd::AsFd as _};
+
+use aya::maps::{IterableMap as _, MapData, PerCpuArray};
+use xdp_prog::{
+    abi::{LimitState, Traffic},
+    verdict::Verdict,
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::{DatapathError, Plain, mapped::map_error, syscall};
+
+/// Entries read with one system call: a VIP counter of 64 possible CPUs takes 1 KiB, so the buffer 1 MiB.
+const BATCH: usize = 1024;
+
+/// What can be summed over CPUs.
+pub trait Sum: FromBytes + IntoBytes + Immutable + Copy + Default + 'static {
+    /// Adds the other CPU's share. Counters wrap as the program's do.
+    fn add(&mut self, other: Self);
+}
+
+impl Sum for u64 {
+    fn add(&mut self, other: Self) {
+        *self = self.wrapping_add(other);
+    }
+}
+
+impl Sum for Traffic {
+    fn add(&mut self, other: Self) {
+        self.packets = self.packets.wrapping_add(other.packets);
+        self.bytes = self.bytes.wrapping_add(other.bytes);
+    }
+}
+
+/// A per-CPU array. Reading costs one system call per 1,024 entries, and copies the values of all possible CPUs.
+///
+/// # Minimum kernel version
+///
+/// 5.13.
+pub struct PerCpu<V: FromBytes + IntoBytes + Immutable + Copy + 'static> {
+    map: &'static str,
+    array: PerCpuArray<MapData, Plain<V>>,
+    cpus: usize,
+    words: usize,
+}
+
+impl<V: FromBytes + IntoBytes + Immutable + Copy + Default + 'static> PerCpu<V> {
+    /// `array`'s value size was checked against `V` by aya.
+    pub(crate) fn new(map: &'static str, array: PerCpuArray<MapData, Plain<V>>) -> Result<Self, DatapathError> {
+        let cpus = aya::util::nr_cpus().map_err(|(path, source)| DatapathError::Cpus { path, source })?;
+        Ok(Self { map, array, cpus, words: size_of::<V>().div_ceil(size_of::<u64>()) })
+    }
+
+    /// Entries of the map.
+    pub fn entries(&self) -> u32 {
+        self.array.len()
+    }
+
+    /// One value per possible CPU.
+    ///
+    /// # Errors
+    ///
+    /// bpf(2)'s; a position outside of the map.
+    pub fn per_cpu(&self, index: u32) -> Result<Vec<V>, DatapathError> {
+        let values =
+            self.array.get(&index, 0).map_err(|error| map_error(self.map, "BPF_MAP_LOOKUP_ELEM", error))?;
+        Ok(values.iter().map(|value| value.0).collect())
+    }
+
+    /// Clears an entry on all CPUs. A packet that is counted at it meanwhile may be lost or bring the old value back, so clear
+    /// only what no table has named for a grace period.
+    ///
+    /// # Errors
+    ///
+    /// bpf(2)'s; a position outside of the map.
+    pub fn zero(&mut self, index: u32) -> Result<(), DatapathError> {
+        let zeros = vec![Plain(V::default()); self.cpus];
+        let values = zeros.try_into().map_err(|source| self.error("BPF_MAP_UPDATE_ELEM", source))?;
+        self.array.set(index, values, 0).map_err(|error| map_error(self.map, "BPF_MAP_UPDATE_ELEM", error))
+    }
+
+    fn error(&self, call: &'static str, source: io::Error) -> DatapathError {
+        DatapathError::Map { map: self.map, call, source }
+    }
+}
+
+impl<V: Sum> PerCpu<V> {
+    /// Sum of one entry.
+    ///
+    /// # Errors
+    ///
+    /// bpf(2)'s; a position outside of the map.
+    pub fn sum(&self, index: u32) -> Result<V, DatapathError> {
+        let mut sum = V::default();
+        self.per_cpu(index)?.into_iter().for_each(|share| sum.add(share));
+        Ok(sum)
+    }
+
+    /// Sums of the first `count` entries, or of as many as there are.
+    ///
+    /// # Errors
+    ///
+    /// bpf(2)'s.
+    pub fn sums(&self, count: u32) -> Result<Vec<V>, DatapathError> {
+        let count = count.min(self.entries()) as usize;
+        let stride = self.words * self.cpus;
+        let mut keys = vec![0_u32; count.min(BATCH)];
+        let mut values = vec![0_u64; keys.len() * stride];
+        let mut sums = Vec::with_capacity(count);
+        while sums.len() < count {
+            let wanted = keys.len().min(count - sums.len());
+            let from = u32::try_from(sums.len()).unwrap_or(u32::MAX);
+            let fd = self.array.map().fd().as_fd();
+            let came = syscall::lookup_batch(fd, from, &mut keys[..wanted], &mut values, stride)
+                .map_err(|source| self.error("BPF_MAP_LOOKUP_BATCH", source))?;
+            if came == 0 {
+                return Err(self.error("BPF_MAP_LOOKUP_BATCH", io::ErrorKind::UnexpectedEof.into()));
+            }
+            sums.extend(values.chunks_exact(stride).take(came).map(|entry| self.sum_of(entry)));
+        }
+        Ok(sums)
+    }
+
+    fn sum_of(&self, entry: &[u64]) -> V {
+        let mut sum = V::default();
+        for share in entry.chunks_exact(self.words) {
+            // The chunk holds at least the value's bytes: `words` is its size rounded up.
+            if let Ok((share, _)) = V::read_from_prefix(share.as_bytes()) {
+                sum.add(share);
+            }
+        }
+        sum
+    }
+}
+
+/// All counters of a loaded program.
+pub struct Counters {
+    /// Packets by verdict.
+    pub verdicts: VerdictCounters,
+    /// Traffic by VIP.
+    pub vips: PerCpu<Traffic>,
+    /// Traffic by backend; position 0 stays zero.
+    pub backends: PerCpu<Traffic>,
+    /// Token buckets by VIP.
+    pub limits: PerCpu<LimitState>,
+}
+
+/// Packets by verdict.
+pub struct VerdictCounters(pub(crate) PerCpu<u64>);
+
+impl VerdictCounters {
+    /// Every verdict with its packets, in the order of the counters.
+    ///
+    /// # Errors
+    ///
+    /// bpf(2)'s.
+    pub fn read(&self) -> Result<Vec<(Verdict, u64)>, DatapathError> {
+        let count = u32::try_from(Verdict::ALL.len()).unwrap_or(u32::MAX);
+        Ok(Verdict::ALL.iter().copied().zip(self.0.sums(count)?).collect())
+    }
+
+    /// Packets of one verdict.
+    ///
+    /// # Errors
+    ///
+    /// bpf(2)'s.
+    pub fn of(&self, verdict: Verdict) -> Result<u64, DatapathError> {
+        self.0.sum(verdict as u32)
+    }
+}

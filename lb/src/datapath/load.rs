@@ -1,0 +1,212 @@
+//! From the objects that the build script made to loaded programs with their maps.
+//!
+//! Never attaches, and never writes a table: a program that has just been loaded passes everything, since its tables are empty.
+
+use std::io;
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
+    maps::{Map, MapData, MapError, XskMap},
+};
+use xdp_prog::abi::{
+    self, BackendLine, BucketV4, BucketV6, Config, MAX_BACKENDS, MAX_RANGES, MAX_VERDICTS, MAX_VIPS, Range, VipOptions,
+    feature, map,
+};
+
+use super::{
+    Counters, DatapathError, Mapped, PerCpu, Plain, Ports, Program, SlotMemory, VerdictCounters,
+    mapped::map_error,
+    slots::creation_error,
+};
+
+const LB: &str = "lb";
+static LB_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb"));
+const DECAP: &str = "decap";
+static DECAP_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/decap"));
+
+/// How many of each a loaded program has room for; match tables take theirs from the configuration's masks. Arrays cannot grow:
+/// more room is a new program that takes over ([`Program::take_over`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// VIPs, at most [`MAX_VIPS`]. One costs a 16 B counter per possible CPU; with options 64 B, with limits 32 B per possible
+    /// CPU more.
+    pub vips: u32,
+    /// Backends, at most [`MAX_BACKENDS`] less one (position 0 is *no backend*). One costs 64 B and a 16 B counter per
+    /// possible CPU.
+    pub backends: u32,
+    /// Ranges of all sets together, at most [`MAX_RANGES`], 32 B each.
+    pub ranges: u32,
+}
+
+impl Capacity {
+    /// Room for a few of each: for tests.
+    pub const SMALL: Self = Self { vips: 64, backends: 64, ranges: 64 };
+
+    fn vip_entries(&self) -> u32 {
+        self.vips.clamp(1, MAX_VIPS as u32)
+    }
+
+    fn backend_entries(&self) -> u32 {
+        self.backends.saturating_add(1).clamp(2, MAX_BACKENDS as u32)
+    }
+
+    fn range_entries(&self) -> u32 {
+        self.ranges.clamp(1, MAX_RANGES as u32)
+    }
+}
+
+/// The loaded balancer and its maps.
+pub struct Balancer {
+    /// The program.
+    pub program: Program,
+    /// Match table of IPv4 VIPs, [`BucketV4`].
+    pub vips_v4: Mapped,
+    /// Match table of IPv6 VIPs, [`BucketV6`].
+    pub vips_v6: Mapped,
+    /// Slot memory.
+    pub slots: SlotMemory,
+    /// Backend lines, [`BackendLine`].
+    pub backends: Mapped,
+    /// Options of VIPs, [`VipOptions`].
+    pub vip_options: Mapped,
+    /// Ranges, [`Range`].
+    pub ranges: Mapped,
+    /// Words that concern the whole node.
+    pub settings: Mapped,
+    /// What was counted.
+    pub counters: Counters,
+    /// Interfaces to redirect to.
+    pub ports: Ports,
+    /// Slow-path sockets by receive queue.
+    pub xsks: XskMap<MapData>,
+}
+
+impl Balancer {
+    /// Loads the balancer with frozen constants and empty maps. Where a feature is off, maps that only it needs have one entry.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::MapCreate`], [`DatapathError::Verifier`] with the end of the verifier's log, or an object that this
+    /// build does not fit.
+    ///
+    /// # Minimum kernel version
+    ///
+    /// 5.18, for XDP programs that take frames of several fragments.
+    pub fn load(config: &Config, capacity: &Capacity) -> Result<Self, DatapathError> {
+        let on = |features: u64, entries: u32| if config.features & features != 0 { entries } else { 1 };
+        let vips = capacity.vip_entries();
+        let entries = [
+            (map::VIPS_V4, buckets(config.match_mask_v4)),
+            (map::VIPS_V6, buckets(config.match_mask_v6)),
+            (map::BACKENDS, capacity.backend_entries()),
+            (map::VIP_OPTIONS, on(feature::LIMITS | feature::SOURCE_RANGES, vips)),
+            (map::RANGES, capacity.range_entries()),
+            (map::COUNTERS, MAX_VERDICTS as u32),
+            (map::VIP_COUNTERS, vips),
+            (map::BACKEND_COUNTERS, capacity.backend_entries()),
+            (map::LIMITS, on(feature::LIMITS, vips)),
+        ];
+        let mut maps = Maps::make(LB, LB_OBJECT, config, &entries)?;
+        Ok(Self {
+            vips_v4: maps.mapped::<BucketV4>(map::VIPS_V4)?,
+            vips_v6: maps.mapped::<BucketV6>(map::VIPS_V6)?,
+            slots: SlotMemory::new(maps.take(map::LOOKUP_TABLES)?),
+            backends: maps.mapped::<BackendLine>(map::BACKENDS)?,
+            vip_options: maps.mapped::<VipOptions>(map::VIP_OPTIONS)?,
+            ranges: maps.mapped::<Range>(map::RANGES)?,
+            settings: maps.mapped::<u64>(map::SETTINGS)?,
+            counters: Counters {
+                verdicts: maps.verdicts()?,
+                vips: PerCpu::new(map::VIP_COUNTERS, maps.take(map::VIP_COUNTERS)?)?,
+                backends: PerCpu::new(map::BACKEND_COUNTERS, maps.take(map::BACKEND_COUNTERS)?)?,
+                limits: PerCpu::new(map::LIMITS, maps.take(map::LIMITS)?)?,
+            },
+            ports: Ports::new(maps.take(map::PORTS)?),
+            xsks: maps.take(map::XSKS)?,
+            program: Program::load(LB, "vipline_lb", maps.ebpf)?,
+        })
+    }
+}
+
+/// The loaded decapsulator and its maps.
+pub struct Decapsulator {
+    /// The program.
+    pub program: Program,
+    /// Ranges, [`Range`].
+    pub ranges: Mapped,
+    /// Words that concern the whole node.
+    pub settings: Mapped,
+    /// What was counted.
+    pub counters: VerdictCounters,
+}
+
+impl Decapsulator {
+    /// Loads the worker node's side with frozen constants, empty maps and room for `ranges` ranges.
+    ///
+    /// # Errors
+    ///
+    /// As [`Balancer::load`].
+    pub fn load(config: &Config, ranges: u32) -> Result<Self, DatapathError> {
+        let capacity = Capacity { vips: 1, backends: 1, ranges };
+        let entries = [(map::RANGES, capacity.range_entries()), (map::COUNTERS, MAX_VERDICTS as u32)];
+        let mut maps = Maps::make(DECAP, DECAP_OBJECT, config, &entries)?;
+        Ok(Self {
+            ranges: maps.mapped::<Range>(map::RANGES)?,
+            settings: maps.mapped::<u64>(map::SETTINGS)?,
+            counters: maps.verdicts()?,
+            program: Program::load(DECAP, "vipline_decap", maps.ebpf)?,
+        })
+    }
+}
+
+/// Buckets of a match table from its mask, which the configuration made from a power of two.
+fn buckets(mask: u64) -> u32 {
+    u32::try_from(mask.saturating_add(1)).unwrap_or(u32::MAX).min(abi::MAX_BUCKETS as u32)
+}
+
+/// An object with its maps made and its programs not yet loaded.
+struct Maps {
+    object: &'static str,
+    ebpf: Ebpf,
+}
+
+impl Maps {
+    fn make(
+        object: &'static str,
+        code: &[u8],
+        config: &Config,
+        entries: &[(&'static str, u32)],
+    ) -> Result<Self, DatapathError> {
+        let config = Plain(*config);
+        let mut loader = EbpfLoader::new();
+        loader.override_global(map::CONFIG, &config, true);
+        for &(name, count) in entries {
+            loader.map_max_entries(name, count);
+        }
+        let ebpf = loader.load(code).map_err(|error| match error {
+            EbpfError::MapError(error @ MapError::CreateError { .. }) => creation_error(object, error),
+            other => DatapathError::Object { object, source: Box::new(other) },
+        })?;
+        Ok(Self { object, ebpf })
+    }
+
+    fn take<M: TryFrom<Map, Error = MapError>>(&mut self, name: &'static str) -> Result<M, DatapathError> {
+        let map = self.ebpf.take_map(name).ok_or(DatapathError::Incomplete { object: self.object, missing: name })?;
+        map.try_into().map_err(|error| map_error(name, "BPF_MAP_CREATE", error))
+    }
+
+    fn mapped<T>(&mut self, name: &'static str) -> Result<Mapped, DatapathError> {
+        match self.ebpf.take_map(name) {
+            Some(Map::Array(data)) => Mapped::new(name, data, size_of::<T>()),
+            Some(_) => {
+                let source = io::Error::new(io::ErrorKind::InvalidInput, "not an array");
+                Err(DatapathError::Map { map: name, call: "BPF_MAP_CREATE", source })
+            }
+            None => Err(DatapathError::Incomplete { object: self.object, missing: name }),
+        }
+    }
+
+    fn verdicts(&mut self) -> Result<VerdictCounters, DatapathError> {
+        Ok(VerdictCounters(PerCpu::new(map::COUNTERS, self.take(map::COUNTERS)?)?))
+    }
+}

@@ -1,0 +1,175 @@
+//! Arrays in user space's memory: how live maps are written.
+//!
+//! Never allocates positions and never decides an order of writes; that is the planner's. A store is one aligned 8-byte write
+//! that a packet sees whole or not at all. `bpf_map_update_elem` would be a plain memcpy that a packet can see torn.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _},
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use aya::maps::MapData;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::DatapathError;
+
+const WORD: usize = size_of::<u64>();
+
+/// An array map made with `BPF_F_MMAPABLE`, seen as entries of aligned words.
+///
+/// # Minimum kernel version
+///
+/// 5.5.
+#[derive(Debug)]
+pub struct Mapped {
+    map: &'static str,
+    memory: NonNull<AtomicU64>,
+    mapped_bytes: usize,
+    entries: u32,
+    words: u32,
+    data: MapData,
+}
+
+// SAFETY: the memory is only touched through atomics, and lives as long as the value.
+unsafe impl Send for Mapped {}
+// SAFETY: as above.
+unsafe impl Sync for Mapped {}
+
+impl Mapped {
+    /// Maps an array whose values have `value_bytes` bytes; `map` is its name in errors.
+    ///
+    /// # Errors
+    ///
+    /// When the map has another shape, and mmap(2)'s.
+    pub(crate) fn new(map: &'static str, data: MapData, value_bytes: usize) -> Result<Self, DatapathError> {
+        let info = data.info().map_err(|error| map_error(map, "BPF_OBJ_GET_INFO_BY_FD", error))?;
+        if info.value_size() as usize != value_bytes {
+            let expected = u32::try_from(value_bytes).unwrap_or(u32::MAX);
+            return Err(DatapathError::Shape { map, found: info.value_size(), expected });
+        }
+        let entries = info.max_entries();
+        // The kernel rounds the elements of an array up to 8 bytes, and the mapping up to a page.
+        let words = value_bytes.div_ceil(WORD);
+        let mapped_bytes = entries as usize * words * WORD;
+        // SAFETY: a new shared mapping at an address of the kernel's choice touches no memory of ours.
+        let memory = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                mapped_bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                data.fd().as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        let failed = || DatapathError::Map { map, call: "mmap", source: io::Error::last_os_error() };
+        if memory == libc::MAP_FAILED {
+            return Err(failed());
+        }
+        let memory = NonNull::new(memory.cast()).ok_or_else(failed)?;
+        let words = u32::try_from(words).unwrap_or(u32::MAX);
+        Ok(Self { map, memory, mapped_bytes, entries, words, data })
+    }
+
+    /// Entries of the map.
+    pub fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    /// 8-byte words of an entry.
+    pub fn words(&self) -> u32 {
+        self.words
+    }
+
+    /// The map itself, for tests and inspection.
+    pub fn data(&self) -> &MapData {
+        &self.data
+    }
+
+    /// Writes one word. What was stored before is seen by whoever sees this: packets observe stores in the order they were
+    /// made.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`]; then nothing is written.
+    pub fn store(&self, index: u32, word: u32, value: u64) -> Result<(), DatapathError> {
+        self.word(index, word)?.store(value, Ordering::Release);
+        Ok(())
+    }
+
+    /// Reads one word.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`].
+    pub fn load(&self, index: u32, word: u32) -> Result<u64, DatapathError> {
+        Ok(self.word(index, word)?.load(Ordering::Acquire))
+    }
+
+    /// Reads a whole entry, word by word: as a packet would see it, not a snapshot.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`], also when `T` has another size than an entry.
+    pub fn read<T: FromBytes + IntoBytes>(&self, index: u32) -> Result<T, DatapathError> {
+        let mut value = T::new_zeroed();
+        let bytes = value.as_mut_bytes();
+        if bytes.len() != self.words as usize * WORD {
+            return Err(self.out_of_bounds(index, u32::try_from(bytes.len() / WORD).unwrap_or(u32::MAX)));
+        }
+        for (word, chunk) in (0..).zip(bytes.chunks_exact_mut(WORD)) {
+            chunk.copy_from_slice(&self.load(index, word)?.to_ne_bytes());
+        }
+        Ok(value)
+    }
+
+    /// Writes consecutive words from entry `index` on: for memory that no packet reads yet.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`]; then nothing is written.
+    pub fn fill(&self, index: u32, values: &[u64]) -> Result<(), DatapathError> {
+        let count = u32::try_from(values.len()).unwrap_or(u32::MAX);
+        if let Some(last) = count.checked_sub(1) {
+            self.word(index.saturating_add(last / self.words), last % self.words)?;
+        }
+        for (position, value) in (0..).zip(values) {
+            self.store(index + position / self.words, position % self.words, *value)?;
+        }
+        Ok(())
+    }
+
+    fn word(&self, index: u32, word: u32) -> Result<&AtomicU64, DatapathError> {
+        if index >= self.entries || word >= self.words {
+            return Err(self.out_of_bounds(index, word));
+        }
+        let offset = index as usize * self.words as usize + word as usize;
+        // SAFETY: `index` and `word` were just checked, so the word lies in the mapping, which is page-aligned and lives as
+        // long as `self`; all access to it from here is atomic, and the kernel's side reads and writes whole words.
+        Ok(unsafe { self.memory.add(offset).as_ref() })
+    }
+
+    fn out_of_bounds(&self, index: u32, word: u32) -> DatapathError {
+        DatapathError::OutOfBounds { map: self.map, index, word, entries: self.entries, words: self.words }
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `new` with this length, and no reference into it outlives `self`.
+        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.mapped_bytes) };
+    }
+}
+
+/// An aya error as ours: the system call's error, or the nearest that says the same.
+pub(crate) fn map_error(map: &'static str, call: &'static str, error: aya::maps::MapError) -> DatapathError {
+    use aya::maps::MapError;
+    let source = match error {
+        MapError::SyscallError(inner) => inner.io_error,
+        MapError::IoError(inner) => inner,
+        other => io::Error::new(io::ErrorKind::InvalidInput, other),
+    };
+    DatapathError::Map { map, call, source }
+}

@@ -1,0 +1,53 @@
+//! The kernel's edge: loading the XDP programs, attaching them, writing and reading their maps.
+//!
+//! Never decides what a table says: that is lb-core's, and comes here as a list of writes. The only room of this crate, beside
+//! the AF_XDP one, that knows aya.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `load` | [`Balancer`], [`Decapsulator`]: the objects, loaded, with their maps |
+//! | `program` | [`Program`]: attach, take over, [`ProgramFacts`] |
+//! | `attach`, `hook`, `interface` | [`Attachment`] by link; who else is at an interface's hook |
+//! | `mapped`, `slots` | [`Mapped`] arrays and [`SlotMemory`]: live maps, written by aligned 8-byte stores |
+//! | `grace` | [`grace_period`]: no packet that is being handled now can see what was there before |
+//! | `counters`, `ports` | per-CPU [`Counters`], summed; the [`Ports`] to redirect to |
+//! | `probe`, `clock` | [`TestRun`]: one frame through the program; how long a jiffy is |
+//! | `error`, `advice`, `verifier_log` | [`DatapathError`]: what failed, and what to do |
+//!
+//! **Invariant: nothing is left behind, however the process ends.** Programs hang on link descriptors and maps on descriptors;
+//! nothing is pinned.
+
+mod advice;
+mod attach;
+mod clock;
+mod counters;
+mod error;
+mod grace;
+mod hook;
+mod interface;
+mod load;
+mod mapped;
+mod plain;
+mod ports;
+mod probe;
+mod program;
+mod slots;
+mod syscall;
+mod verifier_log;
+
+pub use advice::{Advice, Capability, Feature};
+pub use attach::{Ask, Attachment, Mode};
+pub use clock::jiffies_per_second;
+pub use counters::{Counters, PerCpu, Sum, VerdictCounters};
+pub use error::DatapathError;
+pub use grace::grace_period;
+pub use hook::{Holder, holders};
+pub use interface::Interface;
+pub use load::{Balancer, Capacity, Decapsulator};
+pub use mapped::Mapped;
+pub use plain::Plain;
+pub use ports::Ports;
+pub use probe::{Ingress, TestRun};
+pub use program::{Program, ProgramFacts};
+pub use slots::SlotMemory;
+pub use verifier_log::VerifierTail;

@@ -1,0 +1,104 @@
+//! Slot memory: the lookup tables' words, in segments that are made as they are needed.
+//!
+//! Never decides where a table lies. Arrays cannot grow, so the memory is an array of maps of equal segments; a segment is
+//! published to the program, all slots `NONE`, by putting it into the outer array.
+
+use std::{io, os::fd::AsFd as _};
+
+use aya::maps::{Array, ArrayOfMaps, IterableMap as _, MapData, MapError};
+use xdp_prog::abi::{MAX_SEGMENTS, SEGMENT_WORDS, map};
+
+use super::{
+    DatapathError,
+    advice::{Advice, Capability, MMAPABLE},
+    mapped::{Mapped, map_error},
+};
+
+/// include/uapi/linux/bpf.h; must be the same as in the program's definition of the inner map.
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+
+/// All segments of `LOOKUP_TABLES`.
+#[derive(Debug)]
+pub struct SlotMemory {
+    outer: ArrayOfMaps<MapData, MapData>,
+    segments: Vec<Mapped>,
+}
+
+impl SlotMemory {
+    pub(crate) fn new(outer: ArrayOfMaps<MapData, MapData>) -> Self {
+        Self { outer, segments: Vec::new() }
+    }
+
+    /// Segments that there are.
+    pub fn segments(&self) -> u32 {
+        u32::try_from(self.segments.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Makes the next segment (1 MiB, all slots `NONE`), publishes it, and returns its position.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::SlotMemoryFull`], and those of making, mapping and publishing a map.
+    pub fn add_segment(&mut self) -> Result<u32, DatapathError> {
+        let position = self.segments();
+        if self.segments.len() >= MAX_SEGMENTS {
+            return Err(DatapathError::SlotMemoryFull { segments: position });
+        }
+        let words = u32::try_from(SEGMENT_WORDS).unwrap_or(u32::MAX);
+        let segment = Array::<MapData, u64>::create(words, BPF_F_MMAPABLE).map_err(|error| creation_error(map::LOOKUP_TABLES, error))?;
+        // The one handle to a new array is inside its typed wrapper; a descriptor of our own is as good.
+        let data = segment.map().fd().as_fd().try_clone_to_owned().map_err(|source| DatapathError::Map {
+            map: map::LOOKUP_TABLES,
+            call: "fcntl(F_DUPFD_CLOEXEC)",
+            source,
+        })?;
+        let data = MapData::from_fd(data).map_err(|error| map_error(map::LOOKUP_TABLES, "BPF_OBJ_GET_INFO_BY_FD", error))?;
+        self.outer
+            .set(position, &data, 0)
+            .map_err(|error| map_error(map::LOOKUP_TABLES, "BPF_MAP_UPDATE_ELEM", error))?;
+        self.segments.push(Mapped::new(map::LOOKUP_TABLES, data, size_of::<u64>())?);
+        Ok(position)
+    }
+
+    /// Writes one word of slot memory; `word` counts through all segments.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`] beyond the segments that there are.
+    pub fn store(&self, word: u32, value: u64) -> Result<(), DatapathError> {
+        let (segment, index) = self.segment(word)?;
+        segment.store(index, 0, value)
+    }
+
+    /// Reads one word of slot memory; `word` counts through all segments.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`] beyond the segments that there are.
+    pub fn load(&self, word: u32) -> Result<u64, DatapathError> {
+        let (segment, index) = self.segment(word)?;
+        segment.load(index, 0)
+    }
+
+    fn segment(&self, word: u32) -> Result<(&Mapped, u32), DatapathError> {
+        let words = SEGMENT_WORDS as u32;
+        let segment = self.segments.get((word / words) as usize).ok_or(DatapathError::OutOfBounds {
+            map: map::LOOKUP_TABLES,
+            index: word,
+            word: 0,
+            entries: self.segments() * words,
+            words: 1,
+        })?;
+        Ok((segment, word % words))
+    }
+}
+
+/// A failed creation with what to do about it; `map` is for errors that do not name it.
+pub(crate) fn creation_error(map: &str, error: MapError) -> DatapathError {
+    let (map, source) = match error {
+        MapError::CreateError { name, io_error } => (name, io_error),
+        other => (map.to_owned(), io::Error::new(io::ErrorKind::InvalidInput, other)),
+    };
+    let advice = Advice::for_call(&source, &[Capability::Bpf], Some(MMAPABLE));
+    DatapathError::MapCreate { map, source, advice }
+}
