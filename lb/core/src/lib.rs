@@ -2,6 +2,7 @@
 //!
 //! | module | what it decides |
 //! |---|---|
+//! | [`config`] | what the files of both roles say, with every error at once; what a live reload may change |
 //! | [`desired`] | the state that every source asks for and the planner reaches |
 //! | [`maglev`] | which backend each slot of a lookup table names |
 //! | [`nexthop`] | how packets reach each backend, from what the kernel says of routes and neighbours |
@@ -9,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod desired;
 pub mod maglev;
 pub mod nexthop;
