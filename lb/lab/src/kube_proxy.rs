@@ -1,6 +1,6 @@
 //! A stand-in for kube-proxy: what a worker's netfilter does with packets to a VIP, as the real one (nftables mode) does it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 
@@ -44,11 +44,10 @@ pub struct VipRule {
     pub target: SocketAddr,
 }
 
-/// The rules on one node; gone on [`KubeProxy::remove`] or drop.
-#[derive(Debug)]
+/// The rules on one node. They stay until [`KubeProxy::remove`], with or without this handle; installing again replaces them.
+#[derive(Clone, Debug)]
 pub struct KubeProxy {
     ns: Netns,
-    removed: bool,
 }
 
 /// The bit kube-proxy marks packets with that are to be masqueraded.
@@ -71,72 +70,35 @@ impl KubeProxy {
         }
         let mut ruleset = String::new();
         for (family, v4) in [("ip", true), ("ip6", false)] {
-            ruleset += &table(family, rules.iter().filter(|rule| rule.vip.is_ipv4() == v4), policy);
+            let rules: Vec<&VipRule> = rules.iter().filter(|rule| rule.vip.is_ipv4() == v4).collect();
+            ruleset += &table(family, &rules, policy);
         }
         node.ns().nft(&ruleset)?;
-        Ok(Self {
-            ns: node.ns().clone(),
-            removed: false,
-        })
+        Ok(Self { ns: node.ns().clone() })
     }
 
-    /// Removes the rules. Connections that conntrack knows keep their translation.
+    /// Removes the rules. Flows that conntrack knows keep their translation.
     ///
     /// # Errors
     ///
-    /// nft's.
-    pub fn remove(mut self) -> Result<()> {
-        self.removed = true;
-        self.delete()
-    }
-
-    fn delete(&self) -> Result<()> {
+    /// nft's, also when they have been removed already.
+    pub fn remove(self) -> Result<()> {
         self.ns.nft("delete table ip kube-proxy\ndelete table ip6 kube-proxy\n")
     }
 }
 
-impl Drop for KubeProxy {
-    fn drop(&mut self) {
-        if !self.removed {
-            let _ = self.delete();
-        }
-    }
-}
-
-fn table<'a>(family: &str, rules: impl Iterator<Item = &'a VipRule>, policy: Policy) -> String {
+/// The table of one family. Declared, deleted and made again in one transaction: the way to replace what may not be there.
+fn table(family: &str, rules: &[&VipRule], policy: Policy) -> String {
     let address = if family == "ip" { "ipv4_addr" } else { "ipv6_addr" };
-    let elements: Vec<String> = rules
-        .map(|rule| {
-            let (vip, target) = (rule.vip, rule.target);
-            let (from, to): (IpAddr, IpAddr) = (vip.ip(), target.ip());
-            format!(
-                "{from} . {} . {} : {to} . {}",
-                rule.proto.word(),
-                vip.port(),
-                target.port()
-            )
-        })
-        .collect();
-    let elements = if elements.is_empty() {
-        String::new()
-    } else {
-        format!("elements = {{ {} }}", elements.join(",\n      "))
-    };
+    let key = |rule: &VipRule| format!("{} . {} . {}", rule.vip.ip(), rule.proto.word(), rule.vip.port());
+    let value = |rule: &VipRule| format!("{} . {}", rule.target.ip(), rule.target.port());
+    let vips = elements(rules.iter().map(|rule| key(rule)));
+    let targets = elements(rules.iter().map(|rule| format!("{} : {}", key(rule), value(rule))));
     let mark = match policy {
         Policy::Local => String::new(),
         Policy::Cluster => {
             format!("{family} daddr . meta l4proto . th dport @vips meta mark set meta mark or {MASQUERADE}")
         }
-    };
-    let set_elements = elements
-        .lines()
-        .map(|line| line.split(" : ").next().unwrap_or_default())
-        .collect::<Vec<_>>()
-        .join(",\n");
-    let set_elements = if set_elements.is_empty() {
-        set_elements
-    } else {
-        format!("{set_elements} }}")
     };
     format!(
         "table {family} kube-proxy
@@ -144,11 +106,11 @@ delete table {family} kube-proxy
 table {family} kube-proxy {{
   set vips {{
     type {address} . inet_proto . inet_service
-    {set_elements}
+    {vips}
   }}
   map targets {{
     type {address} . inet_proto . inet_service : {address} . inet_service
-    {elements}
+    {targets}
   }}
   chain services {{
     {mark}
@@ -169,4 +131,12 @@ table {family} kube-proxy {{
 }}
 "
     )
+}
+
+fn elements(entries: impl Iterator<Item = String>) -> String {
+    let entries = entries.collect::<Vec<_>>().join(",\n      ");
+    if entries.is_empty() {
+        return entries;
+    }
+    format!("elements = {{ {entries} }}")
 }

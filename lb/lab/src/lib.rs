@@ -6,7 +6,30 @@
 //! **Invariant: nothing is left behind, however the process ends.** A namespace is held by file descriptors, threads and
 //! sockets of this process; child processes carry `PDEATHSIG=SIGKILL`; XDP and tc programs hang on link descriptors. So
 //! the kernel removes all of it on `drop`, on panic, on Ctrl-C and on SIGKILL alike: there is no signal handler and no
-//! cleanup code to get wrong.
+//! cleanup code to get wrong. (When the network goes before the connections in it do, the kernel retransmits into nothing
+//! for a few seconds before it lets go.)
+//!
+//! ```no_run
+//! use lab::{LinkKind, Proto, Topology};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! if !lab::require_root()? {
+//!     return Ok(());
+//! }
+//! let topology = Topology::builder().workers(3).build()?;
+//! let vip = "203.0.113.1:80".parse()?;
+//! let _servers = topology.serve(&[(Proto::Tcp, vip)])?;
+//! let mut vipline = topology.lb(0).ns().command("target/debug/vipline");
+//! vipline.args(["run", "--config", "vipline.yaml"]);
+//! let _vipline = lab::Process::start(vipline)?;
+//! // ... wait until it is ready ...
+//! for reply in topology.client().http_get(vip, 1000)? {
+//!     assert_eq!(reply.client_seen, reply.local_addr);
+//! }
+//! assert_eq!(topology.router().counters()?.from(LinkKind::Lb).replies.packets, 0);
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! - [`Netns`]: an anonymous namespace; run closures and commands in it.
 //! - [`Veth`]: a pair of interfaces between two namespaces, with the offloads that break XDP turned off.
@@ -30,6 +53,8 @@ mod raw;
 mod root;
 mod run;
 mod server;
+mod service;
+mod site;
 mod socket;
 mod topology;
 mod veth;

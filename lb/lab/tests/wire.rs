@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
-use lab::{LinkKind, Mtus, RawSocket, Server, Topology, VlanTags, program, require_root};
+use lab::{End, LinkKind, Mtus, Netns, RawSocket, Server, Topology, Veth, VlanTags, program, require_root};
 
 const WAIT: Duration = Duration::from_secs(2);
 const QINQ: VlanTags = VlanTags::Two {
@@ -44,6 +44,34 @@ fn xdp_transmits_into_a_peer_that_has_pass() -> Result<()> {
         wire.next(Duration::from_millis(50), |frame| frame == back)?.is_none(),
         "came twice"
     );
+    Ok(())
+}
+
+/// The control: why the lab's topologies have `pass` at the router's ends.
+#[test]
+fn xdp_transmits_nothing_into_a_peer_without_a_program() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let end = |name: &str, host: u8| -> Result<End> {
+        Ok(End {
+            ns: Netns::new(name)?,
+            name: name.to_owned(),
+            mac: [2, 0, 0, 0, 0, host],
+            v4: None,
+            v6: None,
+        })
+    };
+    let Veth { a, b } = Veth::new(end("left", 1)?, end("right", 2)?, 1500, 2)?;
+    let _reflect = program::reflect(&b.ns, &[&b.name])?;
+    let wire = RawSocket::open(&a.ns, &a.name)?;
+    let frame = [&b.mac[..], &a.mac, &[0x88, 0xb5], &[0x5a; 60]].concat();
+    wire.send(&frame)?;
+    let to_a = |frame: &[u8]| frame[..6] == a.mac;
+    assert!(wire.next(Duration::from_millis(200), to_a)?.is_none());
+    let _pass = program::pass(&a.ns, &[&a.name])?;
+    wire.send(&frame)?;
+    assert!(wire.next(WAIT, to_a)?.is_some());
     Ok(())
 }
 

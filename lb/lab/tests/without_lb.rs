@@ -199,7 +199,7 @@ fn load_accounts_for_every_request_and_every_break() -> Result<()> {
     if !require_root()? {
         return Ok(());
     }
-    let (topology, kube_proxy, mut servers) = direct(Policy::Local, 0)?;
+    let (topology, _kube_proxy, mut servers) = direct(Policy::Local, 0)?;
     let vip = VIP_V4.parse()?;
     let kinds = [
         LoadKind::NewConnections,
@@ -227,7 +227,6 @@ fn load_accounts_for_every_request_and_every_break() -> Result<()> {
     std::thread::sleep(Duration::from_millis(300));
     let report = load.stop()?;
     assert!(report.failed >= 3 && !report.errors.is_empty(), "{report:?}");
-    drop(kube_proxy);
     Ok(())
 }
 
@@ -250,5 +249,51 @@ fn requests_come_from_the_port_asked_for() -> Result<()> {
         conn.download(100_000)?;
         conn.upload(100_000)?;
     }
+    Ok(())
+}
+
+#[test]
+fn an_lb_node_can_be_a_worker() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let topology = Topology::builder().workers(1).lb_pods().build()?;
+    let (v4, v6) = (VIP_V4.parse()?, VIP_V6.parse()?);
+    let servers = topology.serve(&[(Proto::Tcp, v4), (Proto::Udp, v6)])?;
+    assert_eq!(
+        servers.iter().map(Server::name).collect::<Vec<_>>(),
+        ["worker-1", "lb-1"]
+    );
+    // The router sends VIPs to the LB, and without a balancer its own kernel serves them.
+    let client = topology.client();
+    for reply in [client.http_get(v4, 5)?, client.udp_get(v6, 5)?].concat() {
+        assert_eq!(reply.server, "lb-1");
+        assert_eq!(reply.client_seen, reply.local_addr);
+    }
+    let seen = topology.router().counters()?;
+    assert_eq!(seen.to(LinkKind::Lb).requests, seen.from(LinkKind::Client).requests);
+    assert_eq!(seen.from(LinkKind::Lb).replies, seen.to(LinkKind::Client).replies);
+    Ok(())
+}
+
+#[test]
+fn the_router_spreads_flows_over_two_lbs() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let topology = Topology::builder().workers(1).lbs(2).build()?;
+    let hasty = topology.client().with_timeout(Duration::from_millis(5));
+    for vip in [VIP_V4.parse()?, VIP_V6.parse()?] {
+        topology.router().reset_counters()?;
+        let outcomes = hasty.try_udp_get(vip, 64)?;
+        assert!(outcomes.iter().all(Result::is_err), "nobody is there to answer");
+        let seen = topology.router().counters()?;
+        assert_eq!(seen.to(LinkKind::Lb).requests.packets, 64);
+        for lb in ["lb1", "lb2"] {
+            assert!(seen.links[lb].to.requests.packets > 10, "{seen:?}");
+        }
+    }
+    topology.route([203, 0, 113, 0].into(), 24, &[])?;
+    assert!(hasty.udp_get(VIP_V4.parse()?, 1).is_err());
     Ok(())
 }
