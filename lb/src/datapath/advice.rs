@@ -35,11 +35,20 @@ pub struct Feature {
 }
 
 /// Arrays that user space maps.
-pub(crate) const MMAPABLE: Feature = Feature { name: "mappable arrays (BPF_F_MMAPABLE)", since: (5, 5) };
+pub(crate) const MMAPABLE: Feature = Feature {
+    name: "mappable arrays (BPF_F_MMAPABLE)",
+    since: (5, 5),
+};
 /// Programs that see packets of several fragments.
-pub(crate) const FRAGMENTS: Feature = Feature { name: "XDP fragments (BPF_F_XDP_HAS_FRAGS)", since: (5, 18) };
+pub(crate) const FRAGMENTS: Feature = Feature {
+    name: "XDP fragments (BPF_F_XDP_HAS_FRAGS)",
+    since: (5, 18),
+};
 /// Links of XDP programs.
-pub(crate) const XDP_LINKS: Feature = Feature { name: "BPF links for XDP", since: (5, 9) };
+pub(crate) const XDP_LINKS: Feature = Feature {
+    name: "BPF links for XDP",
+    since: (5, 9),
+};
 
 /// What to do about a failure. Displays as nothing or as `; …`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,8 +86,16 @@ impl Advice {
 
     fn for_denied(effective: Option<u64>, needed: &[Capability]) -> Self {
         let has = |capability: Capability| effective.is_some_and(|set| set & 1 << capability as u8 != 0);
-        let missing: Vec<_> = needed.iter().copied().filter(|&one| !has(one) && !has(Capability::SysAdmin)).collect();
-        if missing.is_empty() { Self::Forbidden } else { Self::Missing(missing) }
+        let missing: Vec<_> = needed
+            .iter()
+            .copied()
+            .filter(|&one| !has(one) && !has(Capability::SysAdmin))
+            .collect();
+        if missing.is_empty() {
+            Self::Forbidden
+        } else {
+            Self::Missing(missing)
+        }
     }
 }
 
@@ -150,7 +167,10 @@ mod tests {
         assert_eq!(parse_release("5.14.0-427.el9.x86_64\n"), Some((5, 14)));
         assert_eq!(parse_release("6.18.44-fc-v445"), Some((6, 18)));
         assert_eq!(parse_release("linux"), None);
-        let advice = Advice::KernelTooOld { feature: FRAGMENTS, running: (5, 14) };
+        let advice = Advice::KernelTooOld {
+            feature: FRAGMENTS,
+            running: (5, 14),
+        };
         assert!(advice.to_string().ends_with("needs Linux 5.18 or later, this is 5.14"));
     }
 }

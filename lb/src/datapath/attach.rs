@@ -92,14 +92,17 @@ impl Attachment {
             Ask::Generic => (Mode::Generic, attach(Mode::Generic), None),
             Ask::Native => (Mode::Native, attach(Mode::Native), None),
             Ask::NativeOrGeneric => match attach(Mode::Native) {
-                Err(refusal) if is_drivers_refusal(&refusal) => {
-                    (Mode::Generic, attach(Mode::Generic), Some(refusal))
-                }
+                Err(refusal) if is_drivers_refusal(&refusal) => (Mode::Generic, attach(Mode::Generic), Some(refusal)),
                 result @ (Ok(_) | Err(_)) => (Mode::Native, result, None),
             },
         };
         match result {
-            Ok(link) => Ok(Self { interface, mode, native_refused, link }),
+            Ok(link) => Ok(Self {
+                interface,
+                mode,
+                native_refused,
+                link,
+            }),
             Err(source) => Err(explain(interface, mode, source)),
         }
     }
@@ -139,7 +142,11 @@ impl Attachment {
     }
 
     fn error(&self, call: &'static str, source: io::Error) -> DatapathError {
-        DatapathError::Link { interface: self.interface.name.clone(), call, source }
+        DatapathError::Link {
+            interface: self.interface.name.clone(),
+            call,
+            source,
+        }
     }
 }
 
@@ -148,7 +155,9 @@ impl Attachment {
 fn is_drivers_refusal(error: &io::Error) -> bool {
     !matches!(
         error.raw_os_error(),
-        None | Some(libc::EBUSY | libc::EEXIST | libc::EPERM | libc::EACCES | libc::ENODEV | libc::EBADF | libc::ENOMEM)
+        None | Some(
+            libc::EBUSY | libc::EEXIST | libc::EPERM | libc::EACCES | libc::ENODEV | libc::EBADF | libc::ENOMEM
+        )
     )
 }
 
@@ -163,7 +172,12 @@ fn explain(interface: Interface, mode: Mode, source: io::Error) -> DatapathError
     }
     let feature = if mode == Mode::Native { FRAGMENTS } else { XDP_LINKS };
     let advice = Advice::for_call(&source, &[Capability::NetAdmin, Capability::Bpf], Some(feature));
-    DatapathError::Attach { interface: interface.name, mode, source, advice }
+    DatapathError::Attach {
+        interface: interface.name,
+        mode,
+        source,
+        advice,
+    }
 }
 
 fn occupied(interface: String, holder: Holder) -> DatapathError {

@@ -16,12 +16,15 @@ pub fn jiffies_per_second() -> Result<u32, DatapathError> {
     let mut resolution = MaybeUninit::<libc::timespec>::uninit();
     // SAFETY: the kernel writes one timespec to a place that has room for one.
     if unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, resolution.as_mut_ptr()) } != 0 {
-        return Err(DatapathError::Clock { source: io::Error::last_os_error() });
+        return Err(DatapathError::Clock {
+            source: io::Error::last_os_error(),
+        });
     }
     // SAFETY: the call succeeded, so it has written the value.
     let resolution = unsafe { resolution.assume_init() };
-    hertz(resolution.tv_sec, resolution.tv_nsec)
-        .ok_or_else(|| DatapathError::Clock { source: io::ErrorKind::InvalidData.into() })
+    hertz(resolution.tv_sec, resolution.tv_nsec).ok_or_else(|| DatapathError::Clock {
+        source: io::ErrorKind::InvalidData.into(),
+    })
 }
 
 /// 1/HZ as the kernel rounds it, back to HZ.

@@ -51,7 +51,12 @@ impl<V: FromBytes + IntoBytes + Immutable + Copy + Default + 'static> PerCpu<V> 
     /// `array`'s value size was checked against `V` by aya.
     pub(crate) fn new(map: &'static str, array: PerCpuArray<MapData, Plain<V>>) -> Result<Self, DatapathError> {
         let cpus = aya::util::nr_cpus().map_err(|(path, source)| DatapathError::Cpus { path, source })?;
-        Ok(Self { map, array, cpus, words: size_of::<V>().div_ceil(size_of::<u64>()) })
+        Ok(Self {
+            map,
+            array,
+            cpus,
+            words: size_of::<V>().div_ceil(size_of::<u64>()),
+        })
     }
 
     /// Entries of the map.
@@ -65,8 +70,10 @@ impl<V: FromBytes + IntoBytes + Immutable + Copy + Default + 'static> PerCpu<V> 
     ///
     /// bpf(2)'s; a position outside of the map.
     pub fn per_cpu(&self, index: u32) -> Result<Vec<V>, DatapathError> {
-        let values =
-            self.array.get(&index, 0).map_err(|error| map_error(self.map, "BPF_MAP_LOOKUP_ELEM", error))?;
+        let values = self
+            .array
+            .get(&index, 0)
+            .map_err(|error| map_error(self.map, "BPF_MAP_LOOKUP_ELEM", error))?;
         Ok(values.iter().map(|value| value.0).collect())
     }
 
@@ -78,12 +85,20 @@ impl<V: FromBytes + IntoBytes + Immutable + Copy + Default + 'static> PerCpu<V> 
     /// bpf(2)'s; a position outside of the map.
     pub fn zero(&mut self, index: u32) -> Result<(), DatapathError> {
         let zeros = vec![Plain(V::default()); self.cpus];
-        let values = zeros.try_into().map_err(|source| self.error("BPF_MAP_UPDATE_ELEM", source))?;
-        self.array.set(index, values, 0).map_err(|error| map_error(self.map, "BPF_MAP_UPDATE_ELEM", error))
+        let values = zeros
+            .try_into()
+            .map_err(|source| self.error("BPF_MAP_UPDATE_ELEM", source))?;
+        self.array
+            .set(index, values, 0)
+            .map_err(|error| map_error(self.map, "BPF_MAP_UPDATE_ELEM", error))
     }
 
     fn error(&self, call: &'static str, source: io::Error) -> DatapathError {
-        DatapathError::Map { map: self.map, call, source }
+        DatapathError::Map {
+            map: self.map,
+            call,
+            source,
+        }
     }
 }
 

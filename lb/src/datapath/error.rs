@@ -80,8 +80,8 @@ pub enum DatapathError {
         /// Words in an entry.
         words: u32,
     },
-    /// All segments of slot memory are made.
-    #[error("slot memory is full: {segments} segments of 1 MiB")]
+    /// All segments of slot memory that the configuration allows are made.
+    #[error("slot memory is full: {segments} segments of 1 MiB, see `capacity.table_segments`")]
     SlotMemoryFull {
         /// Segments there are.
         segments: u32,

@@ -37,7 +37,11 @@ pub struct Holder {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = if self.name.is_empty() { "without a name" } else { &self.name };
+        let name = if self.name.is_empty() {
+            "without a name"
+        } else {
+            &self.name
+        };
         write!(f, "XDP program {name} (id {}, {} mode)", self.program_id, self.mode)
     }
 }
@@ -52,17 +56,34 @@ pub fn holders(interface: &str) -> Result<Vec<Holder>, DatapathError> {
 }
 
 pub(crate) fn holders_of(interface: &Interface) -> Result<Vec<Holder>, DatapathError> {
-    let query = |call| move |source| DatapathError::Query { interface: interface.name.clone(), call, source };
+    let query = |call| {
+        move |source| DatapathError::Query {
+            interface: interface.name.clone(),
+            call,
+            source,
+        }
+    };
     let answer = ask(interface.index).map_err(|(call, source)| query(call)(source))?;
     let attributes = link_attributes(&answer).map_err(query("recv"))?;
-    Ok(attached(attributes).map(|(program_id, mode)| Holder { program_id, name: name_of(program_id), mode }).collect())
+    Ok(attached(attributes)
+        .map(|(program_id, mode)| Holder {
+            program_id,
+            name: name_of(program_id),
+            mode,
+        })
+        .collect())
 }
 
 /// The raw answer to one RTM_GETLINK.
 fn ask(ifindex: u32) -> Result<Vec<u8>, (&'static str, io::Error)> {
     let at = |call| move |errno: nix::Error| (call, io::Error::from(errno));
-    let socket: OwnedFd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)
-        .map_err(at("socket(AF_NETLINK)"))?;
+    let socket: OwnedFd = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkRoute,
+    )
+    .map_err(at("socket(AF_NETLINK)"))?;
     connect(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(at("connect"))?;
     send(socket.as_raw_fd(), &request(ifindex), MsgFlags::empty()).map_err(at("send"))?;
     // MSG_TRUNC makes a peek return the real length: links have grown past any fixed buffer.
@@ -90,7 +111,10 @@ fn link_attributes(answer: &[u8]) -> io::Result<&[u8]> {
     match u16::from_ne_bytes([answer[4], answer[5]]) {
         RTM_NEWLINK => body.get(IFINFOMSG..).ok_or_else(short),
         NLMSG_ERROR => {
-            let errno = body.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)).ok_or_else(short)?;
+            let errno = body
+                .first_chunk()
+                .map(|bytes| i32::from_ne_bytes(*bytes))
+                .ok_or_else(short)?;
             Err(io::Error::from_raw_os_error(-errno))
         }
         _ => Err(io::ErrorKind::InvalidData.into()),
@@ -99,7 +123,9 @@ fn link_attributes(answer: &[u8]) -> io::Result<&[u8]> {
 
 /// Program id and mode of everything in IFLA_XDP.
 fn attached(link: &[u8]) -> impl Iterator<Item = (u32, Mode)> + '_ {
-    let xdp = attributes(link).find(|(kind, _)| *kind == IFLA_XDP).map_or(&[][..], |(_, nested)| nested);
+    let xdp = attributes(link)
+        .find(|(kind, _)| *kind == IFLA_XDP)
+        .map_or(&[][..], |(_, nested)| nested);
     attributes(xdp).filter_map(|(kind, value)| {
         let mode = match kind {
             IFLA_XDP_DRV_PROG_ID => Mode::Native,
@@ -145,7 +171,12 @@ mod tests {
 
     #[test]
     fn programs_are_found_beside_other_attributes() {
-        let nested = [attribute(2, &[1]), attribute(4, &[7, 0, 0, 0]), attribute(5, &7_u32.to_ne_bytes())].concat();
+        let nested = [
+            attribute(2, &[1]),
+            attribute(4, &[7, 0, 0, 0]),
+            attribute(5, &7_u32.to_ne_bytes()),
+        ]
+        .concat();
         let link = [attribute(3, b"eth0\0"), attribute(IFLA_XDP | 0x8000, &nested)].concat();
         assert_eq!(attached(&link).collect::<Vec<_>>(), [(7, Mode::Native)]);
         assert_eq!(attached(&attribute(3, b"eth0\0")).count(), 0);

@@ -24,6 +24,9 @@ impl Interface {
             interface: name.to_owned(),
             source: io::Error::from(errno),
         })?;
-        Ok(Self { name: name.to_owned(), index })
+        Ok(Self {
+            name: name.to_owned(),
+            index,
+        })
     }
 }

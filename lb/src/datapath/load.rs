@@ -8,14 +8,14 @@ use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::{Map, MapData, MapError, XskMap},
 };
+use lb_core::config::Capacity;
 use xdp_prog::abi::{
     self, BackendLine, BucketV4, BucketV6, Config, MAX_BACKENDS, MAX_RANGES, MAX_VERDICTS, MAX_VIPS, Range, VipOptions,
     feature, map,
 };
 
 use super::{
-    Counters, DatapathError, Mapped, PerCpu, Plain, Ports, Program, SlotMemory, VerdictCounters,
-    mapped::map_error,
+    Counters, DatapathError, Mapped, PerCpu, Plain, Ports, Program, SlotMemory, VerdictCounters, mapped::map_error,
     slots::creation_error,
 };
 
@@ -23,37 +23,6 @@ const LB: &str = "lb";
 static LB_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb"));
 const DECAP: &str = "decap";
 static DECAP_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/decap"));
-
-/// How many of each a loaded program has room for; match tables take theirs from the configuration's masks. Arrays cannot grow:
-/// more room is a new program that takes over ([`Program::take_over`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capacity {
-    /// VIPs, at most [`MAX_VIPS`]. One costs a 16 B counter per possible CPU; with options 64 B, with limits 32 B per possible
-    /// CPU more.
-    pub vips: u32,
-    /// Backends, at most [`MAX_BACKENDS`] less one (position 0 is *no backend*). One costs 64 B and a 16 B counter per
-    /// possible CPU.
-    pub backends: u32,
-    /// Ranges of all sets together, at most [`MAX_RANGES`], 32 B each.
-    pub ranges: u32,
-}
-
-impl Capacity {
-    /// Room for a few of each: for tests.
-    pub const SMALL: Self = Self { vips: 64, backends: 64, ranges: 64 };
-
-    fn vip_entries(&self) -> u32 {
-        self.vips.clamp(1, MAX_VIPS as u32)
-    }
-
-    fn backend_entries(&self) -> u32 {
-        self.backends.saturating_add(1).clamp(2, MAX_BACKENDS as u32)
-    }
-
-    fn range_entries(&self) -> u32 {
-        self.ranges.clamp(1, MAX_RANGES as u32)
-    }
-}
 
 /// The loaded balancer and its maps.
 pub struct Balancer {
@@ -82,7 +51,8 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// Loads the balancer with frozen constants and empty maps. Where a feature is off, maps that only it needs have one entry.
+    /// Loads the balancer with frozen constants and empty maps. Where a feature is off, maps that only it needs have one entry. Arrays
+    /// cannot grow: more room is a new program that takes over ([`Program::take_over`]).
     ///
     /// # Errors
     ///
@@ -94,23 +64,24 @@ impl Balancer {
     /// 5.18, for XDP programs that take frames of several fragments.
     pub fn load(config: &Config, capacity: &Capacity) -> Result<Self, DatapathError> {
         let on = |features: u64, entries: u32| if config.features & features != 0 { entries } else { 1 };
-        let vips = capacity.vip_entries();
+        let vips = capacity.vips.clamp(1, MAX_VIPS as u32);
+        let lines = capacity.backend_lines().min(MAX_BACKENDS as u32);
         let entries = [
             (map::VIPS_V4, buckets(config.match_mask_v4)),
             (map::VIPS_V6, buckets(config.match_mask_v6)),
-            (map::BACKENDS, capacity.backend_entries()),
+            (map::BACKENDS, lines),
             (map::VIP_OPTIONS, on(feature::LIMITS | feature::SOURCE_RANGES, vips)),
-            (map::RANGES, capacity.range_entries()),
+            (map::RANGES, range_entries(capacity.ranges)),
             (map::COUNTERS, MAX_VERDICTS as u32),
             (map::VIP_COUNTERS, vips),
-            (map::BACKEND_COUNTERS, capacity.backend_entries()),
+            (map::BACKEND_COUNTERS, lines),
             (map::LIMITS, on(feature::LIMITS, vips)),
         ];
         let mut maps = Maps::make(LB, LB_OBJECT, config, &entries)?;
         Ok(Self {
             vips_v4: maps.mapped::<BucketV4>(map::VIPS_V4)?,
             vips_v6: maps.mapped::<BucketV6>(map::VIPS_V6)?,
-            slots: SlotMemory::new(maps.take(map::LOOKUP_TABLES)?),
+            slots: SlotMemory::new(maps.take(map::LOOKUP_TABLES)?, capacity.table_segments),
             backends: maps.mapped::<BackendLine>(map::BACKENDS)?,
             vip_options: maps.mapped::<VipOptions>(map::VIP_OPTIONS)?,
             ranges: maps.mapped::<Range>(map::RANGES)?,
@@ -147,8 +118,10 @@ impl Decapsulator {
     ///
     /// As [`Balancer::load`].
     pub fn load(config: &Config, ranges: u32) -> Result<Self, DatapathError> {
-        let capacity = Capacity { vips: 1, backends: 1, ranges };
-        let entries = [(map::RANGES, capacity.range_entries()), (map::COUNTERS, MAX_VERDICTS as u32)];
+        let entries = [
+            (map::RANGES, range_entries(ranges)),
+            (map::COUNTERS, MAX_VERDICTS as u32),
+        ];
         let mut maps = Maps::make(DECAP, DECAP_OBJECT, config, &entries)?;
         Ok(Self {
             ranges: maps.mapped::<Range>(map::RANGES)?,
@@ -161,7 +134,13 @@ impl Decapsulator {
 
 /// Buckets of a match table from its mask, which the configuration made from a power of two.
 fn buckets(mask: u64) -> u32 {
-    u32::try_from(mask.saturating_add(1)).unwrap_or(u32::MAX).min(abi::MAX_BUCKETS as u32)
+    u32::try_from(mask.saturating_add(1))
+        .unwrap_or(u32::MAX)
+        .min(abi::MAX_BUCKETS as u32)
+}
+
+fn range_entries(ranges: u32) -> u32 {
+    ranges.clamp(1, MAX_RANGES as u32)
 }
 
 /// An object with its maps made and its programs not yet loaded.
@@ -185,13 +164,19 @@ impl Maps {
         }
         let ebpf = loader.load(code).map_err(|error| match error {
             EbpfError::MapError(error @ MapError::CreateError { .. }) => creation_error(object, error),
-            other => DatapathError::Object { object, source: Box::new(other) },
+            other => DatapathError::Object {
+                object,
+                source: Box::new(other),
+            },
         })?;
         Ok(Self { object, ebpf })
     }
 
     fn take<M: TryFrom<Map, Error = MapError>>(&mut self, name: &'static str) -> Result<M, DatapathError> {
-        let map = self.ebpf.take_map(name).ok_or(DatapathError::Incomplete { object: self.object, missing: name })?;
+        let map = self.ebpf.take_map(name).ok_or(DatapathError::Incomplete {
+            object: self.object,
+            missing: name,
+        })?;
         map.try_into().map_err(|error| map_error(name, "BPF_MAP_CREATE", error))
     }
 
@@ -200,9 +185,16 @@ impl Maps {
             Some(Map::Array(data)) => Mapped::new(name, data, size_of::<T>()),
             Some(_) => {
                 let source = io::Error::new(io::ErrorKind::InvalidInput, "not an array");
-                Err(DatapathError::Map { map: name, call: "BPF_MAP_CREATE", source })
+                Err(DatapathError::Map {
+                    map: name,
+                    call: "BPF_MAP_CREATE",
+                    source,
+                })
             }
-            None => Err(DatapathError::Incomplete { object: self.object, missing: name }),
+            None => Err(DatapathError::Incomplete {
+                object: self.object,
+                missing: name,
+            }),
         }
     }
 

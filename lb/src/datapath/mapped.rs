@@ -44,10 +44,16 @@ impl Mapped {
     ///
     /// When the map has another shape, and mmap(2)'s.
     pub(crate) fn new(map: &'static str, data: MapData, value_bytes: usize) -> Result<Self, DatapathError> {
-        let info = data.info().map_err(|error| map_error(map, "BPF_OBJ_GET_INFO_BY_FD", error))?;
+        let info = data
+            .info()
+            .map_err(|error| map_error(map, "BPF_OBJ_GET_INFO_BY_FD", error))?;
         if info.value_size() as usize != value_bytes {
             let expected = u32::try_from(value_bytes).unwrap_or(u32::MAX);
-            return Err(DatapathError::Shape { map, found: info.value_size(), expected });
+            return Err(DatapathError::Shape {
+                map,
+                found: info.value_size(),
+                expected,
+            });
         }
         let entries = info.max_entries();
         // The kernel rounds the elements of an array up to 8 bytes, and the mapping up to a page.
@@ -64,13 +70,24 @@ impl Mapped {
                 0,
             )
         };
-        let failed = || DatapathError::Map { map, call: "mmap", source: io::Error::last_os_error() };
+        let failed = || DatapathError::Map {
+            map,
+            call: "mmap",
+            source: io::Error::last_os_error(),
+        };
         if memory == libc::MAP_FAILED {
             return Err(failed());
         }
         let memory = NonNull::new(memory.cast()).ok_or_else(failed)?;
         let words = u32::try_from(words).unwrap_or(u32::MAX);
-        Ok(Self { map, memory, mapped_bytes, entries, words, data })
+        Ok(Self {
+            map,
+            memory,
+            mapped_bytes,
+            entries,
+            words,
+            data,
+        })
     }
 
     /// Entries of the map.
@@ -152,7 +169,13 @@ impl Mapped {
     }
 
     fn out_of_bounds(&self, index: u32, word: u32) -> DatapathError {
-        DatapathError::OutOfBounds { map: self.map, index, word, entries: self.entries, words: self.words }
+        DatapathError::OutOfBounds {
+            map: self.map,
+            index,
+            word,
+            entries: self.entries,
+            words: self.words,
+        }
     }
 }
 

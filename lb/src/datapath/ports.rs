@@ -15,7 +15,10 @@ pub struct Ports {
 
 impl Ports {
     pub(crate) fn new(devices: DevMap<MapData>) -> Self {
-        Self { devices, interfaces: Vec::new() }
+        Self {
+            devices,
+            interfaces: Vec::new(),
+        }
     }
 
     /// Puts interfaces of the calling thread's network namespace into `PORTS`, new ones behind those that are there. A name keeps
@@ -31,7 +34,10 @@ impl Ports {
             let known = self.interfaces.iter().position(|known| known.name == interface.name);
             let position = known.unwrap_or(self.interfaces.len());
             if position >= MAX_PORTS {
-                return Err(DatapathError::TooManyPorts { asked: position + 1, room: MAX_PORTS });
+                return Err(DatapathError::TooManyPorts {
+                    asked: position + 1,
+                    room: MAX_PORTS,
+                });
             }
             self.set(u32::try_from(position).unwrap_or(u32::MAX), interface.index)?;
             match self.interfaces.get_mut(position) {
@@ -44,17 +50,24 @@ impl Ports {
 
     fn set(&mut self, position: u32, ifindex: u32) -> Result<(), DatapathError> {
         const CALL: &str = "BPF_MAP_UPDATE_ELEM";
-        self.devices.set(position, ifindex, None, 0).map_err(|error| match error {
-            XdpMapError::MapError(error) => map_error(map::PORTS, CALL, error),
-            error @ XdpMapError::ChainedProgramNotSupported => {
-                DatapathError::Map { map: map::PORTS, call: CALL, source: io::Error::other(error) }
-            }
-        })
+        self.devices
+            .set(position, ifindex, None, 0)
+            .map_err(|error| match error {
+                XdpMapError::MapError(error) => map_error(map::PORTS, CALL, error),
+                error @ XdpMapError::ChainedProgramNotSupported => DatapathError::Map {
+                    map: map::PORTS,
+                    call: CALL,
+                    source: io::Error::other(error),
+                },
+            })
     }
 
     /// Position of an interface, by its index: what a backend line's port is.
     pub fn position(&self, ifindex: u32) -> Option<u8> {
-        let position = self.interfaces.iter().position(|interface| interface.index == ifindex)?;
+        let position = self
+            .interfaces
+            .iter()
+            .position(|interface| interface.index == ifindex)?;
         u8::try_from(position).ok()
     }
 

@@ -87,6 +87,10 @@ impl Program {
             source: io_error(error),
         })?;
         data_out.truncate(result.data_size_out as usize);
-        Ok(TestRun { retval: result.return_value, data_out, duration: result.duration })
+        Ok(TestRun {
+            retval: result.return_value,
+            data_out,
+            duration: result.duration,
+        })
     }
 }

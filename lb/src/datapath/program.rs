@@ -61,7 +61,10 @@ impl Program {
     pub fn xdp(&self) -> Result<&Xdp, DatapathError> {
         match self.ebpf.program(self.name) {
             Some(aya::programs::Program::Xdp(xdp)) => Ok(xdp),
-            Some(_) | None => Err(DatapathError::Incomplete { object: self.object, missing: self.name }),
+            Some(_) | None => Err(DatapathError::Incomplete {
+                object: self.object,
+                missing: self.name,
+            }),
         }
     }
 
@@ -71,7 +74,10 @@ impl Program {
     ///
     /// Never, once loaded; the type wants it.
     pub fn fd(&self) -> Result<&ProgramFd, DatapathError> {
-        self.xdp()?.fd().map_err(|_not_loaded| DatapathError::Incomplete { object: self.object, missing: self.name })
+        self.xdp()?.fd().map_err(|_not_loaded| DatapathError::Incomplete {
+            object: self.object,
+            missing: self.name,
+        })
     }
 
     /// Attaches to an interface of the calling thread's network namespace. Dropping the attachment detaches, and so does the end
@@ -100,7 +106,10 @@ impl Program {
     ///
     /// bpf(2)'s.
     pub fn facts(&self) -> Result<ProgramFacts, DatapathError> {
-        let info = self.xdp()?.info().map_err(|error| DatapathError::Facts { program: self.name, source: io_error(error) })?;
+        let info = self.xdp()?.info().map_err(|error| DatapathError::Facts {
+            program: self.name,
+            source: io_error(error),
+        })?;
         Ok(ProgramFacts {
             id: info.id(),
             jited_len: info.size_jitted(),
@@ -112,12 +121,23 @@ impl Program {
 
 fn load_error(object: &'static str, program: &'static str, error: ProgramError) -> DatapathError {
     match error {
-        ProgramError::LoadError { io_error: source, verifier_log } => {
+        ProgramError::LoadError {
+            io_error: source,
+            verifier_log,
+        } => {
             let advice = Advice::for_call(&source, &[Capability::Bpf, Capability::NetAdmin], Some(FRAGMENTS));
             let log = VerifierTail::new(&verifier_log.to_string());
-            DatapathError::Verifier { program, source, advice, log }
+            DatapathError::Verifier {
+                program,
+                source,
+                advice,
+                log,
+            }
         }
-        other => DatapathError::Object { object, source: Box::new(other.into()) },
+        other => DatapathError::Object {
+            object,
+            source: Box::new(other.into()),
+        },
     }
 }
 

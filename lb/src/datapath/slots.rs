@@ -22,11 +22,17 @@ const BPF_F_MMAPABLE: u32 = 1 << 10;
 pub struct SlotMemory {
     outer: ArrayOfMaps<MapData, MapData>,
     segments: Vec<Mapped>,
+    limit: usize,
 }
 
 impl SlotMemory {
-    pub(crate) fn new(outer: ArrayOfMaps<MapData, MapData>) -> Self {
-        Self { outer, segments: Vec::new() }
+    /// Slot memory of at most `limit` segments.
+    pub(crate) fn new(outer: ArrayOfMaps<MapData, MapData>, limit: u32) -> Self {
+        Self {
+            outer,
+            segments: Vec::new(),
+            limit: (limit as usize).min(MAX_SEGMENTS),
+        }
     }
 
     /// Segments that there are.
@@ -41,22 +47,30 @@ impl SlotMemory {
     /// [`DatapathError::SlotMemoryFull`], and those of making, mapping and publishing a map.
     pub fn add_segment(&mut self) -> Result<u32, DatapathError> {
         let position = self.segments();
-        if self.segments.len() >= MAX_SEGMENTS {
+        if self.segments.len() >= self.limit {
             return Err(DatapathError::SlotMemoryFull { segments: position });
         }
         let words = u32::try_from(SEGMENT_WORDS).unwrap_or(u32::MAX);
-        let segment = Array::<MapData, u64>::create(words, BPF_F_MMAPABLE).map_err(|error| creation_error(map::LOOKUP_TABLES, error))?;
+        let segment = Array::<MapData, u64>::create(words, BPF_F_MMAPABLE)
+            .map_err(|error| creation_error(map::LOOKUP_TABLES, error))?;
         // The one handle to a new array is inside its typed wrapper; a descriptor of our own is as good.
-        let data = segment.map().fd().as_fd().try_clone_to_owned().map_err(|source| DatapathError::Map {
-            map: map::LOOKUP_TABLES,
-            call: "fcntl(F_DUPFD_CLOEXEC)",
-            source,
-        })?;
-        let data = MapData::from_fd(data).map_err(|error| map_error(map::LOOKUP_TABLES, "BPF_OBJ_GET_INFO_BY_FD", error))?;
+        let data = segment
+            .map()
+            .fd()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|source| DatapathError::Map {
+                map: map::LOOKUP_TABLES,
+                call: "fcntl(F_DUPFD_CLOEXEC)",
+                source,
+            })?;
+        let data =
+            MapData::from_fd(data).map_err(|error| map_error(map::LOOKUP_TABLES, "BPF_OBJ_GET_INFO_BY_FD", error))?;
         self.outer
             .set(position, &data, 0)
             .map_err(|error| map_error(map::LOOKUP_TABLES, "BPF_MAP_UPDATE_ELEM", error))?;
-        self.segments.push(Mapped::new(map::LOOKUP_TABLES, data, size_of::<u64>())?);
+        self.segments
+            .push(Mapped::new(map::LOOKUP_TABLES, data, size_of::<u64>())?);
         Ok(position)
     }
 
@@ -82,13 +96,16 @@ impl SlotMemory {
 
     fn segment(&self, word: u32) -> Result<(&Mapped, u32), DatapathError> {
         let words = SEGMENT_WORDS as u32;
-        let segment = self.segments.get((word / words) as usize).ok_or(DatapathError::OutOfBounds {
-            map: map::LOOKUP_TABLES,
-            index: word,
-            word: 0,
-            entries: self.segments() * words,
-            words: 1,
-        })?;
+        let segment = self
+            .segments
+            .get((word / words) as usize)
+            .ok_or(DatapathError::OutOfBounds {
+                map: map::LOOKUP_TABLES,
+                index: word,
+                word: 0,
+                entries: self.segments() * words,
+                words: 1,
+            })?;
         Ok((segment, word % words))
     }
 }

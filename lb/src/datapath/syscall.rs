@@ -68,7 +68,10 @@ pub(crate) fn lookup_batch(
     values: &mut [u64],
     stride: usize,
 ) -> io::Result<usize> {
-    assert!(values.len() >= keys.len() * stride, "the caller's buffers do not fit each other");
+    assert!(
+        values.len() >= keys.len() * stride,
+        "the caller's buffers do not fit each other"
+    );
     // The kernel continues *after* the key in in_batch; no in_batch is the start.
     let previous = from.wrapping_sub(1);
     let mut next = 0_u32;
@@ -112,7 +115,11 @@ pub(crate) fn link_create(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> 
 
 /// Makes a link run another program, atomically: each packet sees the old one or the new one.
 pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let mut attr = LinkUpdate { link_fd: raw(link), new_prog_fd: raw(program), ..LinkUpdate::default() };
+    let mut attr = LinkUpdate {
+        link_fd: raw(link),
+        new_prog_fd: raw(program),
+        ..LinkUpdate::default()
+    };
     // SAFETY: `attr` holds no pointers.
     unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }

@@ -46,8 +46,14 @@ impl fmt::Display for VerifierTail {
 
 /// Statistics that end every log, and the verifier's notes to itself.
 fn is_boring(line: &str) -> bool {
-    const BORING: [&str; 6] =
-        ["verification time ", "stack depth ", "processed ", "mark_precise: ", "propagating ", "max_states_per_insn "];
+    const BORING: [&str; 6] = [
+        "verification time ",
+        "stack depth ",
+        "processed ",
+        "mark_precise: ",
+        "propagating ",
+        "max_states_per_insn ",
+    ];
     line.trim().is_empty() || BORING.iter().any(|start| line.trim_start().starts_with(start))
 }
 

@@ -1,0 +1,6 @@
+//! The kernel's edge, against the running kernel: the real objects, real maps, real interfaces in namespaces of the test's own.
+
+mod attach;
+mod load;
+mod maps;
+mod vip;
