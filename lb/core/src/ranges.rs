@@ -31,7 +31,13 @@ impl RangeSet {
 
     /// Exactly `addresses`.
     pub fn from_addresses(addresses: impl IntoIterator<Item = IpAddr>) -> Self {
-        Self::merged(addresses.into_iter().map(number).map(|address| (address, address)).collect())
+        Self::merged(
+            addresses
+                .into_iter()
+                .map(number)
+                .map(|address| (address, address))
+                .collect(),
+        )
     }
 
     /// The ranges, without padding.
@@ -75,7 +81,10 @@ impl RangeSet {
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = number(address);
         let after = self.ranges.partition_point(|range| first(range) <= address);
-        after.checked_sub(1).and_then(|at| self.ranges.get(at)).is_some_and(|range| address <= last(range))
+        after
+            .checked_sub(1)
+            .and_then(|at| self.ranges.get(at))
+            .is_some_and(|range| address <= last(range))
     }
 
     fn merged(mut spans: Vec<(u128, u128)>) -> Self {
@@ -88,20 +97,24 @@ impl RangeSet {
                 Some(_) | None => merged.push((first, last)),
             }
         }
-        Self { ranges: merged.into_iter().map(|(first, last)| Range::new(first, last)).collect() }
+        Self {
+            ranges: merged
+                .into_iter()
+                .map(|(first, last)| Range::new(first, last))
+                .collect(),
+        }
     }
 }
 
-/// The one or two spans of numbers that a network covers.
+/// The spans of numbers that a network covers: IPv6 networks may lie on both sides of the IPv4-mapped block.
 fn spans(cidr: &IpNet) -> [Option<(u128, u128)>; 2] {
     let (first, last) = (number(cidr.network()), number(cidr.broadcast()));
     match cidr {
         IpNet::V4(_) => [Some((first, last)), None],
-        IpNet::V6(_) if MAPPED_FIRST <= first && last <= MAPPED_LAST => [None, None],
-        IpNet::V6(_) if first < MAPPED_FIRST && MAPPED_LAST < last => {
-            [Some((first, MAPPED_FIRST - 1)), Some((MAPPED_LAST + 1, last))]
-        }
-        IpNet::V6(_) => [Some((first, last)), None],
+        IpNet::V6(_) => [
+            (first < MAPPED_FIRST).then(|| (first, last.min(MAPPED_FIRST - 1))),
+            (last > MAPPED_LAST).then(|| (first.max(MAPPED_LAST + 1), last)),
+        ],
     }
 }
 
@@ -126,10 +139,20 @@ mod tests {
 
     /// Networks that are likely to overlap, touch, and reach the ends and the IPv4-mapped block.
     fn networks() -> impl Strategy<Value = Vec<IpNet>> {
-        let v4 = (prop_oneof![Just(0), Just(u32::MAX), Just(0x0a00_0000), any::<u32>()], 0..=255u32, 0..=32u8)
+        let v4 = (
+            prop_oneof![Just(0), Just(u32::MAX), Just(0x0a00_0000), any::<u32>()],
+            0..=255u32,
+            0..=32u8,
+        )
             .prop_map(|(base, low, length)| IpNet::new(IpAddr::V4((base ^ low).into()), length).unwrap());
         let v6 = (
-            prop_oneof![Just(0), Just(u128::MAX), Just(MAPPED_FIRST), Just(0x2001_0db8 << 96), any::<u128>()],
+            prop_oneof![
+                Just(0),
+                Just(u128::MAX),
+                Just(MAPPED_FIRST),
+                Just(0x2001_0db8 << 96),
+                any::<u128>()
+            ],
             0..=255u128,
             0..=128u8,
         )
@@ -140,13 +163,18 @@ mod tests {
     /// Addresses in, at the edges of, and far from the networks.
     fn probes(networks: &[IpNet], random: &[u128]) -> Vec<IpAddr> {
         let v6 = |bits: u128| IpAddr::V6(bits.into());
-        let mut probes: Vec<IpAddr> = random.iter().flat_map(|bits| [v6(*bits), IpAddr::V4((*bits as u32).into())]).collect();
+        let mut probes: Vec<IpAddr> = random
+            .iter()
+            .flat_map(|bits| [v6(*bits), IpAddr::V4((*bits as u32).into())])
+            .collect();
         for network in networks {
             for edge in [network.network(), network.broadcast()] {
                 match edge {
                     IpAddr::V4(edge) => {
                         let bits = edge.to_bits();
-                        probes.extend([bits, bits.wrapping_add(1), bits.wrapping_sub(1)].map(|bits| IpAddr::V4(bits.into())));
+                        probes.extend(
+                            [bits, bits.wrapping_add(1), bits.wrapping_sub(1)].map(|bits| IpAddr::V4(bits.into())),
+                        );
                     }
                     IpAddr::V6(edge) => {
                         let bits = edge.to_bits();
@@ -162,7 +190,10 @@ mod tests {
 
     #[test]
     fn neighbours_and_overlaps_become_one_range() {
-        assert_eq!(set(&["10.0.1.0/24", "10.0.0.0/24", "10.0.0.128/25"]), set(&["10.0.0.0/23"]));
+        assert_eq!(
+            set(&["10.0.1.0/24", "10.0.0.0/24", "10.0.0.128/25"]),
+            set(&["10.0.0.0/23"])
+        );
         assert_eq!(set(&["0.0.0.0/1", "128.0.0.0/1"]).len(), 1);
         assert_eq!(set(&["10.0.0.0/24", "10.0.2.0/24"]).len(), 2);
     }

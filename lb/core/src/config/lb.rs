@@ -1,0 +1,313 @@
+//! The LB node's file: `vipline run --config FILE`.
+//!
+//! Never lists the node's own addresses and never reads the seed's file: the daemon does.
+
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
+
+use ipnet::IpNet;
+use xdp_prog::abi::feature;
+
+use super::{
+    Capacity, ConfigErrors, Encap, Interface, Seed, Warning, address,
+    capacity::{self, MAX_CAPACITY_BACKENDS, MAX_CAPACITY_VIPS},
+    encap, interface,
+    problem::Problem,
+    read::{Fields, Spot},
+    read_file, seed,
+    sets::Sets,
+    socket_path, tunnel,
+    vips::Vips,
+};
+use crate::{desired::Desired, ranges::RangeSet};
+
+/// Default of [`LbConfig::control_socket`].
+pub const DEFAULT_LB_SOCKET: &str = "/run/vipline/lb.sock";
+
+/// Everything that an LB node's file says, checked as far as a file alone can be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LbConfig {
+    /// Where client packets arrive, and where encapsulated ones may leave. At least one, each once.
+    pub interfaces: Vec<Interface>,
+    /// Where the flow hash's seed comes from.
+    pub seed: Seed,
+    /// Where outer headers come from.
+    pub encap: Encap,
+    /// What is dropped whatever VIP it is for.
+    pub protection: Protection,
+    /// Room in the maps.
+    pub capacity: Capacity,
+    /// Unix socket of the CLI. An absolute path.
+    pub control_socket: PathBuf,
+    /// What the tables should say. `own_addresses` and the tunnel's `locals` are empty: the daemon fills them.
+    pub desired: Desired,
+    /// Named backend sets that no VIP uses.
+    pub unused_sets: Vec<String>,
+}
+
+/// Drops that do not depend on the VIP. The deny-list is [`Desired::denied_sources`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protection {
+    /// Drop sources that cannot be on the Internet (RFC 1122 3.2.1.3, RFC 4291 2.5).
+    pub drop_martians: bool,
+    /// Drop packets whose source is the VIP they are sent to ("LAND").
+    pub drop_source_is_vip: bool,
+}
+
+impl Default for Protection {
+    /// Both on.
+    fn default() -> Self {
+        Self {
+            drop_martians: true,
+            drop_source_is_vip: true,
+        }
+    }
+}
+
+impl LbConfig {
+    /// Reads a file's text.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it, in the order of the file.
+    pub fn parse(yaml: &str) -> Result<Self, ConfigErrors> {
+        read_file(yaml, |at| at.fields(|fields| lb(fields)))
+    }
+
+    /// The [`feature`] bits that this configuration uses: what is not used is dead code in the program.
+    ///
+    /// [`feature::REDIRECT`] is on with more than one interface; [`feature::SLOW_PATH`] is never on, this build has none.
+    pub fn features(&self) -> u64 {
+        let Desired {
+            vips,
+            denied_sources,
+            tunnel,
+            ..
+        } = &self.desired;
+        let limited = vips
+            .values()
+            .any(|vip| vip.limits.packets.is_some() || vip.limits.syns.is_some());
+        let prefix = match self.encap {
+            Encap::Node { .. } => false,
+            Encap::Prefix { .. } => true,
+        };
+        [
+            (limited, feature::LIMITS),
+            (
+                vips.values().any(|vip| vip.allowed_sources.is_some()),
+                feature::SOURCE_RANGES,
+            ),
+            (!denied_sources.is_empty(), feature::DENIED_SOURCES),
+            (self.protection.drop_martians, feature::DROP_MARTIANS),
+            (self.protection.drop_source_is_vip, feature::DROP_SOURCE_IS_VIP),
+            (self.interfaces.len() > 1, feature::REDIRECT),
+            (tunnel.is_some(), feature::DECAP),
+            (prefix, feature::SOURCE_PREFIX),
+        ]
+        .into_iter()
+        .fold(0, |features, (on, bit)| if on { features | bit } else { features })
+    }
+
+    /// What is allowed and should be said loudly all the same.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let mut warnings = interface::warnings(&self.interfaces);
+        warnings.extend(
+            self.unused_sets
+                .iter()
+                .map(|name| Warning::UnusedSet { name: name.clone() }),
+        );
+        let without_backend = |set: &crate::desired::BackendSet| set.members.iter().all(|member| member.weight == 0);
+        let vips = self.desired.vips.iter().filter(|(_, vip)| without_backend(&vip.set));
+        warnings.extend(vips.map(|(vip, _)| Warning::NoBackend { vip: *vip }));
+        warnings
+    }
+
+    /// Keys in which `new` differs and that are fixed for the life of the maps or of the process: a live reload cannot change
+    /// them. What it does about the others is [`super::reload::decide`]'s.
+    pub fn differs_fixed(&self, new: &Self) -> Vec<&'static str> {
+        let mut differs = Vec::new();
+        differs.extend((self.interfaces != new.interfaces).then_some("interfaces"));
+        differs.extend((self.capacity != new.capacity).then_some("capacity"));
+        differs.extend((self.control_socket != new.control_socket).then_some("control_socket"));
+        differs
+    }
+}
+
+fn lb(fields: &mut Fields<'_>) -> Option<LbConfig> {
+    let interfaces = fields.required("interfaces").and_then(|at| interface::interfaces(&at));
+    let seed = seed::seed(fields);
+    let mut encap_spot = fields.spot().absent("encap");
+    let encap = fields.or("encap", Encap::default(), |at| {
+        encap_spot = at.spot().clone();
+        encap::encap(&at)
+    });
+    let protection = fields.or("protection", (Protection::default(), Vec::new()), |at| {
+        at.fields(|fields| {
+            let drop_martians = fields.or("drop_martians", true, |at| at.bool());
+            let drop_source_is_vip = fields.or("drop_source_is_vip", true, |at| at.bool());
+            let denied_sources = fields.or("denied_sources", Vec::new(), |at| address::networks(&at));
+            let (drop_martians, drop_source_is_vip) = (drop_martians?, drop_source_is_vip?);
+            Some((
+                Protection {
+                    drop_martians,
+                    drop_source_is_vip,
+                },
+                denied_sources?,
+            ))
+        })
+    });
+    let capacity = fields.or("capacity", Capacity::default(), |at| capacity::capacity(&at));
+    let control_socket = fields.or("control_socket", DEFAULT_LB_SOCKET.into(), |at| socket_path(&at));
+    let tunnel = fields.or("tunnel", None, |at| tunnel::tunnel(&at).map(Some));
+
+    let mut sets = Sets::default();
+    if let Some(at) = fields.optional("backend_sets") {
+        sets.read_named(&at);
+    }
+    let mut vips = Vips::default();
+    if let Some(at) = fields.required("vips") {
+        vips.read(&at, &mut sets);
+        // Counted where they are, errors and all: too many is too many.
+        if let Some(capacity) = &capacity {
+            over_capacity(fields, at.spot(), capacity, &vips, &sets);
+        }
+    }
+    no_address_twice(fields, &encap_spot, encap.as_ref(), &vips, &sets);
+
+    let (protection, denied_sources) = protection?;
+    let (capacity, tunnel) = (capacity?, tunnel?);
+    let desired = Desired {
+        backends: sets.to_desired(),
+        vips: vips.vips,
+        denied_sources,
+        own_addresses: BTreeSet::new(),
+        tunnel,
+    };
+    let ranges = all_ranges(&desired);
+    if ranges > capacity.ranges as usize {
+        return fields.fail_at(
+            "capacity",
+            Problem::RangesOverCapacity {
+                ranges,
+                capacity: capacity.ranges,
+            },
+        );
+    }
+    Some(LbConfig {
+        interfaces: interfaces?,
+        seed: seed?,
+        encap: encap?,
+        protection,
+        capacity,
+        control_socket: control_socket?,
+        desired,
+        unused_sets: sets.unused(),
+    })
+}
+
+fn over_capacity(fields: &Fields<'_>, spot: &Spot, capacity: &Capacity, vips: &Vips, sets: &Sets) {
+    let counts = [
+        (
+            vips.spots.len(),
+            "VIPs",
+            "capacity.vips",
+            capacity.vips,
+            MAX_CAPACITY_VIPS,
+        ),
+        (
+            sets.backends().count(),
+            "backends",
+            "capacity.backends",
+            capacity.backends,
+            MAX_CAPACITY_BACKENDS,
+        ),
+    ];
+    for (count, what, key, capacity, most) in counts {
+        if count > capacity as usize {
+            fields.note(
+                spot,
+                Problem::OverCapacity {
+                    count,
+                    what,
+                    key,
+                    capacity,
+                    most,
+                },
+            );
+        }
+    }
+}
+
+/// A backend that is a VIP address would get its own packets back; an outer source that is one would not be this node's own.
+fn no_address_twice(fields: &Fields<'_>, encap_spot: &Spot, encap: Option<&Encap>, vips: &Vips, sets: &Sets) {
+    for (_, address, spot) in sets.backends() {
+        if let Some(vip) = vips.addresses.get(&address) {
+            fields.note(
+                spot,
+                Problem::BackendIsVip {
+                    address,
+                    vip: vip.to_string(),
+                },
+            );
+        }
+    }
+    let Some(encap) = encap else { return };
+    match encap {
+        Encap::Node { source_v4, source_v6 } => {
+            let sources = [
+                ("source_v4", source_v4.map(IpAddr::V4)),
+                ("source_v6", source_v6.map(IpAddr::V6)),
+            ];
+            for (key, source) in sources {
+                if let Some(address) = source
+                    && let Some(vip) = vips.addresses.get(&address)
+                {
+                    fields.note(
+                        &encap_spot.absent(key),
+                        Problem::SourceIsVip {
+                            address,
+                            vip: vip.to_string(),
+                        },
+                    );
+                }
+            }
+        }
+        Encap::Prefix { v4, v6 } => {
+            let backends = sets.backends().map(|(_, address, spot)| (address, spot));
+            for (address, spot) in vips
+                .addresses
+                .iter()
+                .map(|(address, spot)| (*address, spot))
+                .chain(backends)
+            {
+                if let Some(prefix) = encap.prefixes().find(|prefix| prefix.contains(&address)) {
+                    fields.note(spot, Problem::InSourcePrefix { address, prefix });
+                }
+            }
+            for (missing, key, family) in [(v4.is_none(), "prefix_v4", "IPv4"), (v6.is_none(), "prefix_v6", "IPv6")] {
+                let of_family = |address: IpAddr| address.is_ipv4() == (family == "IPv4");
+                if missing && let Some((backend, ..)) = sets.backends().find(|(_, address, _)| of_family(*address)) {
+                    let problem = Problem::NoPrefixForBackend {
+                        backend: backend.to_string(),
+                        family,
+                    };
+                    fields.note(&encap_spot.absent(key), problem);
+                }
+            }
+        }
+    }
+}
+
+/// Places that all lists together take in `RANGES`: equal ones share theirs.
+fn all_ranges(desired: &Desired) -> usize {
+    let mut lists: BTreeSet<&[IpNet]> = desired
+        .vips
+        .values()
+        .filter_map(|vip| vip.allowed_sources.as_deref())
+        .collect();
+    lists.insert(&desired.denied_sources);
+    if let Some(tunnel) = &desired.tunnel {
+        lists.extend([&*tunnel.sources, &*tunnel.vip_prefixes, &*tunnel.denied_inner_sources]);
+    }
+    let sets: BTreeSet<RangeSet> = lists.into_iter().map(RangeSet::from_cidrs).collect();
+    sets.iter().map(RangeSet::padded_len).sum()
+}

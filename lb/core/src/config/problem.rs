@@ -1,0 +1,591 @@
+//! What can be wrong with a configuration file: where, what, and what to do about it.
+//!
+//! Never quotes the seed, and never more than [`QUOTED_CHARS`] characters of anything else.
+
+use std::{fmt, net::IpAddr};
+
+use ipnet::IpNet;
+use thiserror::Error;
+use xdp_prog::abi::{MAX_PORTS, MAX_SET_RANGES, MAX_TABLE_SLOTS, MIN_TABLE_SLOTS};
+
+use super::{
+    MAX_CONFIG_BYTES, MAX_INTERFACE_NAME_BYTES, MAX_NAME_BYTES, MAX_SOCKET_PATH_BYTES, encap::PrefixLengths,
+    seed::SeedError,
+};
+use crate::desired::VipKey;
+
+/// Errors kept of one file; the rest are counted.
+pub const MAX_KEPT_ERRORS: usize = 1000;
+/// Errors that [`ConfigErrors`] prints; the rest are counted.
+pub const MAX_PRINTED_ERRORS: usize = 100;
+/// Characters of a value that an error quotes.
+pub const QUOTED_CHARS: usize = 64;
+
+/// Everything that is wrong with a file, in the order of the file. Never empty.
+///
+/// Displays as one error per line and a last line with their number, no newline at the end.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub struct ConfigErrors {
+    /// At most [`MAX_KEPT_ERRORS`].
+    pub errors: Vec<ConfigError>,
+    /// Errors beyond those.
+    pub omitted: usize,
+}
+
+impl ConfigErrors {
+    /// A file with nothing but this wrong.
+    pub(super) fn one(error: ConfigError) -> Self {
+        Self {
+            errors: vec![error],
+            omitted: 0,
+        }
+    }
+
+    /// Number of errors, omitted ones included.
+    pub fn count(&self) -> usize {
+        self.errors.len() + self.omitted
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for error in self.errors.iter().take(MAX_PRINTED_ERRORS) {
+            writeln!(f, "{error}")?;
+        }
+        let unprinted = self.count() - self.errors.len().min(MAX_PRINTED_ERRORS);
+        if unprinted > 0 {
+            writeln!(f, "… and {unprinted} more")?;
+        }
+        let count = self.count();
+        write!(f, "{count} error{}", if count == 1 { "" } else { "s" })
+    }
+}
+
+/// One thing that is wrong. Displays as `vips[2].port: 0 is not in 1..=65535 (line 7, column 11)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Where, as `vips[2].backends[0].weight`; empty for the file as a whole.
+    pub path: String,
+    /// Where in the text; known for the first errors of a file that is not huge.
+    pub place: Option<Place>,
+    /// What, and what to do.
+    pub problem: Problem,
+}
+
+/// A position in the text, both counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Line.
+    pub line: usize,
+    /// Column, in characters.
+    pub column: usize,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        write!(f, "{}", self.problem)?;
+        match self.place {
+            Some(Place { line, column }) => write!(f, " (line {line}, column {column})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A value as the file has it, shortened and with control characters escaped, so that an error stays one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quoted(String);
+
+impl Quoted {
+    /// Quotes a value.
+    pub fn new(value: &str) -> Self {
+        let mut quoted: String = value.chars().take(QUOTED_CHARS).flat_map(char::escape_debug).collect();
+        if value.chars().nth(QUOTED_CHARS).is_some() {
+            quoted.push('…');
+        }
+        Self(quoted)
+    }
+}
+
+impl fmt::Display for Quoted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`", self.0)
+    }
+}
+
+/// A list of words in a sentence.
+struct Words<'a>(&'a [&'static str]);
+
+impl fmt::Display for Words<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(", "))
+    }
+}
+
+/// What a value is, in the words of YAML.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing after the colon, `~` or `null`.
+    Empty,
+    /// `true` or `false`.
+    Bool,
+    /// A whole number.
+    Integer,
+    /// Any other number.
+    Float,
+    /// Text.
+    Text,
+    /// `[…]` or lines with dashes.
+    List,
+    /// `{…}` or lines with keys.
+    Map,
+    /// Something with a `!tag`.
+    Tagged,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "empty",
+            Self::Bool => "true or false",
+            Self::Integer => "a whole number",
+            Self::Float => "a fraction",
+            Self::Text => "text",
+            Self::List => "a list",
+            Self::Map => "a map of keys to values",
+            Self::Tagged => "a tagged value, which is not supported",
+        })
+    }
+}
+
+/// Why an address cannot be a VIP, a backend or an outer source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotUnicast {
+    /// `0.0.0.0/8` or `::` (RFC 1122 3.2.1.3, RFC 4291 2.5.2).
+    Unspecified,
+    /// `127.0.0.0/8` or `::1`.
+    Loopback,
+    /// `224.0.0.0/4` or `ff00::/8`.
+    Multicast,
+    /// `255.255.255.255`.
+    Broadcast,
+    /// `169.254.0.0/16` or `fe80::/10`: not routable.
+    LinkLocal,
+    /// `::ffff:0:0/96` (RFC 4291 2.5.5.2).
+    V4Mapped,
+}
+
+impl fmt::Display for NotUnicast {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unspecified => "the unspecified address or its network",
+            Self::Loopback => "a loopback address",
+            Self::Multicast => "a multicast address",
+            Self::Broadcast => "the broadcast address",
+            Self::LinkLocal => "a link-local address",
+            Self::V4Mapped => "an IPv4-mapped IPv6 address",
+        })
+    }
+}
+
+/// A way of forwarding that has its place in the design and not in this build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaterMode {
+    /// Generic UDP encapsulation.
+    DsrGue,
+    /// MAC rewrite on the same segment.
+    DsrL2,
+    /// Rewrite to a node port.
+    NodePortNat,
+}
+
+impl LaterMode {
+    /// As configuration writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DsrGue => "DsrGue",
+            Self::DsrL2 => "DsrL2",
+            Self::NodePortNat => "NodePortNat",
+        }
+    }
+}
+
+/// What is wrong, with the data, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Problem {
+    // The text.
+    /// Longer than [`MAX_CONFIG_BYTES`].
+    #[error(
+        "the file has {bytes} bytes, at most {MAX_CONFIG_BYTES} are read; share backend sets by name under `backend_sets`"
+    )]
+    TooLarge {
+        /// Length of the file.
+        bytes: usize,
+    },
+    /// Not UTF-8.
+    #[error("not UTF-8 text from byte {valid_bytes} on; save the file as UTF-8")]
+    NotUtf8 {
+        /// Bytes before the first bad one.
+        valid_bytes: usize,
+    },
+    /// Not YAML. The words are those of the YAML reader, about structure and never about values.
+    #[error("not valid YAML: {yaml}")]
+    Syntax {
+        /// What the YAML reader says.
+        yaml: String,
+    },
+    /// Aliases repeat so much that the document would not stay a few times the file's size.
+    #[error("YAML aliases repeat too much; name what is shared under `backend_sets` instead")]
+    TooManyAliases,
+    /// Nothing in it.
+    #[error("the file is empty; see deploy/examples")]
+    EmptyFile,
+
+    // Keys and types.
+    /// A key nobody knows.
+    #[error("unknown key; {}", .nearest.map_or_else(|| format!("known here: {}", Words(.known)), |near| format!("did you mean `{near}`?")))]
+    UnknownKey {
+        /// Keys known at this place.
+        known: Vec<&'static str>,
+        /// The one that was probably meant.
+        nearest: Option<&'static str>,
+    },
+    /// The same key twice in one map.
+    #[error("the same key stands here twice; keep one")]
+    DuplicateKey,
+    /// A key that must be there.
+    #[error("missing; it is required here")]
+    Missing,
+    /// Nothing after the colon.
+    #[error("empty; give {expected}, or remove the key")]
+    Empty {
+        /// What is wanted.
+        expected: Kind,
+    },
+    /// A value of the wrong type.
+    #[error("is {found}, not {expected}{}", if *.expected == Kind::Text && matches!(.found, Kind::Bool | Kind::Integer | Kind::Float) { "; put it in quotes" } else { "" })]
+    WrongKind {
+        /// What stands there.
+        found: Kind,
+        /// What is wanted.
+        expected: Kind,
+    },
+    /// Neither a name nor a map.
+    #[error("is {found}, neither a name nor {what}")]
+    NeitherNameNor {
+        /// What stands there.
+        found: Kind,
+        /// What may stand there instead of a name.
+        what: &'static str,
+    },
+    /// A number out of its bounds.
+    #[error("{value} is not in {least}..={most}")]
+    NotInRange {
+        /// The number.
+        value: i128,
+        /// Smallest allowed.
+        least: u64,
+        /// Largest allowed.
+        most: u64,
+    },
+    /// A word that is none of the allowed ones.
+    #[error("{value} is not one of {}", Words(.allowed))]
+    NotOneOf {
+        /// The word.
+        value: Quoted,
+        /// The allowed words.
+        allowed: &'static [&'static str],
+    },
+    /// An empty list where something is needed.
+    #[error("an empty list; {hint}")]
+    EmptyList {
+        /// What to do.
+        hint: &'static str,
+    },
+
+    // Addresses and networks.
+    /// Not an address.
+    #[error("{value} is not an IP address{}", .hint.map_or("", |hint| hint))]
+    NotAnAddress {
+        /// What stands there.
+        value: Quoted,
+        /// What is probably too much in it.
+        hint: Option<&'static str>,
+    },
+    /// An address of the other family.
+    #[error("{address} is not an {family} address")]
+    WrongFamily {
+        /// The address.
+        address: IpAddr,
+        /// The wanted family.
+        family: &'static str,
+    },
+    /// An address that is not an ordinary unicast one.
+    #[error("{address} is {why}; give an address that routers forward")]
+    NotUnicast {
+        /// The address.
+        address: IpAddr,
+        /// What it is.
+        why: NotUnicast,
+    },
+    /// Not a network.
+    #[error("{value} is not a network in CIDR notation, as 192.0.2.0/24 or 2001:db8::/32")]
+    NotANetwork {
+        /// What stands there.
+        value: Quoted,
+    },
+    /// Bits set below the prefix length.
+    #[error("{network} has bits set below its length; did you mean {}?", .network.trunc())]
+    HostBits {
+        /// As written.
+        network: IpNet,
+    },
+    /// Everything, where only some may be meant.
+    #[error("{network} is every address of its family; list the networks you mean{instead}")]
+    EveryAddress {
+        /// As written.
+        network: IpNet,
+        /// A key that says so openly.
+        instead: &'static str,
+    },
+    /// An IPv6 network inside `::ffff:0:0/96`.
+    #[error("{network} is IPv4-mapped; write the IPv4 network")]
+    MappedNetwork {
+        /// As written.
+        network: IpNet,
+    },
+    /// More ranges than the program's search can take.
+    #[error("{ranges} separate ranges after merging, at most {MAX_SET_RANGES} fit one list; use wider networks")]
+    TooManyRanges {
+        /// Ranges after merging.
+        ranges: usize,
+    },
+    /// More ranges than the map has.
+    #[error(
+        "all lists together take {ranges} ranges and `capacity.ranges` is {capacity}; raise it or use wider networks"
+    )]
+    RangesOverCapacity {
+        /// Ranges after merging, equal lists counted once, each padded to a power of two.
+        ranges: usize,
+        /// The capacity.
+        capacity: u32,
+    },
+
+    // Names and paths.
+    /// Not a name.
+    #[error(
+        "{value} is not a name: letters, digits and `.` `_` `-` `:` `/`, a letter or digit first, at most {MAX_NAME_BYTES} bytes"
+    )]
+    BadName {
+        /// As written.
+        value: Quoted,
+    },
+    /// Not an interface name (`dev_valid_name` in net/core/dev.c).
+    #[error(
+        "{value} cannot be an interface: 1 to {MAX_INTERFACE_NAME_BYTES} bytes without space, `/` or `:`, not `.` or `..`"
+    )]
+    BadInterfaceName {
+        /// As written.
+        value: Quoted,
+    },
+    /// The same interface twice.
+    #[error("interface {name} is already {first}; list it once")]
+    DuplicateInterface {
+        /// The interface.
+        name: String,
+        /// Path of the first.
+        first: String,
+    },
+    /// More interfaces than `PORTS` has places.
+    #[error("{count} interfaces, at most {MAX_PORTS}")]
+    TooManyInterfaces {
+        /// As configured.
+        count: usize,
+    },
+    /// Not an absolute path.
+    #[error("{value} is not an absolute path")]
+    NotAbsolute {
+        /// As written.
+        value: Quoted,
+    },
+    /// A path that does not fit `sun_path` (unix(7)).
+    #[error("{bytes} bytes of path, at most {MAX_SOCKET_PATH_BYTES} fit a Unix socket's address")]
+    SocketPathTooLong {
+        /// Length of the path.
+        bytes: usize,
+    },
+
+    // The seed.
+    /// Not a seed. Never quotes it.
+    #[error("{0}")]
+    Seed(#[from] SeedError),
+    /// Neither or both of `seed` and `seed_file`.
+    #[error("{}", if *.both { "`seed` and `seed_file` are both given; keep one" } else { "missing; give `seed_file: /etc/vipline/seed`, or `seed` with 64 hex digits (`openssl rand -hex 32`), the same on all LB nodes of a group" })]
+    SeedChoice {
+        /// Both are there, else neither.
+        both: bool,
+    },
+
+    // Encapsulation.
+    /// A prefix whose length leaves too few or too many bits for the flow hash.
+    #[error("a length of {length} is not in {}..={}", .allowed.least, .allowed.most)]
+    PrefixLength {
+        /// As written.
+        length: u8,
+        /// Allowed lengths of the family.
+        allowed: PrefixLengths,
+    },
+    /// `source: prefix` without any prefix.
+    #[error("`source: prefix` needs `prefix_v4` or `prefix_v6`: a network routed to this LB node")]
+    NoPrefix,
+    /// A key of the other kind of source.
+    #[error("has no meaning with `source: {source_is}`; remove it or change `source`")]
+    OtherEncapSource {
+        /// The configured kind.
+        source_is: &'static str,
+    },
+    /// Backends of a family without a prefix.
+    #[error("missing: backend {backend} is {family} and `source` is prefix; give the prefix or remove the backend")]
+    NoPrefixForBackend {
+        /// One such backend.
+        backend: String,
+        /// Its family.
+        family: &'static str,
+    },
+    /// A VIP or backend inside the outer source prefix.
+    #[error("{address} lies in the outer source prefix {prefix}, which is for nothing else")]
+    InSourcePrefix {
+        /// The address.
+        address: IpAddr,
+        /// The prefix.
+        prefix: IpNet,
+    },
+
+    // VIPs.
+    /// The same VIP twice.
+    #[error("{vip} is already {first}; keep one")]
+    DuplicateVip {
+        /// The VIP.
+        vip: VipKey,
+        /// Path of the first.
+        first: String,
+    },
+    /// A mode of the design that does not work yet.
+    #[error("{} is not supported by this build yet; use DsrIpip", .mode.name())]
+    LaterMode {
+        /// The mode.
+        mode: LaterMode,
+    },
+    /// A protocol of the design that does not work yet.
+    #[error("sctp is not supported by this build yet; use tcp or udp")]
+    LaterProtocol,
+    /// A set nobody defined.
+    #[error("no backend set {name}; {}", if .known.is_empty() { "define it under `backend_sets`".to_owned() } else { format!("`backend_sets` has {}", .known.join(", ")) })]
+    UnknownSet {
+        /// The name.
+        name: Quoted,
+        /// Some of the defined ones.
+        known: Vec<String>,
+    },
+    /// `table_slots` beside a set's name.
+    #[error("belongs to the backend set when `backends` is a set's name; move it there")]
+    SlotsOfNamedSet,
+    /// Not a table size.
+    #[error("{slots} is not a power of two in {MIN_TABLE_SLOTS}..={MAX_TABLE_SLOTS}")]
+    BadTableSlots {
+        /// As written.
+        slots: i128,
+    },
+    /// Fewer slots than members with a weight.
+    #[error(
+        "{slots} slots for {members} members with a weight above 0: each needs one at least, 64 or more to share evenly"
+    )]
+    TooFewSlots {
+        /// Slots, as configured or the most there can be.
+        slots: usize,
+        /// Members with a weight above 0.
+        members: usize,
+    },
+    /// The same backend twice in one set.
+    #[error("{backend} is already {first}; a backend stands once in a set, with the weight it should have")]
+    DuplicateMember {
+        /// The backend's name.
+        backend: String,
+        /// Path of the first.
+        first: String,
+    },
+    /// One name, two addresses.
+    #[error("{backend} is {other} at {first}; one name has one address")]
+    TwoAddresses {
+        /// The backend's name.
+        backend: String,
+        /// Its address elsewhere.
+        other: IpAddr,
+        /// Path of that.
+        first: String,
+    },
+    /// One address, two names.
+    #[error("{address} is backend {other} at {first}; one address has one name")]
+    TwoNames {
+        /// The address.
+        address: IpAddr,
+        /// Its name elsewhere.
+        other: String,
+        /// Path of that.
+        first: String,
+    },
+    /// A backend that is a VIP address: what is sent there would come back.
+    #[error("{address} is also the VIP address of {vip}; a backend needs an address of its own")]
+    BackendIsVip {
+        /// The address.
+        address: IpAddr,
+        /// Path of the VIP.
+        vip: String,
+    },
+    /// An outer source that is a VIP address.
+    #[error("{address} is also the VIP address of {vip}; use an address of this node's own")]
+    SourceIsVip {
+        /// The address.
+        address: IpAddr,
+        /// Path of the VIP.
+        vip: String,
+    },
+    /// A burst without a rate.
+    #[error("has no meaning without `{rate}`; give both or neither")]
+    BurstWithoutRate {
+        /// The rate's key.
+        rate: &'static str,
+    },
+    /// A SYN limit on a VIP that sees no SYNs.
+    #[error("a udp VIP has no SYNs; use `packets_per_second_per_cpu`")]
+    SynsOfUdp,
+    /// More of something than the maps are made for.
+    #[error("{count} {what}, and `{key}` is {capacity}; raise it (at most {most})")]
+    OverCapacity {
+        /// How many there are.
+        count: usize,
+        /// Of what.
+        what: &'static str,
+        /// The key to raise.
+        key: &'static str,
+        /// Its value.
+        capacity: u32,
+        /// Its bound.
+        most: u32,
+    },
+
+    // The worker agent.
+    /// Nothing to tell tunnelled packets by.
+    #[error("missing; list {what}, or turn `{switch}` off knowingly")]
+    MissingUnlessOff {
+        /// What to list.
+        what: &'static str,
+        /// The switch.
+        switch: &'static str,
+    },
+    /// `blackhole_unclaimed` without knowing what for.
+    #[error("needs `vip_prefixes`: those are what is blackholed; list them or turn it off knowingly")]
+    BlackholeWithoutPrefixes,
+}

@@ -1,0 +1,337 @@
+//! Configuration files that are right: what they become. What is wrong with the others is in `config_corpus.rs`.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use lb_core::{
+    config::{
+        AttachMode, Capacity, Encap, LbConfig, NodeConfig, Protection, Seed, Warning, parse_seed,
+        reload::{self, Loaded, ProgramChange, Refusal, Reload},
+    },
+    desired::{BackendId, Limits, Protocol, Rate, VipKey},
+};
+use xdp_prog::abi::feature;
+
+const SEED: &str = "3d1f6c20a45b9e87c0ffee1234567890abcdef00112233445566778899aabbcc";
+
+/// The smallest file, and what a test adds to it.
+fn lb(rest: &str) -> LbConfig {
+    let vips = if rest.contains("vips:") { "" } else { "vips: []\n" };
+    let yaml = format!("interfaces: [eth0]\nseed: \"{SEED}\"\n{vips}{rest}");
+    LbConfig::parse(&yaml).unwrap_or_else(|errors| panic!("{errors}\n---\n{yaml}"))
+}
+
+fn node(rest: &str) -> NodeConfig {
+    NodeConfig::parse(rest).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn vip(address: &str, protocol: Protocol, port: u16) -> VipKey {
+    VipKey {
+        address: address.parse().unwrap(),
+        protocol,
+        port,
+    }
+}
+
+#[test]
+fn the_smallest_file_has_safe_defaults() {
+    let config = lb("");
+    assert_eq!(config.interfaces.len(), 1);
+    assert_eq!(
+        (&*config.interfaces[0].name, config.interfaces[0].mode),
+        ("eth0", AttachMode::Auto)
+    );
+    assert_eq!(
+        config.encap,
+        Encap::Node {
+            source_v4: None,
+            source_v6: None
+        }
+    );
+    assert_eq!(
+        config.protection,
+        Protection {
+            drop_martians: true,
+            drop_source_is_vip: true
+        }
+    );
+    assert_eq!(
+        config.capacity,
+        Capacity {
+            vips: 16_384,
+            backends: 4096,
+            table_segments: 64,
+            ranges: 16_384
+        }
+    );
+    assert_eq!(config.control_socket, PathBuf::from("/run/vipline/lb.sock"));
+    assert_eq!(config.desired, Default::default());
+    assert_eq!(config.features(), feature::DROP_MARTIANS | feature::DROP_SOURCE_IS_VIP);
+    assert_eq!(config.warnings(), []);
+}
+
+#[test]
+fn a_vip_with_a_named_set_and_one_with_an_inline_list_share_what_is_equal() {
+    let config = lb("
+backend_sets:
+  web: {members: [{name: b, address: 10.0.0.2}, {name: a, address: 10.0.0.1, weight: 7}]}
+vips:
+  - {address: 203.0.113.1, protocol: tcp, port: 80, backends: web}
+  - {address: 203.0.113.1, protocol: udp, port: 80, backends: [{name: a, address: 10.0.0.1, weight: 7}, {name: b, address: 10.0.0.2}]}
+");
+    let desired = &config.desired;
+    let tcp = &desired.vips[&vip("203.0.113.1", Protocol::Tcp, 80)];
+    let udp = &desired.vips[&vip("203.0.113.1", Protocol::Udp, 80)];
+    assert!(std::sync::Arc::ptr_eq(&tcp.set, &udp.set));
+    let members: Vec<_> = tcp
+        .set
+        .members
+        .iter()
+        .map(|m| (m.backend.to_string(), m.weight))
+        .collect();
+    assert_eq!(members, [("a".to_owned(), 7), ("b".to_owned(), 1)]);
+    assert_eq!(tcp.set.table_slots, None);
+    assert_eq!(
+        desired.backends[&BackendId("b".into())].address,
+        IpAddr::from([10, 0, 0, 2])
+    );
+}
+
+#[test]
+fn options_of_a_vip_are_typed() {
+    let config = lb("
+vips:
+  - address: 2001:db8::1
+    protocol: tcp
+    port: 443
+    mode: DsrIpip
+    table_slots: 512
+    backends: [{name: a, address: '2001:db8:f::1'}]
+    allowed_sources: [198.51.100.0/24, 192.0.2.1, '2001:db8:5::/48', 192.0.2.1/32]
+    limits: {packets_per_second_per_cpu: 1000, syns_per_second_per_cpu: 50, syns_burst: 200}
+");
+    let vip = &config.desired.vips[&vip("2001:db8::1", Protocol::Tcp, 443)];
+    assert_eq!(vip.set.table_slots, Some(512));
+    let packets = Some(Rate {
+        per_second: 1000,
+        burst: 1000,
+    });
+    assert_eq!(
+        vip.limits,
+        Limits {
+            packets,
+            syns: Some(Rate {
+                per_second: 50,
+                burst: 200
+            })
+        }
+    );
+    let allowed: Vec<String> = vip
+        .allowed_sources
+        .iter()
+        .flat_map(|nets| nets.iter())
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(allowed, ["192.0.2.1/32", "198.51.100.0/24", "2001:db8:5::/48"]);
+    let used = feature::LIMITS | feature::SOURCE_RANGES;
+    assert_eq!(
+        config.features(),
+        used | feature::DROP_MARTIANS | feature::DROP_SOURCE_IS_VIP
+    );
+}
+
+#[test]
+fn every_feature_comes_from_what_is_used() {
+    let off = "protection: {drop_martians: false, drop_source_is_vip: false}";
+    let features = |rest: &str| lb(&format!("{off}\n{rest}")).features();
+    assert_eq!(features(""), 0);
+    assert_eq!(
+        features("encap: {source: prefix, prefix_v4: 100.64.0.0/24}"),
+        feature::SOURCE_PREFIX
+    );
+    assert_eq!(
+        features("tunnel: {sources: [192.0.2.9], vip_prefixes: [203.0.113.0/24]}"),
+        feature::DECAP
+    );
+    assert_eq!(
+        lb("protection: {drop_martians: false, denied_sources: [192.0.2.0/24]}").features(),
+        { feature::DENIED_SOURCES | feature::DROP_SOURCE_IS_VIP }
+    );
+    let two = format!("interfaces: [eth0, {{name: eth1, mode: generic}}]\nseed: {SEED}\nvips: []\n{off}");
+    let two = LbConfig::parse(&two).unwrap();
+    assert_eq!(two.features(), feature::REDIRECT);
+    assert_eq!(
+        two.warnings(),
+        [Warning::GenericMode {
+            interface: "eth1".into()
+        }]
+    );
+}
+
+#[test]
+fn a_vip_without_backends_is_allowed_when_it_says_so_and_is_warned_of() {
+    let config = lb("
+vips:
+  - {address: 203.0.113.1, protocol: tcp, port: 80, backends: []}
+  - {address: 203.0.113.1, protocol: tcp, port: 81, backends: [{name: a, address: 10.0.0.1, weight: 0}]}
+backend_sets: {idle: {members: []}}
+");
+    assert_eq!(
+        config.warnings(),
+        [
+            Warning::UnusedSet {
+                name: "idle".to_owned()
+            },
+            Warning::NoBackend {
+                vip: vip("203.0.113.1", Protocol::Tcp, 80)
+            },
+            Warning::NoBackend {
+                vip: vip("203.0.113.1", Protocol::Tcp, 81)
+            },
+        ]
+    );
+}
+
+#[test]
+fn the_seed_is_never_printed() {
+    let config = lb("");
+    let printed = format!("{config:?}");
+    assert!(
+        !printed.contains("3d1f6c20") && !printed.contains(&format!("{}", 0x3d1f_6c20_a45b_9e87_u64)),
+        "{printed}"
+    );
+    assert_eq!(config.seed, Seed::Inline(parse_seed(SEED).unwrap()));
+    let file = LbConfig::parse("interfaces: [eth0]\nseed_file: /etc/vipline/seed\nvips: []").unwrap();
+    assert_eq!(file.seed, Seed::File("/etc/vipline/seed".into()));
+}
+
+#[test]
+fn aliases_work_within_reason() {
+    let config = lb("
+vips:
+  - {address: 203.0.113.1, protocol: tcp, port: 80, backends: &web [{name: a, address: 10.0.0.1}]}
+  - {address: 203.0.113.1, protocol: tcp, port: 81, backends: *web}
+");
+    assert_eq!(config.desired.vips.len(), 2);
+}
+
+#[test]
+fn a_node_checks_source_and_destination_unless_told_otherwise() {
+    let config = node("{interfaces: [eth0], lb_sources: [192.0.2.10], vip_prefixes: [203.0.113.0/24]}");
+    assert!(config.check_source && config.check_destination && config.blackhole_unclaimed);
+    assert_eq!(config.warnings(), []);
+    assert_eq!(config.control_socket, PathBuf::from("/run/vipline/node.sock"));
+    let tunnel = config.tunnel();
+    assert_eq!(tunnel.sources, ["192.0.2.10/32".parse().unwrap()]);
+    assert_eq!(tunnel.vip_prefixes, ["203.0.113.0/24".parse().unwrap()]);
+    assert!(tunnel.locals.is_empty() && tunnel.denied_inner_sources.is_empty());
+}
+
+#[test]
+fn a_check_that_is_off_takes_everything_and_is_said_loudly() {
+    let config =
+        node("{interfaces: [eth0], check_source: false, check_destination: false, blackhole_unclaimed: false}");
+    let everything = ["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
+    assert_eq!(config.tunnel().sources, everything);
+    assert_eq!(config.tunnel().vip_prefixes, everything);
+    let off = [
+        Warning::SourceUnchecked,
+        Warning::DestinationUnchecked,
+        Warning::UnclaimedMayLoop,
+    ];
+    assert_eq!(config.warnings(), off);
+}
+
+const ONE_VIP: &str =
+    "vips: [{address: 203.0.113.1, protocol: tcp, port: 80, backends: [{name: a, address: 10.0.0.1}]}]";
+
+fn decide(old: (&LbConfig, &str), new: (&LbConfig, &str)) -> Reload {
+    let (old_seed, new_seed) = (parse_seed(old.1).unwrap(), parse_seed(new.1).unwrap());
+    reload::decide(
+        Loaded {
+            config: old.0,
+            seed: &old_seed,
+        },
+        Loaded {
+            config: new.0,
+            seed: &new_seed,
+        },
+    )
+}
+
+#[test]
+fn vips_and_backends_change_live() {
+    let (old, new) = (
+        lb(ONE_VIP),
+        lb(&ONE_VIP.replace("10.0.0.1", "10.0.0.9").replace("80", "81")),
+    );
+    assert_eq!(decide((&old, SEED), (&new, SEED)), Reload::Apply);
+    assert_eq!(decide((&old, SEED), (&old, SEED)), Reload::Apply);
+}
+
+#[test]
+fn a_feature_that_comes_or_goes_replaces_the_program() {
+    let limited = ONE_VIP.replace("port: 80", "port: 80, limits: {packets_per_second_per_cpu: 10}");
+    let (plain, limited) = (lb(ONE_VIP), lb(&limited));
+    let why = vec![ProgramChange::Features {
+        on: feature::LIMITS,
+        off: 0,
+    }];
+    assert_eq!(why[0].to_string(), "features change: +limits");
+    assert_eq!(decide((&plain, SEED), (&limited, SEED)), Reload::ReplaceProgram { why });
+    let why = vec![ProgramChange::Features {
+        on: 0,
+        off: feature::LIMITS,
+    }];
+    assert_eq!(decide((&limited, SEED), (&plain, SEED)), Reload::ReplaceProgram { why });
+}
+
+#[test]
+fn a_longer_source_prefix_replaces_the_program_and_another_one_does_not() {
+    let prefix = |network: &str| lb(&format!("encap: {{source: prefix, prefix_v4: {network}}}"));
+    let (old, longer, other) = (
+        prefix("100.64.0.0/24"),
+        prefix("100.64.0.0/25"),
+        prefix("100.64.1.0/24"),
+    );
+    let why = vec![ProgramChange::SourceMask];
+    assert_eq!(decide((&old, SEED), (&longer, SEED)), Reload::ReplaceProgram { why });
+    assert_eq!(decide((&old, SEED), (&other, SEED)), Reload::Apply);
+}
+
+#[test]
+fn a_new_seed_is_refused_while_there_are_vips() {
+    let (empty, full) = (lb(""), lb(ONE_VIP));
+    let other = SEED.replace('3', "4");
+    let refused = Reload::Refuse {
+        why: vec![Refusal::SeedWithVips],
+    };
+    assert_eq!(decide((&full, SEED), (&full, &other)), refused);
+    assert_eq!(decide((&full, SEED), (&empty, &other)), refused);
+    let why = vec![ProgramChange::Seed];
+    assert_eq!(decide((&empty, SEED), (&full, &other)), Reload::ReplaceProgram { why });
+}
+
+#[test]
+fn what_needs_a_restart_is_refused_all_at_once() {
+    let old = lb(ONE_VIP);
+    let mut new = lb(&format!("{ONE_VIP}\ncapacity: {{vips: 1}}\ncontrol_socket: /tmp/other"));
+    new.interfaces[0].mode = AttachMode::Native;
+    assert_eq!(old.differs_fixed(&new), ["interfaces", "capacity", "control_socket"]);
+    let why = old
+        .differs_fixed(&new)
+        .into_iter()
+        .map(|key| Refusal::NeedsRestart { key })
+        .collect();
+    assert_eq!(decide((&old, SEED), (&new, SEED)), Reload::Refuse { why });
+}
+
+#[test]
+fn the_examples_are_right_and_nothing_in_them_needs_a_warning() {
+    let lb =
+        LbConfig::parse(include_str!("../../../deploy/examples/lb.yaml")).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(lb.desired.vips.len(), 3);
+    assert_eq!(lb.warnings(), []);
+    let node = NodeConfig::parse(include_str!("../../../deploy/examples/node.yaml"))
+        .unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(node.warnings(), []);
+}
