@@ -182,6 +182,11 @@ impl Resolver {
         pass.into_iter().chain(neighbours).min()
     }
 
+    /// What was last reported by [`Command::Changed`].
+    pub const fn view(&self) -> &NextHopView {
+        &self.view
+    }
+
     /// What to do before the end: neighbours are let go. Not called on a restart that hands over.
     pub fn stop(&mut self) -> Vec<Command> {
         self.synced = false;
