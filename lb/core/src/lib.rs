@@ -6,12 +6,17 @@
 //! | [`desired`] | the state that every source asks for and the planner reaches |
 //! | [`maglev`] | which backend each slot of a lookup table names |
 //! | [`nexthop`] | how packets reach each backend, from what the kernel says of routes and neighbours |
+//! | [`match_table`] | where the entries of a match table stand |
 //! | [`ranges`] | CIDR lists as the sorted, disjoint ranges that the program searches |
+//! | [`slots`] | who owns which part of slot memory |
 
 #![forbid(unsafe_code)]
 
 pub mod config;
 pub mod desired;
 pub mod maglev;
+pub mod match_table;
 pub mod nexthop;
 pub mod ranges;
+pub mod worker;
+pub mod slots;
