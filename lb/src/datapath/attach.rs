@@ -1,18 +1,20 @@
 //! A program at an interface's XDP hook, by a link that is a file descriptor.
 //!
-//! Never displaces another program, and never outlives the process: nothing is pinned, so when the last descriptor of the link
-//! is closed — by `detach`, by drop, or by the kernel when the process dies however it dies — the program is off the
-//! interface.
+//! Never displaces another program, and never outlives the process: nothing is pinned, so the program is off the interface after
+//! `detach`, after a drop, and when the process dies however it dies, because the kernel then closes the link's last
+//! descriptor.
 
 use std::{
     fmt, io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
+use lb_core::config::AttachMode;
+
 use super::{
     DatapathError,
     advice::{Advice, Capability, FRAGMENTS, XDP_LINKS},
-    hook::{Holder, holders_of},
+    hook::holders_of,
     interface::Interface,
     syscall,
 };
@@ -54,18 +56,6 @@ impl fmt::Display for Mode {
     }
 }
 
-/// What mode to attach in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Ask {
-    /// Native; where the driver refuses it, generic, and [`Attachment::native_refused`] says why.
-    #[default]
-    NativeOrGeneric,
-    /// Native or nothing.
-    Native,
-    /// Generic, without trying native.
-    Generic,
-}
-
 /// A program attached to an interface. Dropping it detaches.
 #[derive(Debug)]
 pub struct Attachment {
@@ -85,13 +75,13 @@ impl Attachment {
     /// # Minimum kernel version
     ///
     /// 5.9.
-    pub(crate) fn new(program: BorrowedFd<'_>, interface: &str, ask: Ask) -> Result<Self, DatapathError> {
+    pub(crate) fn new(program: BorrowedFd<'_>, interface: &str, ask: AttachMode) -> Result<Self, DatapathError> {
         let interface = Interface::find(interface)?;
         let attach = |mode: Mode| syscall::link_create(program, interface.index, mode.flags());
         let (mode, result, native_refused) = match ask {
-            Ask::Generic => (Mode::Generic, attach(Mode::Generic), None),
-            Ask::Native => (Mode::Native, attach(Mode::Native), None),
-            Ask::NativeOrGeneric => match attach(Mode::Native) {
+            AttachMode::Generic => (Mode::Generic, attach(Mode::Generic), None),
+            AttachMode::Native => (Mode::Native, attach(Mode::Native), None),
+            AttachMode::Auto => match attach(Mode::Native) {
                 Err(refusal) if is_drivers_refusal(&refusal) => (Mode::Generic, attach(Mode::Generic), Some(refusal)),
                 result @ (Ok(_) | Err(_)) => (Mode::Native, result, None),
             },
@@ -150,6 +140,14 @@ impl Attachment {
     }
 }
 
+impl Drop for Attachment {
+    /// Not just a close: a child between fork and exec may hold a copy of the descriptor for a moment, and the program would stay
+    /// as long. After `detach` this finds nothing to do.
+    fn drop(&mut self) {
+        let _ = syscall::link_detach(self.link.as_fd());
+    }
+}
+
 /// Whether native mode was refused by the driver for what it is or how it is set up (no XDP, no fragments, the MTU, too few
 /// queues), and not because of us or of another program.
 fn is_drivers_refusal(error: &io::Error) -> bool {
@@ -168,7 +166,10 @@ fn explain(interface: Interface, mode: Mode, source: io::Error) -> DatapathError
         && let Some(holder) = holders.into_iter().next()
     {
         let Interface { name, index: _ } = interface;
-        return occupied(name, holder);
+        return DatapathError::Occupied {
+            interface: name,
+            holder,
+        };
     }
     let feature = if mode == Mode::Native { FRAGMENTS } else { XDP_LINKS };
     let advice = Advice::for_call(&source, &[Capability::NetAdmin, Capability::Bpf], Some(feature));
@@ -178,8 +179,4 @@ fn explain(interface: Interface, mode: Mode, source: io::Error) -> DatapathError
         source,
         advice,
     }
-}
-
-fn occupied(interface: String, holder: Holder) -> DatapathError {
-    DatapathError::Occupied { interface, holder }
 }

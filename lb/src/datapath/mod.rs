@@ -36,14 +36,14 @@ mod syscall;
 mod verifier_log;
 
 pub use advice::{Advice, Capability, Feature};
-pub use attach::{Ask, Attachment, Mode};
+pub use attach::{Attachment, Mode};
 pub use clock::jiffies_per_second;
 pub use counters::{Counters, PerCpu, Sum, VerdictCounters};
 pub use error::DatapathError;
 pub use grace::grace_period;
 pub use hook::{Holder, holders};
 pub use interface::Interface;
-pub use lb_core::config::Capacity;
+pub use lb_core::config::{AttachMode, Capacity};
 pub use load::{Balancer, Decapsulator};
 pub use mapped::Mapped;
 pub use plain::Plain;

@@ -6,11 +6,12 @@ use aya::{
     Ebpf,
     programs::{ProgramError, ProgramFd, Xdp},
 };
+use lb_core::config::AttachMode;
 
 use super::{
     DatapathError,
     advice::{Advice, Capability, FRAGMENTS},
-    attach::{Ask, Attachment},
+    attach::Attachment,
     verifier_log::VerifierTail,
 };
 
@@ -87,8 +88,8 @@ impl Program {
     ///
     /// [`DatapathError::NoInterface`], [`DatapathError::Occupied`] when an XDP program is there, else
     /// [`DatapathError::Attach`].
-    pub fn attach(&self, interface: &str, ask: Ask) -> Result<Attachment, DatapathError> {
-        Attachment::new(self.fd()?.as_fd(), interface, ask)
+    pub fn attach(&self, interface: &str, mode: AttachMode) -> Result<Attachment, DatapathError> {
+        Attachment::new(self.fd()?.as_fd(), interface, mode)
     }
 
     /// Takes the place of the program that an attachment holds, atomically: every packet meets the old one or this one.

@@ -58,6 +58,6 @@ pub(crate) fn syn() -> Vec<u8> {
         .tcp(40_000, 80, 1, 64_240)
         .syn()
         .write(&mut frame, &[])
-        .unwrap();
+        .expect("writing to memory");
     frame
 }
