@@ -1,4 +1,17 @@
 //! vipline as a library: what the daemon, the benchmark and the tests share.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cli`] | the command line |
+//! | [`daemon`] | `vipline run` and `vipline node` |
+//! | [`control`] | the control socket between the two |
+//! | [`source`] | where desired state comes from |
+//! | [`nexthop`] | routes and neighbours, by netlink |
+//! | [`datapath`] | the XDP programs and their maps |
 
+pub mod cli;
+pub mod control;
+pub mod daemon;
 pub mod datapath;
 pub mod nexthop;
+pub mod source;

@@ -144,6 +144,19 @@ pub mod feature {
     pub const SOURCE_PREFIX: u64 = 1 << 8;
     /// All of them.
     pub const ALL: u64 = (1 << 9) - 1;
+
+    /// Names for people, in the order of the bits.
+    pub const NAMES: [(u64, &str); 9] = [
+        (LIMITS, "limits"),
+        (SOURCE_RANGES, "source ranges"),
+        (DENIED_SOURCES, "denied sources"),
+        (DROP_MARTIANS, "drop martians"),
+        (DROP_SOURCE_IS_VIP, "drop source-is-VIP"),
+        (REDIRECT, "redirect"),
+        (SLOW_PATH, "slow path"),
+        (DECAP, "decapsulation"),
+        (SOURCE_PREFIX, "source prefix"),
+    ];
 }
 
 /// What is fixed for the life of a loaded program: frozen read-only data, so that the verifier sees constants.

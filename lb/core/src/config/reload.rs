@@ -99,19 +99,8 @@ pub fn decide(old: Loaded<'_>, new: Loaded<'_>) -> Reload {
 
 /// `+limits -redirect`.
 fn feature_names(on: u64, off: u64) -> String {
-    const NAMES: [(u64, &str); 9] = [
-        (feature::LIMITS, "limits"),
-        (feature::SOURCE_RANGES, "source ranges"),
-        (feature::DENIED_SOURCES, "denied sources"),
-        (feature::DROP_MARTIANS, "drop martians"),
-        (feature::DROP_SOURCE_IS_VIP, "drop source-is-VIP"),
-        (feature::REDIRECT, "redirect"),
-        (feature::SLOW_PATH, "slow path"),
-        (feature::DECAP, "decapsulation"),
-        (feature::SOURCE_PREFIX, "source prefix"),
-    ];
     let named = |bits: u64, sign| {
-        NAMES
+        feature::NAMES
             .into_iter()
             .filter(move |(bit, _)| bits & bit != 0)
             .map(move |(_, name)| format!("{sign}{name}"))

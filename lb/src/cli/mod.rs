@@ -1,0 +1,105 @@
+//! The command line: parses arguments, asks the daemon or becomes it, prints data. Never decides anything about packets.
+
+mod args;
+mod output;
+mod show;
+mod top;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+
+use crate::{
+    control::{self, BackendView, CounterView, ExplainView, Request, StatusView, VipView},
+    daemon,
+};
+use args::{Args, AskArgs, Command, Format};
+
+pub use args::LogFormat;
+
+/// Exit code for a configuration or a command line that cannot be used.
+const EXIT_UNUSABLE: u8 = 2;
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(args.command) {
+        Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A closed standard error leaves nothing to say and nowhere to say it.
+            drop(writeln!(io::stderr(), "vipline: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(args) => daemon::run(&args.config, args.log),
+        Command::Node(args) => daemon::node(&args.config, args.log),
+        Command::Check(args) => check(&args),
+        Command::Status(args) => print::<StatusView>(&args, &Request::Status, show::status),
+        Command::Vips(args) => print::<Vec<VipView>>(&args, &Request::Vips, show::vips),
+        Command::Backends(args) => print::<Vec<BackendView>>(&args, &Request::Backends, show::backends),
+        Command::Counters(args) => {
+            let all = args.all;
+            print::<Vec<CounterView>>(&args.ask, &Request::Counters, |out, view| show::counters(out, view, all))
+        }
+        Command::Explain(args) => {
+            let request = Request::Explain {
+                protocol: args.protocol,
+                source: args.source,
+                destination: args.destination,
+            };
+            print::<ExplainView>(&args.ask, &request, show::explain)
+        }
+        Command::Top(args) => top::run(&args),
+    }
+}
+
+/// Asks, and prints the answer as data or as a table.
+fn print<T>(
+    args: &AskArgs,
+    request: &Request,
+    table: impl FnOnce(&mut dyn io::Write, &T) -> io::Result<()>,
+) -> anyhow::Result<ExitCode>
+where
+    T: serde::Serialize + serde::de::DeserializeOwned,
+{
+    let view: T = control::ask(&args.socket, request)?;
+    let mut out = io::stdout().lock();
+    match args.output {
+        Format::Json => output::json(&mut out, &view)?,
+        Format::Table => table(&mut out, &view)?,
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(args: &args::CheckArgs) -> anyhow::Result<ExitCode> {
+    let result = if args.node { daemon::check_node(&args.config) } else { daemon::check_lb(&args.config) };
+    let mut out = io::stdout().lock();
+    match (result, args.output) {
+        (Ok(summary), Format::Table) => writeln!(out, "{}: good: {summary}", args.config.display())?,
+        (Ok(summary), Format::Json) => output::json(&mut out, &serde_json::json!({"ok": true, "summary": summary}))?,
+        (Err(error), Format::Table) => {
+            writeln!(io::stderr(), "{}", error.report(&args.config))?;
+            return Ok(ExitCode::from(EXIT_UNUSABLE));
+        }
+        (Err(error), Format::Json) => {
+            output::json(&mut out, &serde_json::json!({"ok": false, "errors": error.lines()}))?;
+            return Ok(ExitCode::from(EXIT_UNUSABLE));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}

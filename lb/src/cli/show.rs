@@ -1,0 +1,136 @@
+//! Views as tables.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use super::output::{bytes, number, table};
+use crate::control::{BackendView, CounterView, ExplainView, NextHopKind, Role, StatusView, VipView};
+
+pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<()> {
+    let role = match view.role {
+        Role::Lb => "LB node",
+        Role::Node => "worker node",
+    };
+    writeln!(out, "vipline {} ({role}), pid {}, up {}", view.version, view.pid, duration(view.uptime_s))?;
+    writeln!(out, "config     {} (revision {})", view.config, view.revision)?;
+    let ago = duration(view.last_reload.seconds_ago);
+    match &view.last_reload.error {
+        None => writeln!(out, "reload     applied {ago} ago")?,
+        Some(error) => {
+            writeln!(out, "reload     REFUSED {ago} ago, the state before it stays:")?;
+            for line in error.lines() {
+                writeln!(out, "           {line}")?;
+            }
+        }
+    }
+    for interface in &view.interfaces {
+        write!(out, "interface  {} (index {}): {}", interface.name, interface.ifindex, interface.mode)?;
+        match &interface.native_refused {
+            Some(why) => writeln!(out, ": SLOW, because native mode was refused: {why}")?,
+            None => writeln!(out)?,
+        }
+    }
+    if !view.features.is_empty() {
+        writeln!(out, "features   {}", view.features.join(", "))?;
+    }
+    if view.role == Role::Lb {
+        writeln!(out, "tables     {} VIPs, {} lookup tables", view.vips, view.tables)?;
+        writeln!(out, "backends   {} of {} reachable", view.backends_ready, view.backends)?;
+    }
+    let packets: Vec<_> = view.packets.iter().map(|(fate, count)| format!("{fate} {count}")).collect();
+    writeln!(out, "packets    {}", packets.join(", "))
+}
+
+pub(super) fn vips(out: &mut dyn io::Write, views: &Vec<VipView>) -> io::Result<()> {
+    let rows = views.iter().map(|view| {
+        vec![
+            format!("{} {}", view.protocol, socket(view.address, view.port)),
+            format!("{}/{}", view.ready, view.backends),
+            view.slots.to_string(),
+            view.shared_by.to_string(),
+            options(view),
+            number(view.packets as f64),
+            bytes(view.bytes as f64),
+        ]
+    });
+    let headings = ["VIP", ">READY", ">SLOTS", ">SHARED BY", "OPTIONS", ">PACKETS", ">BYTES"];
+    table(out, &headings, rows.collect())
+}
+
+fn options(view: &VipView) -> String {
+    let mut words = Vec::new();
+    if view.limited {
+        words.push("limits".to_owned());
+    }
+    if let Some(ranges) = &view.allowed_sources {
+        words.push(format!("{} source ranges", ranges.len()));
+    }
+    if words.is_empty() { "-".to_owned() } else { words.join(", ") }
+}
+
+pub(super) fn backends(out: &mut dyn io::Write, views: &Vec<BackendView>) -> io::Result<()> {
+    let rows = views.iter().map(|view| {
+        let shares: Vec<_> = view
+            .sets
+            .iter()
+            .map(|set| format!("{:.1} % of {} VIPs", 100.0 * set.slots as f64 / set.of.max(1) as f64, set.vips))
+            .collect();
+        vec![
+            view.name.clone(),
+            view.address.to_string(),
+            next_hop(&view.next_hop),
+            if shares.is_empty() { "-".to_owned() } else { shares.join("; ") },
+            number(view.packets as f64),
+            bytes(view.bytes as f64),
+        ]
+    });
+    table(out, &["BACKEND", "ADDRESS", "NEXT HOP", "SHARE", ">PACKETS", ">BYTES"], rows.collect())
+}
+
+fn next_hop(kind: &NextHopKind) -> String {
+    match kind {
+        NextHopKind::Via { interface, mac, mtu, .. } => format!("{mac} on {interface}, MTU {mtu}"),
+        NextHopKind::Local => "this node".to_owned(),
+        NextHopKind::Unresolved { reason } => format!("UNRESOLVED: {reason}"),
+    }
+}
+
+pub(super) fn counters(out: &mut dyn io::Write, views: &[CounterView], all: bool) -> io::Result<()> {
+    let rows = views.iter().filter(|view| all || view.packets > 0).map(|view| {
+        vec![view.fate.clone(), view.reason.clone(), view.packets.to_string(), view.meaning.clone()]
+    });
+    table(out, &["VERDICT", "REASON", ">PACKETS", "MEANING"], rows.collect())
+}
+
+pub(super) fn explain(out: &mut dyn io::Write, view: &ExplainView) -> io::Result<()> {
+    writeln!(out, "flow      {}", view.flow)?;
+    if let Some(vip) = &view.vip {
+        writeln!(out, "VIP       {vip}")?;
+    }
+    if let Some((slots, slot)) = view.slot {
+        writeln!(out, "slot      {slot} of {slots}")?;
+    }
+    if let (Some(backend), Some(address)) = (&view.backend, view.address) {
+        writeln!(out, "backend   {backend} ({address})")?;
+    }
+    if let Some(kind) = &view.next_hop {
+        writeln!(out, "next hop  {}", next_hop(kind))?;
+    }
+    writeln!(out, "verdict   {}: {}: {}", view.fate, view.reason, view.meaning)
+}
+
+fn socket(address: IpAddr, port: u16) -> String {
+    SocketAddr::new(address, port).to_string()
+}
+
+fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}

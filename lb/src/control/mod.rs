@@ -1,0 +1,75 @@
+//! The control socket: how the CLI asks a running daemon. Never changes state; one request, one answer, each a line of JSON over a
+//! Unix socket that only its owner can open.
+
+mod client;
+mod server;
+mod view;
+
+pub use client::{ClientError, ask};
+pub use server::{Answer, Listener, ListenError};
+pub use view::{
+    BackendView, CounterView, ExplainView, InterfaceView, NextHopKind, ReloadView, Role, SetView, StatusView, VipView,
+};
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use lb_core::desired::Protocol;
+
+/// Longest request line in bytes: bounds what a client can make the daemon hold.
+const MAX_REQUEST: usize = 4 * 1024;
+/// Most clients at a time; each costs a task and a request line.
+const MAX_CLIENTS: usize = 16;
+
+/// What a client may ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "ask", deny_unknown_fields)]
+pub enum Request {
+    /// How the daemon is: [`StatusView`].
+    Status,
+    /// All VIPs: a list of [`VipView`].
+    Vips,
+    /// All backends: a list of [`BackendView`].
+    Backends,
+    /// All verdicts: a list of [`CounterView`].
+    Counters,
+    /// Where a flow would go: [`ExplainView`].
+    Explain {
+        /// `tcp` or `udp`.
+        protocol: ProtocolName,
+        /// Client address and port.
+        source: SocketAddr,
+        /// VIP address and port.
+        destination: SocketAddr,
+    },
+}
+
+/// A protocol on the wire of the control socket and on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ProtocolName {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl From<ProtocolName> for Protocol {
+    fn from(name: ProtocolName) -> Self {
+        match name {
+            ProtocolName::Tcp => Self::Tcp,
+            ProtocolName::Udp => Self::Udp,
+        }
+    }
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Reply {
+    /// The answer, a view of the kind that was asked for.
+    Ok(serde_json::Value),
+    /// Why there is none.
+    Error(String),
+}

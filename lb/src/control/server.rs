@@ -1,0 +1,154 @@
+//! The daemon's end of the control socket: accepts, reads one line, hands it to the main loop, writes one line.
+
+use std::{
+    io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, mpsc, oneshot},
+    time::timeout,
+};
+
+use super::{MAX_CLIENTS, MAX_REQUEST, Reply, Request};
+
+/// Longest time a client may take to say what it wants or to take the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why the socket cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("control socket {path}: {source}{}", self.advice())]
+pub struct ListenError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl ListenError {
+    fn advice(&self) -> &'static str {
+        match self.source.kind() {
+            io::ErrorKind::AddrInUse => "; another vipline answers there: stop it, or set `control_socket`",
+            io::ErrorKind::PermissionDenied => "; run as root, or set `control_socket` to a place you may write",
+            _ => "",
+        }
+    }
+}
+
+/// A question in the main loop's hands; dropping it tells the client that the daemon is going away.
+#[derive(Debug)]
+pub struct Answer {
+    /// What is asked.
+    pub request: Request,
+    reply: oneshot::Sender<Reply>,
+}
+
+impl Answer {
+    /// Answers with a view, or with why there is none.
+    pub fn with<T: serde::Serialize>(self, result: Result<T, String>) {
+        let reply = match result.map(serde_json::to_value) {
+            Ok(Ok(value)) => Reply::Ok(value),
+            Ok(Err(error)) => Reply::Error(error.to_string()),
+            Err(why) => Reply::Error(why),
+        };
+        // A client that has gone away needs no answer.
+        drop(self.reply.send(reply));
+    }
+}
+
+/// The open socket; removed when dropped.
+#[derive(Debug)]
+pub struct Listener {
+    path: PathBuf,
+    questions: mpsc::Receiver<Answer>,
+}
+
+impl Listener {
+    /// Opens the socket at `path` (mode 0600) and serves it on the current runtime. A socket that nobody answers is replaced.
+    ///
+    /// # Errors
+    ///
+    /// When the path cannot be used, or another daemon answers there.
+    pub fn open(path: &Path) -> Result<Self, ListenError> {
+        let fail = |source| ListenError { path: path.to_owned(), source };
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(fail(io::ErrorKind::AddrInUse.into()));
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
+            Ok(()) | Err(_) => {}
+        }
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory).map_err(fail)?;
+        }
+        let listener = UnixListener::bind(path).map_err(fail)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
+        let (sender, questions) = mpsc::channel(MAX_CLIENTS);
+        tokio::spawn(accept(listener, sender));
+        Ok(Self { path: path.to_owned(), questions })
+    }
+
+    /// The next question; never ends while the socket is open.
+    pub async fn next(&mut self) -> Option<Answer> {
+        self.questions.recv().await
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Best effort: a socket that is gone already is what we want.
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+async fn accept(listener: UnixListener, questions: mpsc::Sender<Answer>) {
+    let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let questions = questions.clone();
+                tokio::spawn(async move {
+                    serve(stream, &questions).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "control socket: accept failed");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        if questions.is_closed() {
+            return;
+        }
+    }
+}
+
+async fn serve(stream: UnixStream, questions: &mpsc::Sender<Answer>) {
+    let (reader, mut writer) = stream.into_split();
+    let mut line = Vec::new();
+    let read = BufReader::new(reader.take(MAX_REQUEST as u64)).read_until(b'\n', &mut line).await;
+    let reply = match read.map_err(|error| error.to_string()).and_then(|_| parse(&line)) {
+        Err(why) => Reply::Error(why),
+        Ok(request) => {
+            let (sender, receiver) = oneshot::channel();
+            let asked = questions.send(Answer { request, reply: sender }).await;
+            match (asked, receiver.await) {
+                (Ok(()), Ok(reply)) => reply,
+                _ => Reply::Error("the daemon is stopping".to_owned()),
+            }
+        }
+    };
+    if let Ok(mut text) = serde_json::to_vec(&reply) {
+        text.push(b'\n');
+        // A client that does not take its answer in time goes without.
+        drop(timeout(PATIENCE, writer.write_all(&text)).await);
+    }
+}
+
+fn parse(line: &[u8]) -> Result<Request, String> {
+    serde_json::from_slice(line).map_err(|error| format!("not a request of this version: {error}"))
+}

@@ -1,0 +1,188 @@
+//! What the daemon tells: plain data, the same for tables and for `-o json`. Field names are an interface; they change with a word
+//! in the CHANGELOG.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Which daemon answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// `vipline run`.
+    Lb,
+    /// `vipline node`.
+    Node,
+}
+
+/// `vipline status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Version of the daemon.
+    pub version: String,
+    /// Which daemon.
+    pub role: Role,
+    /// Its process id.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Its configuration file.
+    pub config: String,
+    /// Counts changes of the tables; 1 after the first.
+    pub revision: u64,
+    /// The last time that configuration was read.
+    pub last_reload: ReloadView,
+    /// Interfaces with the program.
+    pub interfaces: Vec<InterfaceView>,
+    /// Features compiled into the running program.
+    pub features: Vec<String>,
+    /// VIPs in the match table.
+    pub vips: usize,
+    /// Backends with a line.
+    pub backends: usize,
+    /// Backends whose next hop is known, or that are this node.
+    pub backends_ready: usize,
+    /// Distinct lookup tables.
+    pub tables: usize,
+    /// Packets by fate: forward, pass, slow, drop.
+    pub packets: Vec<(String, u64)>,
+}
+
+/// How a reading of the configuration ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadView {
+    /// Seconds ago.
+    pub seconds_ago: u64,
+    /// Why it was refused; absent when it was applied.
+    pub error: Option<String>,
+}
+
+/// An interface with the program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceView {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// Why native mode was refused, where generic mode stands in for it.
+    pub native_refused: Option<String>,
+}
+
+/// A VIP and its table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipView {
+    /// VIP address.
+    pub address: IpAddr,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Port.
+    pub port: u16,
+    /// Members of its backend set, drained ones included.
+    pub backends: usize,
+    /// Members that take flows and can be reached.
+    pub ready: usize,
+    /// Slots of its lookup table.
+    pub slots: usize,
+    /// VIPs that share the table, itself included.
+    pub shared_by: usize,
+    /// Whether it has limits.
+    pub limited: bool,
+    /// Source ranges, where it has any.
+    pub allowed_sources: Option<Vec<String>>,
+    /// Packets forwarded.
+    pub packets: u64,
+    /// Bytes forwarded, of IP packets as the client sent them.
+    pub bytes: u64,
+}
+
+/// A backend and the way to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendView {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// How it is reached.
+    pub next_hop: NextHopKind,
+    /// The sets it is in.
+    pub sets: Vec<SetView>,
+    /// Packets forwarded.
+    pub packets: u64,
+    /// Bytes forwarded, of IP packets as the client sent them.
+    pub bytes: u64,
+}
+
+/// How a backend is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum NextHopKind {
+    /// By this neighbour.
+    Via {
+        /// Egress interface.
+        interface: String,
+        /// MAC address of the next hop.
+        mac: String,
+        /// Outer source address.
+        source: IpAddr,
+        /// MTU of the way in bytes.
+        mtu: u16,
+    },
+    /// It is this node.
+    Local,
+    /// Not at all, at the moment.
+    Unresolved {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A backend's part in a set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetView {
+    /// VIPs that the set serves.
+    pub vips: usize,
+    /// Its weight.
+    pub weight: u16,
+    /// Its slots.
+    pub slots: usize,
+    /// Slots of the table.
+    pub of: usize,
+}
+
+/// A verdict and how often it was reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterView {
+    /// `forward`, `pass`, `slow` or `drop`.
+    pub fate: String,
+    /// The reason.
+    pub reason: String,
+    /// Packets.
+    pub packets: u64,
+    /// What it means.
+    pub meaning: String,
+}
+
+/// Where a flow would go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainView {
+    /// The flow, for people.
+    pub flow: String,
+    /// `forward`, `pass`, `slow` or `drop`.
+    pub fate: String,
+    /// The verdict's reason.
+    pub reason: String,
+    /// What it means.
+    pub meaning: String,
+    /// The VIP, where one claims the flow.
+    pub vip: Option<String>,
+    /// Slots of its table, and the flow's slot.
+    pub slot: Option<(usize, u32)>,
+    /// The backend's name.
+    pub backend: Option<String>,
+    /// The backend's address.
+    pub address: Option<IpAddr>,
+    /// How it is reached.
+    pub next_hop: Option<NextHopKind>,
+}

@@ -1,0 +1,300 @@
+//! The LB node's daemon: one loop that owns everything, woken by signals, the file, the kernel's next hops and the control socket.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use lb_core::{
+    config::{
+        Encap, LbConfig,
+        reload::{self, Loaded, Reload},
+    },
+    desired::{BackendId, Desired, NextHop},
+    nexthop::{NextHopView, Settings, Sources},
+};
+use tokio::{sync::watch, time::timeout};
+
+use super::{
+    explain,
+    life::{self, Life, Wake},
+    node::ask,
+    tables::{Carried, Tables},
+    unclaimed::{Priority, Unclaimed},
+    views,
+};
+use crate::{
+    control::{Answer, Listener, ReloadView, Request, Role, StatusView},
+    datapath::Attachment,
+    nexthop::NextHopDriver,
+    source::file::{self, LbFile, Watch},
+};
+
+/// Longest wait for the kernel to answer for every backend.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for the next hops of backends that are new: those that cannot be reached must not keep the others waiting.
+const NEXT_HOP_PATIENCE: Duration = Duration::from_secs(1);
+
+type View = watch::Receiver<NextHopView>;
+
+struct Lb {
+    path: PathBuf,
+    file: LbFile,
+    driver: NextHopDriver,
+    tables: Tables,
+    attachments: Vec<Attachment>,
+    unclaimed: Unclaimed,
+    revision: u64,
+    started: Instant,
+    last_reload: (Instant, Option<String>),
+}
+
+/// Serves until it is told to stop.
+pub(super) async fn serve(path: &Path, file: LbFile, watch: Watch) -> anyhow::Result<ExitCode> {
+    let mut life = Life::new(watch)?;
+    let mut listener = Listener::open(&file.config.control_socket)?;
+    let (driver, mut view) = NextHopDriver::start(settings(&file.config), addresses(&file.config.desired))?;
+    timeout(PATIENCE, view.wait_for(|view| view.complete))
+        .await
+        .context("the kernel did not answer for every backend in time")?
+        .context("next hops are no longer followed")?;
+    wait_for_next_hops(&mut view, &file.config.desired).await;
+
+    let mut lb = Lb::start(path, file, driver, &view).await?;
+    life::tell(&[sd_notify::NotifyState::Ready]);
+    let why = loop {
+        tokio::select! {
+            wake = life.next() => match wake {
+                Wake::Stop(why) => break why,
+                Wake::Reload(cause) => {
+                    tracing::info!(%cause, "reading the configuration again");
+                    lb.reload(&mut view).await;
+                }
+            },
+            changed = view.changed() => {
+                changed.context("next hops are no longer followed")?;
+                lb.follow(&mut view);
+            }
+            question = listener.next() => match question {
+                Some(question) => lb.answer(question, &view),
+                None => anyhow::bail!("the control socket closed"),
+            },
+        }
+    };
+    tracing::info!(signal = why, "stopping: detaching");
+    life::tell(&[sd_notify::NotifyState::Stopping]);
+    lb.stop().await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Lb {
+    async fn start(path: &Path, file: LbFile, driver: NextHopDriver, view: &View) -> anyhow::Result<Self> {
+        for warning in file.config.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let desired = desired(&file.config, &view.borrow());
+        let mut tables = Tables::load(&file, Carried::default())?;
+        tables.reach(&desired, &view.borrow().next_hops)?;
+        let mut unclaimed = Unclaimed::new(Priority::Lb).await?;
+        set_rules(&mut unclaimed, &file.config).await?;
+        // Attached last: the first packet finds whole tables. What fails takes the attachments before it down with it.
+        let mut attachments = Vec::new();
+        for interface in &file.config.interfaces {
+            let attachment = tables.attach(&interface.name, ask(interface.mode))?;
+            views::say_attached(&attachment);
+            attachments.push(attachment);
+        }
+        tracing::info!(vips = desired.vips.len(), backends = desired.backends.len(), "serving");
+        let now = Instant::now();
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            driver,
+            tables,
+            attachments,
+            unclaimed,
+            revision: 1,
+            started: now,
+            last_reload: (now, None),
+        })
+    }
+
+    /// Next hops or this node's addresses changed.
+    fn follow(&mut self, view: &mut View) {
+        let view = view.borrow_and_update().clone();
+        let desired = desired(&self.file.config, &view);
+        match self.tables.reach(&desired, &view.next_hops) {
+            Ok(0) => {}
+            Ok(writes) => {
+                self.revision += 1;
+                tracing::info!(writes, revision = self.revision, "next hops changed");
+            }
+            Err(error) => tracing::error!("next hops changed and the tables did not follow: {error:#}"),
+        }
+    }
+
+    async fn reload(&mut self, view: &mut View) {
+        life::tell(&[sd_notify::NotifyState::Reloading]);
+        let result = self.try_reload(view).await;
+        if let Err(error) = &result {
+            tracing::error!("configuration refused, the state before it stays:\n{error:#}");
+        }
+        self.last_reload = (Instant::now(), result.err().map(|error| format!("{error:#}")));
+        life::tell(&[sd_notify::NotifyState::Ready]);
+    }
+
+    async fn try_reload(&mut self, view: &mut View) -> anyhow::Result<()> {
+        let new = file::read_lb(&self.path)?;
+        let decision = reload::decide(loaded(&self.file), loaded(&new));
+        let fresh = match &decision {
+            Reload::Apply => false,
+            Reload::ReplaceProgram { why } => {
+                let why: Vec<String> = why.iter().map(ToString::to_string).collect();
+                tracing::info!("the program is replaced in place: {}", why.join("; "));
+                true
+            }
+            Reload::Refuse { why } => {
+                let why: Vec<String> = why.iter().map(ToString::to_string).collect();
+                anyhow::bail!("{}", why.join("\n"));
+            }
+        };
+        for warning in new.config.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let result = self.apply(&new, fresh, view).await;
+        if result.is_err() {
+            // What was prepared for the new file goes back to what the old one says.
+            self.driver.set_settings(settings(&self.file.config));
+            self.driver.set_backends(addresses(&self.file.config.desired));
+            return result;
+        }
+        self.driver.set_backends(addresses(&new.config.desired));
+        self.file = new;
+        self.revision += 1;
+        tracing::info!(revision = self.revision, "configuration applied");
+        Ok(())
+    }
+
+    async fn apply(&mut self, new: &LbFile, fresh: bool, view: &mut View) -> anyhow::Result<()> {
+        // Old and new backends are followed until the change is done, so that slots move to what can be reached.
+        let mut both = addresses(&self.file.config.desired);
+        both.extend(addresses(&new.config.desired));
+        self.driver.set_settings(settings(&new.config));
+        self.driver.set_backends(both);
+        wait_for_next_hops(view, &new.config.desired).await;
+        let now = view.borrow_and_update().clone();
+        let desired = desired(&new.config, &now);
+        if fresh {
+            let mut tables = Tables::load(new, self.tables.carry()?)?;
+            tables.reach(&desired, &now.next_hops)?;
+            set_rules(&mut self.unclaimed, &new.config).await?;
+            tables.take_over(&mut self.attachments, &self.tables)?;
+            self.tables = tables;
+        } else {
+            self.tables.reach(&desired, &now.next_hops)?;
+            set_rules(&mut self.unclaimed, &new.config).await?;
+        }
+        Ok(())
+    }
+
+    fn answer(&self, question: Answer, view: &View) {
+        let text = |error: anyhow::Error| format!("{error:#}");
+        let view = view.borrow();
+        match question.request {
+            Request::Status => question.with(self.status().map_err(text)),
+            Request::Vips => question.with(self.tables.vips(&view).map_err(text)),
+            Request::Backends => question.with(self.tables.backends(&view).map_err(text)),
+            Request::Counters => question.with(self.tables.verdicts().map(views::counters).map_err(text)),
+            Request::Explain { protocol, source, destination } => {
+                let ingress = self.attachments.first().map_or(0, |attachment| attachment.interface().index);
+                let answer = explain::explain(&self.tables, &view, ingress, protocol.into(), source, destination);
+                question.with(answer.map_err(text));
+            }
+        }
+    }
+
+    fn status(&self) -> anyhow::Result<StatusView> {
+        let counts = self.tables.verdicts()?;
+        let sizes = self.tables.sizes();
+        Ok(StatusView {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            role: Role::Lb,
+            pid: life::pid(),
+            uptime_s: self.started.elapsed().as_secs(),
+            config: self.path.display().to_string(),
+            revision: self.revision,
+            last_reload: ReloadView {
+                seconds_ago: self.last_reload.0.elapsed().as_secs(),
+                error: self.last_reload.1.clone(),
+            },
+            interfaces: self.attachments.iter().map(views::interface).collect(),
+            features: views::features(self.file.config.features()),
+            vips: sizes.vips,
+            backends: sizes.backends,
+            backends_ready: sizes.ready,
+            tables: sizes.tables,
+            packets: views::by_fate(&counts),
+        })
+    }
+
+    async fn stop(self) -> anyhow::Result<()> {
+        for attachment in self.attachments {
+            attachment.detach()?;
+        }
+        self.unclaimed.remove_all().await?;
+        Ok(())
+    }
+}
+
+/// What the file and the kernel together ask of the tables.
+fn desired(config: &LbConfig, view: &NextHopView) -> Desired {
+    let mut desired = config.desired.clone();
+    desired.own_addresses.clone_from(&view.own_addresses);
+    if let Some(tunnel) = &mut desired.tunnel {
+        tunnel.locals.clone_from(&view.own_addresses);
+    }
+    desired
+}
+
+fn loaded(file: &LbFile) -> Loaded<'_> {
+    Loaded { config: &file.config, seed: &file.seed }
+}
+
+fn settings(config: &LbConfig) -> Settings {
+    let sources = match &config.encap {
+        Encap::Node { source_v4, source_v6 } => Sources::node(*source_v4, *source_v6),
+        Encap::Prefix { v4, v6 } => Sources::prefix(*v4, *v6),
+    };
+    Settings { interfaces: config.interfaces.iter().map(|interface| interface.name.clone()).collect(), sources }
+}
+
+fn addresses(desired: &Desired) -> BTreeMap<BackendId, IpAddr> {
+    desired.backends.iter().map(|(id, backend)| (id.clone(), backend.address)).collect()
+}
+
+/// Waits a moment until every backend can be reached; those that cannot are what they are.
+async fn wait_for_next_hops(view: &mut View, desired: &Desired) {
+    let reached = |view: &NextHopView| {
+        let known = |id| !matches!(view.next_hops.get(id), None | Some(NextHop::Unresolved));
+        desired.backends.keys().all(known)
+    };
+    // Time running out is an answer too.
+    drop(timeout(NEXT_HOP_PATIENCE, view.wait_for(reached)).await);
+    let view = view.borrow();
+    for id in desired.backends.keys() {
+        if let Some(why) = view.unresolved.get(id) {
+            tracing::warn!(backend = %id, "no next hop: {why}");
+        }
+    }
+}
+
+/// An LB node that is a worker node too lets nothing that it decapsulated and nobody claimed go back out.
+async fn set_rules(unclaimed: &mut Unclaimed, config: &LbConfig) -> anyhow::Result<()> {
+    let interfaces: Vec<&str> = config.interfaces.iter().map(|interface| &*interface.name).collect();
+    let prefixes = config.desired.tunnel.as_ref().map_or(&[][..], |tunnel| &*tunnel.vip_prefixes);
+    Ok(unclaimed.set(&interfaces, prefixes).await?)
+}

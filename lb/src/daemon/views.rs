@@ -1,0 +1,63 @@
+//! From what the datapath says to what the CLI shows. Never asks anything of the kernel itself.
+
+use xdp_prog::{abi::feature, verdict::Fate, verdict::Verdict};
+
+use crate::{
+    control::{CounterView, InterfaceView},
+    datapath::Attachment,
+};
+
+/// All verdicts with their counts.
+pub(super) fn counters(counts: Vec<(Verdict, u64)>) -> Vec<CounterView> {
+    counts
+        .into_iter()
+        .map(|(verdict, packets)| CounterView {
+            fate: verdict.fate().name().to_owned(),
+            reason: verdict.reason().to_owned(),
+            packets,
+            meaning: verdict.describe().to_owned(),
+        })
+        .collect()
+}
+
+/// Packets by fate, in the order in which one reads them.
+pub(super) fn by_fate(counts: &[(Verdict, u64)]) -> Vec<(String, u64)> {
+    [Fate::Forward, Fate::Pass, Fate::Slow, Fate::Drop]
+        .into_iter()
+        .map(|fate| {
+            let packets = counts.iter().filter(|(verdict, _)| verdict.fate() == fate).map(|(_, packets)| packets).sum();
+            (fate.name().to_owned(), packets)
+        })
+        .collect()
+}
+
+/// An interface with the program.
+pub(super) fn interface(attachment: &Attachment) -> InterfaceView {
+    InterfaceView {
+        name: attachment.interface().name.clone(),
+        ifindex: attachment.interface().index,
+        mode: attachment.mode().name().to_owned(),
+        native_refused: attachment.native_refused().map(ToString::to_string),
+    }
+}
+
+/// Says where the program is, and loudly where it is slow.
+pub(super) fn say_attached(attachment: &Attachment) {
+    let interface = &attachment.interface().name;
+    match attachment.native_refused() {
+        Some(why) => tracing::warn!(
+            %interface,
+            "attached in GENERIC mode, several times slower: the driver refused native mode: {why}"
+        ),
+        None => tracing::info!(%interface, mode = attachment.mode().name(), "attached"),
+    }
+}
+
+/// Names of the features that are on.
+pub(super) fn features(features: u64) -> Vec<String> {
+    feature::NAMES
+        .iter()
+        .filter(|(bit, _)| features & bit != 0)
+        .map(|(_, name)| (*name).to_owned())
+        .collect()
+}
