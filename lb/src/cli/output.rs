@@ -13,7 +13,7 @@ pub(super) fn json<T: serde::Serialize>(out: &mut dyn io::Write, value: &T) -> i
 /// Prints rows in aligned columns. A heading that begins with `>` is aligned to the right, as numbers are.
 pub(super) fn table(out: &mut dyn io::Write, headings: &[&str], rows: Vec<Vec<String>>) -> io::Result<()> {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_header(headings.iter().map(|heading| heading.trim_start_matches('>')));
     for row in rows {
         table.add_row(row);

@@ -22,7 +22,6 @@ use tokio::{sync::watch, time::timeout};
 use super::{
     explain,
     life::{self, Life, Wake},
-    node::ask,
     tables::{Carried, Tables},
     unclaimed::{Priority, Unclaimed},
     views,
@@ -104,7 +103,7 @@ impl Lb {
         // Attached last: the first packet finds whole tables. What fails takes the attachments before it down with it.
         let mut attachments = Vec::new();
         for interface in &file.config.interfaces {
-            let attachment = tables.attach(&interface.name, ask(interface.mode))?;
+            let attachment = tables.attach(&interface.name, interface.mode)?;
             views::say_attached(&attachment);
             attachments.push(attachment);
         }

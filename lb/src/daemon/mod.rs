@@ -1,8 +1,10 @@
 //! The two daemons: [`run`] for LB nodes, [`node`] for worker nodes. Here is what they share; never anything about packets.
 
+mod explain;
 mod lb;
 mod life;
 mod node;
+mod tables;
 mod unclaimed;
 mod views;
 

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use lb_core::{
-    config::{AttachMode, NodeConfig},
+    config::NodeConfig,
     desired::Tunnel,
     nexthop::{NextHopView, Settings},
     worker::WorkerTables,
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     control::{Answer, Listener, ReloadView, Request, Role, StatusView},
-    datapath::{Ask, Attachment, Decapsulator, grace_period},
+    datapath::{Attachment, Decapsulator, grace_period},
     nexthop::NextHopDriver,
     source::file::{self, Watch},
 };
@@ -111,7 +111,7 @@ impl Node {
         node.write(tunnel(&node.config, &view.borrow()))?;
         // Attached last: from the first packet on the tables are whole.
         for interface in &node.config.interfaces {
-            let attachment = node.decapsulator.program.attach(&interface.name, ask(interface.mode))?;
+            let attachment = node.decapsulator.program.attach(&interface.name, interface.mode)?;
             views::say_attached(&attachment);
             node.attachments.push(attachment);
         }
@@ -231,13 +231,4 @@ async fn set_rules(unclaimed: &mut Unclaimed, config: &NodeConfig) -> anyhow::Re
     let interfaces: Vec<&str> = config.interfaces.iter().map(|interface| &*interface.name).collect();
     let prefixes = if config.blackhole_unclaimed { &*config.vip_prefixes } else { &[] };
     Ok(unclaimed.set(&interfaces, prefixes).await?)
-}
-
-/// How the datapath is asked for a mode.
-pub(super) fn ask(mode: AttachMode) -> Ask {
-    match mode {
-        AttachMode::Auto => Ask::NativeOrGeneric,
-        AttachMode::Native => Ask::Native,
-        AttachMode::Generic => Ask::Generic,
-    }
 }
