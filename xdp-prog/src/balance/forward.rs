@@ -196,7 +196,9 @@ unsafe fn outer_v6<M: BalancerTables>(machine: &M, l3: usize, flow: &Flow, line:
         let len_be = u64::from((flow.ip_len as u16).to_be());
         let mut source_low = word(&raw const (*line).outer[2]);
         if is_on(machine, feature::SOURCE_PREFIX) {
-            source_low |= flow.hash & word(&raw const (*machine.config()).source_mask_v6);
+            // The hash's top bits chose the slot: for one backend they hardly differ. The bits below them go into the
+            // address's last bytes, where a prefix leaves room first.
+            source_low |= flow.hash << 16 & word(&raw const (*machine.config()).source_mask_v6);
         }
         store(
             l3,
