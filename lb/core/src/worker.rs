@@ -10,7 +10,10 @@ use ipnet::IpNet;
 use thiserror::Error;
 use xdp_prog::abi::{Range, SetRef, setting};
 
-use crate::{desired::Tunnel, ranges::RangeSet};
+use crate::{
+    desired::{Desired, NextHop, NextHops, Tunnel},
+    ranges::RangeSet,
+};
 
 /// Sets of a worker node.
 const SETS: usize = 4;
@@ -66,10 +69,40 @@ impl WorkerTables {
     }
 }
 
+/// Destinations that must die on an LB node that is a worker node too when nothing there claims them: whatever it decapsulates,
+/// and the VIP addresses of sets in which it is a backend itself. Anything else the program never hands up for a VIP.
+pub fn unclaimed_prefixes(desired: &Desired, hops: &NextHops) -> Vec<IpNet> {
+    let mut prefixes = desired.tunnel.as_ref().map(|tunnel| tunnel.vip_prefixes.clone()).unwrap_or_default();
+    let is_local = |set: &crate::desired::BackendSet| {
+        set.members.iter().any(|member| hops.get(&member.backend) == Some(&NextHop::Local))
+    };
+    prefixes.extend(desired.vips.iter().filter(|(_, vip)| is_local(&vip.set)).map(|(key, _)| IpNet::from(key.address)));
+    IpNet::aggregate(&prefixes)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::WorkerTables;
-    use crate::desired::Tunnel;
+    use super::{WorkerTables, unclaimed_prefixes};
+    use crate::desired::{BackendId, BackendSet, Desired, Limits, Member, NextHop, NextHops, Protocol, Tunnel, Vip, VipKey};
+
+    #[test]
+    fn only_vips_with_this_node_as_a_backend_die_here_and_neighbours_are_merged() {
+        let vip = |host: u8, backend: &str| {
+            let key = VipKey { address: [203, 0, 113, host].into(), protocol: Protocol::Tcp, port: 80 };
+            let members = vec![Member { backend: BackendId(backend.into()), weight: 1 }];
+            let set = BackendSet { members, table_slots: None };
+            (key, Vip { set: set.into(), limits: Limits::default(), allowed_sources: None })
+        };
+        let desired = Desired {
+            vips: [vip(2, "here"), vip(3, "here"), vip(4, "there")].into(),
+            ..Desired::default()
+        };
+        let hops = NextHops::from([(BackendId("here".into()), NextHop::Local)]);
+        assert_eq!(unclaimed_prefixes(&desired, &hops), ["203.0.113.2/31".parse().unwrap()]);
+        assert_eq!(unclaimed_prefixes(&desired, &NextHops::new()), []);
+        let desired = Desired { tunnel: Some(tunnel()), ..desired };
+        assert_eq!(unclaimed_prefixes(&desired, &hops), ["203.0.113.0/24".parse().unwrap()]);
+    }
 
     fn tunnel() -> Tunnel {
         Tunnel {

@@ -16,6 +16,7 @@ use lb_core::{
     },
     desired::{BackendId, Desired, NextHop},
     nexthop::{NextHopView, Settings, Sources},
+    worker::unclaimed_prefixes,
 };
 use tokio::{sync::watch, time::timeout};
 
@@ -76,7 +77,7 @@ pub(super) async fn serve(path: &Path, file: LbFile, watch: Watch) -> anyhow::Re
             },
             changed = view.changed() => {
                 changed.context("next hops are no longer followed")?;
-                lb.follow(&mut view);
+                lb.follow(&mut view).await;
             }
             question = listener.next() => match question {
                 Some(question) => lb.answer(question, &view),
@@ -99,7 +100,8 @@ impl Lb {
         let mut tables = Tables::load(&file, Carried::default())?;
         tables.reach(&desired, &view.borrow().next_hops)?;
         let mut unclaimed = Unclaimed::new(Priority::Lb).await?;
-        set_rules(&mut unclaimed, &file.config).await?;
+        let prefixes = unclaimed_prefixes(&desired, &view.borrow().next_hops);
+        unclaimed.set(&names(&file.config), &prefixes).await?;
         // Attached last: the first packet finds whole tables. What fails takes the attachments before it down with it.
         let mut attachments = Vec::new();
         for interface in &file.config.interfaces {
@@ -123,9 +125,13 @@ impl Lb {
     }
 
     /// Next hops or this node's addresses changed.
-    fn follow(&mut self, view: &mut View) {
+    async fn follow(&mut self, view: &mut View) {
         let view = view.borrow_and_update().clone();
         let desired = desired(&self.file.config, &view);
+        let prefixes = unclaimed_prefixes(&desired, &view.next_hops);
+        if let Err(error) = self.unclaimed.set(&names(&self.file.config), &prefixes).await {
+            tracing::error!("{error}");
+        }
         match self.tables.reach(&desired, &view.next_hops) {
             Ok(0) => {}
             Ok(writes) => {
@@ -187,15 +193,15 @@ impl Lb {
         wait_for_next_hops(view, &new.config.desired).await;
         let now = view.borrow_and_update().clone();
         let desired = desired(&new.config, &now);
+        // Rules first: what the new tables hand up must not get away.
+        self.unclaimed.set(&names(&new.config), &unclaimed_prefixes(&desired, &now.next_hops)).await?;
         if fresh {
             let mut tables = Tables::load(new, self.tables.carry()?)?;
             tables.reach(&desired, &now.next_hops)?;
-            set_rules(&mut self.unclaimed, &new.config).await?;
             tables.take_over(&mut self.attachments, &self.tables)?;
             self.tables = tables;
         } else {
             self.tables.reach(&desired, &now.next_hops)?;
-            set_rules(&mut self.unclaimed, &new.config).await?;
         }
         Ok(())
     }
@@ -271,6 +277,10 @@ fn settings(config: &LbConfig) -> Settings {
     Settings { interfaces: config.interfaces.iter().map(|interface| interface.name.clone()).collect(), sources }
 }
 
+fn names(config: &LbConfig) -> Vec<&str> {
+    config.interfaces.iter().map(|interface| &*interface.name).collect()
+}
+
 fn addresses(desired: &Desired) -> BTreeMap<BackendId, IpAddr> {
     desired.backends.iter().map(|(id, backend)| (id.clone(), backend.address)).collect()
 }
@@ -289,11 +299,4 @@ async fn wait_for_next_hops(view: &mut View, desired: &Desired) {
             tracing::warn!(backend = %id, "no next hop: {why}");
         }
     }
-}
-
-/// An LB node that is a worker node too lets nothing that it decapsulated and nobody claimed go back out.
-async fn set_rules(unclaimed: &mut Unclaimed, config: &LbConfig) -> anyhow::Result<()> {
-    let interfaces: Vec<&str> = config.interfaces.iter().map(|interface| &*interface.name).collect();
-    let prefixes = config.desired.tunnel.as_ref().map_or(&[][..], |tunnel| &*tunnel.vip_prefixes);
-    Ok(unclaimed.set(&interfaces, prefixes).await?)
 }

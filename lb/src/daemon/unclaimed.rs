@@ -69,6 +69,9 @@ impl Unclaimed {
             .iter()
             .flat_map(|interface| prefixes.iter().map(|prefix| ((*interface).to_owned(), prefix.trunc())))
             .collect();
+        if wanted == self.rules {
+            return Ok(());
+        }
         for (interface, prefix) in wanted.difference(&self.rules) {
             self.add(interface, *prefix)
                 .await
