@@ -80,6 +80,24 @@ pub enum DatapathError {
         /// Words in an entry.
         words: u32,
     },
+    /// A plan was interrupted. Every prefix of a plan is a safe state, but the planner's image and the maps no longer agree.
+    #[error("write {done} of {of} of a plan failed, the rest was not tried: {source}")]
+    Plan {
+        /// Writes that were carried out; also the position of the one that failed.
+        done: usize,
+        /// Writes of the plan.
+        of: usize,
+        /// Why.
+        source: Box<DatapathError>,
+    },
+    /// A plan asks for a segment out of turn.
+    #[error("a plan asks for segment {asked} of slot memory, the next one is {next}")]
+    SegmentOutOfTurn {
+        /// Position in the plan.
+        asked: u32,
+        /// Position that comes next.
+        next: u32,
+    },
     /// All segments of slot memory that the configuration allows are made.
     #[error("slot memory is full: {segments} segments of 1 MiB, see `capacity.table_segments`")]
     SlotMemoryFull {
@@ -146,7 +164,7 @@ pub enum DatapathError {
         source: io::Error,
     },
     /// No grace period could be awaited.
-    #[error("membarrier(MEMBARRIER_CMD_GLOBAL): {source}{advice}")]
+    #[error("waiting for a grace period (membarrier, or BPF_MAP_UPDATE_ELEM of a map of maps): {source}{advice}")]
     Grace {
         /// The call's error.
         source: io::Error,

@@ -142,18 +142,36 @@ impl Mapped {
         Ok(value)
     }
 
-    /// Writes consecutive words from entry `index` on: for memory that no packet reads yet.
+    /// Writes consecutive words from the first of entry `index` on, as [`Mapped::fill_from`] does.
     ///
     /// # Errors
     ///
     /// [`DatapathError::OutOfBounds`]; then nothing is written.
     pub fn fill(&self, index: u32, values: &[u64]) -> Result<(), DatapathError> {
-        let count = u32::try_from(values.len()).unwrap_or(u32::MAX);
-        if let Some(last) = count.checked_sub(1) {
-            self.word(index.saturating_add(last / self.words), last % self.words)?;
+        self.fill_from(index, 0, values)
+    }
+
+    /// Writes consecutive words from there on, into the entries that follow where there are more than one takes: for memory that
+    /// no packet reads yet.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`]; then nothing is written.
+    pub fn fill_from(&self, index: u32, word: u32, values: &[u64]) -> Result<(), DatapathError> {
+        self.word(index, word)?;
+        let first = u64::from(index) * u64::from(self.words) + u64::from(word);
+        let place = |position: usize| {
+            let flat = first + position as u64;
+            let index = u32::try_from(flat / u64::from(self.words)).unwrap_or(u32::MAX);
+            (index, (flat % u64::from(self.words)) as u32)
+        };
+        if let Some(last) = values.len().checked_sub(1) {
+            let (index, word) = place(last);
+            self.word(index, word)?;
         }
-        for (position, value) in (0..).zip(values) {
-            self.store(index + position / self.words, position % self.words, *value)?;
+        for (position, value) in values.iter().enumerate() {
+            let (index, word) = place(position);
+            self.store(index, word, *value)?;
         }
         Ok(())
     }

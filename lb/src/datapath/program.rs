@@ -126,8 +126,13 @@ fn load_error(object: &'static str, program: &'static str, error: ProgramError) 
             io_error: source,
             verifier_log,
         } => {
-            let advice = Advice::for_call(&source, &[Capability::Bpf, Capability::NetAdmin], Some(FRAGMENTS));
             let log = VerifierTail::new(&verifier_log.to_string());
+            // The verifier refuses with EACCES or EINVAL too, and then it has said why.
+            let advice = if log.is_empty() {
+                Advice::for_call(&source, &[Capability::Bpf, Capability::NetAdmin], Some(FRAGMENTS))
+            } else {
+                Advice::None
+            };
             DatapathError::Verifier {
                 program,
                 source,

@@ -66,11 +66,11 @@ impl SlotMemory {
             })?;
         let data =
             MapData::from_fd(data).map_err(|error| map_error(map::LOOKUP_TABLES, "BPF_OBJ_GET_INFO_BY_FD", error))?;
+        let segment = Mapped::new(map::LOOKUP_TABLES, data, size_of::<u64>())?;
         self.outer
-            .set(position, &data, 0)
+            .set(position, segment.data(), 0)
             .map_err(|error| map_error(map::LOOKUP_TABLES, "BPF_MAP_UPDATE_ELEM", error))?;
-        self.segments
-            .push(Mapped::new(map::LOOKUP_TABLES, data, size_of::<u64>())?);
+        self.segments.push(segment);
         Ok(position)
     }
 
@@ -80,8 +80,8 @@ impl SlotMemory {
     ///
     /// [`DatapathError::OutOfBounds`] beyond the segments that there are.
     pub fn store(&self, word: u32, value: u64) -> Result<(), DatapathError> {
-        let (segment, index) = self.segment(word)?;
-        segment.store(index, 0, value)
+        let words = SEGMENT_WORDS as u32;
+        self.segment(word / words)?.store(word % words, 0, value)
     }
 
     /// Reads one word of slot memory; `word` counts through all segments.
@@ -90,23 +90,23 @@ impl SlotMemory {
     ///
     /// [`DatapathError::OutOfBounds`] beyond the segments that there are.
     pub fn load(&self, word: u32) -> Result<u64, DatapathError> {
-        let (segment, index) = self.segment(word)?;
-        segment.load(index, 0)
+        let words = SEGMENT_WORDS as u32;
+        self.segment(word / words)?.load(word % words, 0)
     }
 
-    fn segment(&self, word: u32) -> Result<(&Mapped, u32), DatapathError> {
-        let words = SEGMENT_WORDS as u32;
-        let segment = self
-            .segments
-            .get((word / words) as usize)
-            .ok_or(DatapathError::OutOfBounds {
-                map: map::LOOKUP_TABLES,
-                index: word,
-                word: 0,
-                entries: self.segments() * words,
-                words: 1,
-            })?;
-        Ok((segment, word % words))
+    /// One segment, as an array of [`SEGMENT_WORDS`] entries of one word.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`] beyond the segments that there are.
+    pub fn segment(&self, position: u32) -> Result<&Mapped, DatapathError> {
+        self.segments.get(position as usize).ok_or(DatapathError::OutOfBounds {
+            map: map::LOOKUP_TABLES,
+            index: position,
+            word: 0,
+            entries: self.segments(),
+            words: SEGMENT_WORDS as u32,
+        })
     }
 }
 

@@ -1,20 +1,46 @@
-//! bpf(2) commands that aya 0.14 does not offer, or not in the way we need: batched lookups of per-CPU arrays, and links that
-//! are file descriptors and nothing else (aya falls back to netlink, which would outlive the process).
+//! bpf(2) commands that aya 0.14 does not offer, or not in the way we need: batched lookups of per-CPU arrays, links that are
+//! file descriptors and nothing else (aya falls back to netlink, which would outlive the process), and a map of maps without an
+//! object.
 //!
 //! Knows nothing of what the maps and links are for.
 
 use std::{
     ffi::{c_int, c_uint},
     io,
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 // include/uapi/linux/bpf.h: enum bpf_cmd, enum bpf_attach_type.
+const BPF_MAP_CREATE: c_int = 0;
+const BPF_MAP_UPDATE_ELEM: c_int = 2;
 const BPF_MAP_LOOKUP_BATCH: c_int = 24;
 const BPF_LINK_CREATE: c_int = 28;
 const BPF_LINK_UPDATE: c_int = 29;
 const BPF_LINK_DETACH: c_int = 34;
 const BPF_XDP: u32 = 37;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
+
+#[repr(C)]
+#[derive(Default)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapUpdate {
+    map_fd: u32,
+    reserved: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
 
 #[repr(C)]
 #[derive(Default)]
@@ -94,6 +120,43 @@ pub(crate) fn lookup_batch(
     }
 }
 
+/// Makes a map of maps with one entry and writes that entry. The kernel returns only when every program run that had begun is
+/// done (kernel/bpf/syscall.c, `maybe_wait_bpf_programs`), whatever maps it uses.
+///
+/// # Minimum kernel version
+///
+/// 4.20.
+pub(crate) fn write_map_of_maps() -> io::Result<()> {
+    let mut inner = MapCreate {
+        map_type: BPF_MAP_TYPE_ARRAY,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+        ..MapCreate::default()
+    };
+    // SAFETY: `inner` holds no pointers.
+    let inner = unsafe { created(bpf(BPF_MAP_CREATE, &mut inner)) }?;
+    let mut outer = MapCreate {
+        map_type: BPF_MAP_TYPE_ARRAY_OF_MAPS,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+        inner_map_fd: raw(inner.as_fd()),
+        ..MapCreate::default()
+    };
+    // SAFETY: `outer` holds no pointers.
+    let outer = unsafe { created(bpf(BPF_MAP_CREATE, &mut outer)) }?;
+    let (key, value) = (0_u32, raw(inner.as_fd()));
+    let mut update = MapUpdate {
+        map_fd: raw(outer.as_fd()),
+        key: &raw const key as u64,
+        value: &raw const value as u64,
+        ..MapUpdate::default()
+    };
+    // SAFETY: key and value are live locals of the map's sizes, 4 bytes each.
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut update) }.map(drop)
+}
+
 /// Attaches an XDP program to an interface of the calling thread's network namespace. `flags` are `XDP_FLAGS_*_MODE`.
 ///
 /// # Minimum kernel version
@@ -108,9 +171,7 @@ pub(crate) fn link_create(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> 
         ..LinkCreate::default()
     };
     // SAFETY: `attr` holds no pointers.
-    let fd = unsafe { bpf(BPF_LINK_CREATE, &mut attr) }?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    unsafe { created(bpf(BPF_LINK_CREATE, &mut attr)) }
 }
 
 /// Makes a link run another program, atomically: each packet sees the old one or the new one.
@@ -129,6 +190,16 @@ pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = LinkDetach { link_fd: raw(link) };
     // SAFETY: `attr` holds no pointers.
     unsafe { bpf(BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
+/// The descriptor that a creating command returned.
+///
+/// # Safety
+///
+/// `result` is that of a command that makes a descriptor, which is used nowhere else.
+unsafe fn created(result: io::Result<c_int>) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    result.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// bpf(2). The kernel reads `size_of::<A>()` bytes and takes what is beyond for zero.
