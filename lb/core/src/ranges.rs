@@ -129,7 +129,10 @@ fn last(range: &Range) -> u128 {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use xdp_prog::abi::SetRef;
+    use xdp_prog::{
+        abi::{Config, SetRef},
+        host::{Host, View},
+    };
 
     use super::*;
 
@@ -231,12 +234,41 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn a_set_contains_what_one_of_its_networks_contains(networks in networks(), random: [u128; 8]) {
             let set = RangeSet::from_cidrs(&networks);
             for probe in probes(&networks, &random) {
                 let naive = networks.iter().any(|network| network.contains(&probe));
                 prop_assert_eq!(set.contains(probe), naive, "{}", probe);
+            }
+        }
+
+        /// The set stands somewhere in the map, with other sets around it.
+        #[test]
+        fn the_program_finds_in_a_padded_set_what_the_set_contains(networks in networks(), random: [u128; 8], offset in 0..9_u32) {
+            let set = RangeSet::from_cidrs(&networks);
+            let everything = Range::new(0, u128::MAX);
+            let mut map = vec![everything; offset as usize];
+            map.extend(set.padded());
+            map.resize(map.len() + 3, everything);
+            let view = View {
+                config: &Config::EMPTY,
+                vips_v4: &[],
+                vips_v6: &[],
+                segments: Vec::new(),
+                backends: &[],
+                options: &[],
+                ranges: &map,
+                settings: &[],
+            };
+            let host = Host::new(view, 1);
+            let place = SetRef::new(offset, set.padded_log2());
+            for probe in probes(&networks, &random) {
+                let halves = number(probe);
+                let found = xdp_prog::ranges::contains(&host, place.0, (halves >> 64) as u64, halves as u64);
+                prop_assert_eq!(found, set.contains(probe), "{}", probe);
             }
         }
 

@@ -7,8 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
-    problem::{NotUnicast, Problem, Quoted},
+    problem::Problem,
     read::At,
+    words::{NotUnicast, Quoted},
 };
 use crate::ranges::RangeSet;
 

@@ -8,8 +8,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
     address,
-    problem::{Problem, Quoted},
+    problem::Problem,
     read::{At, Fields},
+    words::Quoted,
 };
 
 /// Prefix lengths that a family may have.

@@ -8,8 +8,9 @@ use xdp_prog::abi::MAX_PORTS;
 
 use super::{
     Warning,
-    problem::{Kind, Problem, Quoted},
+    problem::Problem,
     read::At,
+    words::{Kind, Quoted},
 };
 
 /// Longest interface name in bytes: `IFNAMSIZ` without the closing zero (include/uapi/linux/if.h).

@@ -9,12 +9,14 @@
 //! | [`NodeConfig`] | the worker agent's file |
 //! | [`reload`] | decides what a new file means for a running LB node |
 //! | `raw`, `read` | text to tree, tree to values, noting every error |
-//! | `problem`, `warning` | the errors, and what is allowed but said loudly |
+//! | `errors`, `problem`, `words` | what is wrong, and how it is said |
+//! | `warning` | what is allowed and said loudly |
 //! | the others | one key each |
 
 mod address;
 mod capacity;
 mod encap;
+mod errors;
 mod interface;
 mod lb;
 mod node;
@@ -27,22 +29,22 @@ mod sets;
 mod tunnel;
 mod vips;
 mod warning;
+mod words;
 
 use std::path::{Path, PathBuf};
 
 pub use capacity::{Capacity, MAX_CAPACITY_BACKENDS, MAX_CAPACITY_RANGES, MAX_CAPACITY_SEGMENTS, MAX_CAPACITY_VIPS};
 pub use encap::{Encap, PREFIX_LENGTHS_V4, PREFIX_LENGTHS_V6, PrefixLengths};
+pub use errors::{ConfigError, ConfigErrors, MAX_KEPT_ERRORS, MAX_PRINTED_ERRORS, Place};
 pub use interface::{AttachMode, Interface, MAX_INTERFACE_NAME_BYTES};
 pub use lb::{DEFAULT_LB_SOCKET, LbConfig, Protection};
 pub use node::{DEFAULT_NODE_SOCKET, NodeConfig};
-pub use problem::{
-    ConfigError, ConfigErrors, Kind, LaterMode, MAX_KEPT_ERRORS, MAX_PRINTED_ERRORS, NotUnicast, Place, Problem,
-    QUOTED_CHARS, Quoted,
-};
+pub use problem::Problem;
 pub use raw::MAX_CONFIG_BYTES;
 pub use seed::{SEED_DIGITS, Seed, SeedError, SeedKey, parse_seed};
 pub use sets::MAX_NAME_BYTES;
 pub use warning::Warning;
+pub use words::{Kind, LaterMode, NotUnicast, QUOTED_CHARS, Quoted};
 
 use read::{At, Report};
 

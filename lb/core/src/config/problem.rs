@@ -1,8 +1,8 @@
 //! What can be wrong with a configuration file: where, what, and what to do about it.
 //!
-//! Never quotes the seed, and never more than [`QUOTED_CHARS`] characters of anything else.
+//! Never quotes the seed, and no more of anything else than [`Quoted`] does.
 
-use std::{fmt, net::IpAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use thiserror::Error;
@@ -11,206 +11,9 @@ use xdp_prog::abi::{MAX_PORTS, MAX_SET_RANGES, MAX_TABLE_SLOTS, MIN_TABLE_SLOTS}
 use super::{
     MAX_CONFIG_BYTES, MAX_INTERFACE_NAME_BYTES, MAX_NAME_BYTES, MAX_SOCKET_PATH_BYTES, encap::PrefixLengths,
     seed::SeedError,
+    words::{Kind, LaterMode, NotUnicast, Quoted, Words},
 };
 use crate::desired::VipKey;
-
-/// Errors kept of one file; the rest are counted.
-pub const MAX_KEPT_ERRORS: usize = 1000;
-/// Errors that [`ConfigErrors`] prints; the rest are counted.
-pub const MAX_PRINTED_ERRORS: usize = 100;
-/// Characters of a value that an error quotes.
-pub const QUOTED_CHARS: usize = 64;
-
-/// Everything that is wrong with a file, in the order of the file. Never empty.
-///
-/// Displays as one error per line and a last line with their number, no newline at the end.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub struct ConfigErrors {
-    /// At most [`MAX_KEPT_ERRORS`].
-    pub errors: Vec<ConfigError>,
-    /// Errors beyond those.
-    pub omitted: usize,
-}
-
-impl ConfigErrors {
-    /// A file with nothing but this wrong.
-    pub(super) fn one(error: ConfigError) -> Self {
-        Self {
-            errors: vec![error],
-            omitted: 0,
-        }
-    }
-
-    /// Number of errors, omitted ones included.
-    pub fn count(&self) -> usize {
-        self.errors.len() + self.omitted
-    }
-}
-
-impl fmt::Display for ConfigErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for error in self.errors.iter().take(MAX_PRINTED_ERRORS) {
-            writeln!(f, "{error}")?;
-        }
-        let unprinted = self.count() - self.errors.len().min(MAX_PRINTED_ERRORS);
-        if unprinted > 0 {
-            writeln!(f, "… and {unprinted} more")?;
-        }
-        let count = self.count();
-        write!(f, "{count} error{}", if count == 1 { "" } else { "s" })
-    }
-}
-
-/// One thing that is wrong. Displays as `vips[2].port: 0 is not in 1..=65535 (line 7, column 11)`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError {
-    /// Where, as `vips[2].backends[0].weight`; empty for the file as a whole.
-    pub path: String,
-    /// Where in the text; known for the first errors of a file that is not huge.
-    pub place: Option<Place>,
-    /// What, and what to do.
-    pub problem: Problem,
-}
-
-/// A position in the text, both counted from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// Line.
-    pub line: usize,
-    /// Column, in characters.
-    pub column: usize,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
-        }
-        write!(f, "{}", self.problem)?;
-        match self.place {
-            Some(Place { line, column }) => write!(f, " (line {line}, column {column})"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// A value as the file has it, shortened and with control characters escaped, so that an error stays one line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Quoted(String);
-
-impl Quoted {
-    /// Quotes a value.
-    pub fn new(value: &str) -> Self {
-        let mut quoted: String = value.chars().take(QUOTED_CHARS).flat_map(char::escape_debug).collect();
-        if value.chars().nth(QUOTED_CHARS).is_some() {
-            quoted.push('…');
-        }
-        Self(quoted)
-    }
-}
-
-impl fmt::Display for Quoted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}`", self.0)
-    }
-}
-
-/// A list of words in a sentence.
-struct Words<'a>(&'a [&'static str]);
-
-impl fmt::Display for Words<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join(", "))
-    }
-}
-
-/// What a value is, in the words of YAML.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Nothing after the colon, `~` or `null`.
-    Empty,
-    /// `true` or `false`.
-    Bool,
-    /// A whole number.
-    Integer,
-    /// Any other number.
-    Float,
-    /// Text.
-    Text,
-    /// `[…]` or lines with dashes.
-    List,
-    /// `{…}` or lines with keys.
-    Map,
-    /// Something with a `!tag`.
-    Tagged,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "empty",
-            Self::Bool => "true or false",
-            Self::Integer => "a whole number",
-            Self::Float => "a fraction",
-            Self::Text => "text",
-            Self::List => "a list",
-            Self::Map => "a map of keys to values",
-            Self::Tagged => "a tagged value, which is not supported",
-        })
-    }
-}
-
-/// Why an address cannot be a VIP, a backend or an outer source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotUnicast {
-    /// `0.0.0.0/8` or `::` (RFC 1122 3.2.1.3, RFC 4291 2.5.2).
-    Unspecified,
-    /// `127.0.0.0/8` or `::1`.
-    Loopback,
-    /// `224.0.0.0/4` or `ff00::/8`.
-    Multicast,
-    /// `255.255.255.255`.
-    Broadcast,
-    /// `169.254.0.0/16` or `fe80::/10`: not routable.
-    LinkLocal,
-    /// `::ffff:0:0/96` (RFC 4291 2.5.5.2).
-    V4Mapped,
-}
-
-impl fmt::Display for NotUnicast {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unspecified => "the unspecified address or its network",
-            Self::Loopback => "a loopback address",
-            Self::Multicast => "a multicast address",
-            Self::Broadcast => "the broadcast address",
-            Self::LinkLocal => "a link-local address",
-            Self::V4Mapped => "an IPv4-mapped IPv6 address",
-        })
-    }
-}
-
-/// A way of forwarding that has its place in the design and not in this build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LaterMode {
-    /// Generic UDP encapsulation.
-    DsrGue,
-    /// MAC rewrite on the same segment.
-    DsrL2,
-    /// Rewrite to a node port.
-    NodePortNat,
-}
-
-impl LaterMode {
-    /// As configuration writes it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::DsrGue => "DsrGue",
-            Self::DsrL2 => "DsrL2",
-            Self::NodePortNat => "NodePortNat",
-        }
-    }
-}
 
 /// What is wrong, with the data, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -578,7 +381,7 @@ pub enum Problem {
 
     // The worker agent.
     /// Nothing to tell tunnelled packets by.
-    #[error("missing; list {what}, or turn `{switch}` off knowingly")]
+    #[error("missing or empty; list {what}, or turn `{switch}` off knowingly")]
     MissingUnlessOff {
         /// What to list.
         what: &'static str,

@@ -10,14 +10,16 @@ use std::{
 };
 
 use super::{
-    problem::{ConfigError, ConfigErrors, Kind, MAX_KEPT_ERRORS, Problem, QUOTED_CHARS, Quoted},
+    errors::{ConfigError, ConfigErrors, MAX_KEPT_ERRORS},
+    problem::Problem,
     raw::{self, Key, Node, Position, Value},
+    words::{Kind, QUOTED_CHARS, Quoted},
 };
 
 /// Errors whose line and column are looked up, each at the cost of reading the file again …
 const MAX_PLACED_ERRORS: usize = 32;
 /// … as long as all these readings together are no more than this many bytes.
-const MAX_PLACING_BYTES: usize = 16 << 20;
+const MAX_PLACING_BYTES: usize = 4 << 20;
 
 /// What is wrong so far.
 #[derive(Debug, Default)]

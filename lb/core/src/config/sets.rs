@@ -12,8 +12,9 @@ use xdp_prog::abi::{MAX_TABLE_SLOTS, MIN_TABLE_SLOTS};
 
 use super::{
     address,
-    problem::{Kind, Problem, Quoted},
+    problem::Problem,
     read::{At, Spot},
+    words::{Kind, Quoted},
 };
 use crate::desired::{Backend, BackendId, BackendSet, Member};
 

@@ -8,9 +8,10 @@ use ipnet::IpNet;
 
 use super::{
     address,
-    problem::{LaterMode, Problem, Quoted},
+    problem::Problem,
     read::{At, Spot},
     sets::Sets,
+    words::{LaterMode, Quoted},
 };
 use crate::desired::{Limits, Protocol, Rate, Vip, VipKey};
 
