@@ -24,7 +24,7 @@ test: ready ## All tests of all tiers; as root, or with what needs root left out
 	$(NEXTEST)
 
 golden: ready ## The loaded program against golden packets and against its host build (root)
-	$(NEXTEST) -E 'binary(/^golden|^differential/)'
+	$(NEXTEST) -E 'binary(/^golden|^differential|^datapath/)'
 
 lab: ready ## Real traffic through the daemon, in network namespaces (root)
 	$(NEXTEST) -E 'binary(/^lab/) | package(lab)'

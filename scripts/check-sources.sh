@@ -11,7 +11,7 @@ readonly LONG_LINES=300 # a room is one idea: time to think
 readonly MAX_LINES=600  # split it
 
 # Where unsafe may stand; every crate but these forbids it at its roots.
-readonly UNSAFE_ROOMS='^(xdp-prog/|lb/src/(datapath|xsk)[/.]|lb/lab/)'
+readonly UNSAFE_ROOMS='^(xdp-prog/|lb/(src|tests)/(datapath|xsk)[/.]|lb/lab/)'
 readonly UNSAFE_CRATES='^(xdp-prog|lb|lb/lab)/src/'
 
 complain() {
@@ -31,7 +31,7 @@ check_unsafe() {
         xargs -r grep -nE '^([^/]|/[^/])*\bunsafe *(\{|\(|(fn|impl|trait|extern)\b)' /dev/null | cut -d: -f1,2)
     while read -r file; do
         grep -q '^#!\[forbid(unsafe_code)\]' "$file" || complain "$file: say #![forbid(unsafe_code)] at this crate's root"
-    done < <(files '*/src/lib.rs' '*/src/main.rs' '*/src/bin/*.rs' | grep -vE "$UNSAFE_CRATES")
+    done < <(files '*.rs' | grep -E '/src/(lib|main|bin/[^/]+|bin/[^/]+/main)\.rs$' | grep -vE "$UNSAFE_CRATES")
 }
 
 check_lengths() {
@@ -71,7 +71,8 @@ self_test() {
     trap "rm -rf '$dir'" EXIT
     cd "$dir"
     git init -q .
-    mkdir -p lb/core/src lb/src/datapath perf/src/bin
+    mkdir -p lb/core/src lb/src/datapath perf/src/bin/demo
+    echo 'a room of a binary, no root' >perf/src/bin/demo/story.rs
     printf '#![forbid(unsafe_code)]\n// unsafe { in words } is fine\n' | tee lb/core/src/lib.rs perf/src/main.rs perf/src/bin/demo.rs >/dev/null
     echo 'unsafe { allowed() }' >lb/src/datapath/map.rs
     printf 'see target/work, https://docs.example.org/root\nour index.io is not a host\n' >README.md

@@ -25,7 +25,7 @@ shell_scripts() {
 # The code that only the eBPF target compiles, which a host clippy never sees. Flags as in xdp-prog/build-object.rs.
 clippy_bpf() {
     RUSTC_BOOTSTRAP=1 RUSTFLAGS="--cfg=bpf_target_arch=\"$(uname -m)\"" cargo clippy --quiet --locked --release \
-        --package xdp-prog --bins --target bpfel-unknown-none -Z build-std=core --target-dir target/bpf-lint -- -D warnings
+        --package xdp-prog --bins --target bpfel-unknown-none -Z build-std=core --target-dir target/bpf -- -D warnings
 }
 
 cargo_deny() {
