@@ -196,7 +196,7 @@ impl Lb {
         // Rules first: what the new tables hand up must not get away.
         self.unclaimed.set(&names(&new.config), &unclaimed_prefixes(&desired, &now.next_hops)).await?;
         if fresh {
-            let mut tables = Tables::load(new, self.tables.carry()?)?;
+            let mut tables = Tables::load(new, Carried::default())?;
             tables.reach(&desired, &now.next_hops)?;
             tables.take_over(&mut self.attachments, &self.tables)?;
             self.tables = tables;
@@ -210,8 +210,8 @@ impl Lb {
         let text = |error: anyhow::Error| format!("{error:#}");
         let view = view.borrow();
         match question.request {
-            Request::Status => question.with(self.status().map_err(text)),
-            Request::Vips => question.with(self.tables.vips(&view).map_err(text)),
+            Request::Status => question.with(self.status(&view).map_err(text)),
+            Request::Vips => question.with(self.tables.vips(&self.file.config.desired, &view).map_err(text)),
             Request::Backends => question.with(self.tables.backends(&view).map_err(text)),
             Request::Counters => question.with(self.tables.verdicts().map(views::counters).map_err(text)),
             Request::Explain { protocol, source, destination } => {
@@ -222,9 +222,9 @@ impl Lb {
         }
     }
 
-    fn status(&self) -> anyhow::Result<StatusView> {
+    fn status(&self, view: &NextHopView) -> anyhow::Result<StatusView> {
         let counts = self.tables.verdicts()?;
-        let sizes = self.tables.sizes();
+        let sizes = self.tables.sizes(view);
         Ok(StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             role: Role::Lb,

@@ -1,23 +1,26 @@
 //! A loaded program with its tables, and the planner that knows what stands where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use anyhow::Context as _;
 use lb_core::{
-    desired::{BackendId, Desired, NextHops, VipKey},
+    desired::{BackendId, Desired, NextHop, NextHops, VipKey},
+    match_table,
     nexthop::NextHopView,
+    plan::Planner,
 };
 use xdp_prog::{
-    abi::{Config, Traffic},
+    abi::{ABI_VERSION, BackendIndex, Config, Traffic, VipIndex},
     verdict::Verdict,
 };
 
 use crate::{
-    control::{BackendView, VipView},
-    datapath::{AttachMode, Attachment, Balancer, DatapathError},
+    control::{BackendView, NextHopKind, SetView, VipView},
+    datapath::{AttachMode, Attachment, Balancer, DatapathError, grace_period, jiffies_per_second},
     source::file::LbFile,
 };
 
-/// What earlier programs of this daemon counted.
+/// What earlier programs of this daemon counted: a program that is replaced takes its maps along.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Carried {
     verdicts: BTreeMap<Verdict, u64>,
@@ -35,48 +38,214 @@ pub(super) struct Sizes {
 
 /// A loaded program with its tables.
 pub(super) struct Tables {
-    balancer: Balancer,
+    pub(super) balancer: Balancer,
+    pub(super) planner: Planner,
     carried: Carried,
 }
 
 impl Tables {
+    /// Loads a program for this configuration, with empty tables.
     pub(super) fn load(file: &LbFile, carried: Carried) -> anyhow::Result<Self> {
-        let config = Config { features: file.config.features(), ..Config::EMPTY };
-        Ok(Self { balancer: Balancer::load(&config, &file.config.capacity)?, carried })
+        let LbFile { config, seed } = file;
+        let (match_mask_v4, match_mask_v6) = match_table::masks_for(config.capacity.vips);
+        let (source_mask_v4, source_mask_v6) = config.encap.source_masks();
+        let constants = Config {
+            abi_version: ABI_VERSION,
+            features: config.features(),
+            seed: seed.words(),
+            match_salt: 0,
+            match_mask_v4,
+            match_mask_v6,
+            source_mask_v4,
+            source_mask_v6,
+        };
+        let hz = jiffies_per_second()?;
+        let mut balancer = Balancer::load(&constants, &config.capacity)?;
+        let names: Vec<&str> = config.interfaces.iter().map(|interface| &*interface.name).collect();
+        balancer.ports.add(&names)?;
+        let planner = Planner::new(&config.capacity, &constants, hz);
+        Ok(Self { balancer, planner, carried })
     }
 
-    pub(super) fn reach(&mut self, _desired: &Desired, _hops: &NextHops) -> anyhow::Result<usize> {
-        anyhow::bail!("the planner is not there yet")
+    /// Makes the maps say what is desired; returns how many writes that took.
+    ///
+    /// # Errors
+    ///
+    /// When it does not fit: nothing has changed then. When a write failed: the maps are in a safe state that the planner does not
+    /// know, and only a new program helps.
+    pub(super) fn reach(&mut self, desired: &Desired, hops: &NextHops) -> anyhow::Result<usize> {
+        let plan = self.planner.plan(desired, hops)?;
+        let applied = self.balancer.apply(&plan.writes)?;
+        if applied.writes > 0 {
+            let summary = plan.summary;
+            tracing::debug!(?summary, writes = applied.writes, took = ?applied.took, "tables written");
+        }
+        Ok(applied.writes)
     }
 
+    /// Attaches to an interface.
     pub(super) fn attach(&self, interface: &str, mode: AttachMode) -> Result<Attachment, DatapathError> {
         self.balancer.program.attach(interface, mode)
     }
 
-    pub(super) fn take_over(&self, attachments: &mut [Attachment], _old: &Self) -> Result<(), DatapathError> {
-        for attachment in attachments {
-            self.balancer.program.take_over(attachment)?;
+    /// Puts this program in the place of another, interface by interface, and takes its counts along.
+    ///
+    /// # Errors
+    ///
+    /// When an interface keeps the old program: those before it are given back.
+    pub(super) fn take_over(&mut self, attachments: &mut [Attachment], old: &Self) -> anyhow::Result<()> {
+        for position in 0..attachments.len() {
+            if let Err(error) = self.balancer.program.take_over(&mut attachments[position]) {
+                for attachment in &mut attachments[..position] {
+                    old.balancer.program.take_over(attachment).context("cannot go back to the old program")?;
+                }
+                return Err(error.into());
+            }
         }
+        // After this no packet is in the old program, so what it has counted is all that it will have.
+        grace_period()?;
+        self.carried = old.totals()?;
         Ok(())
     }
 
-    pub(super) fn carry(&self) -> anyhow::Result<Carried> {
-        Ok(self.carried.clone())
+    fn totals(&self) -> anyhow::Result<Carried> {
+        let mut totals = self.carried.clone();
+        totals.verdicts = self.verdicts()?.into_iter().collect();
+        let counts = self.balancer.counters.vips.sums(vip_end(&self.planner))?;
+        for vip in self.planner.vips() {
+            add(totals.vips.entry(vip.key).or_default(), at(&counts, vip.index.0));
+        }
+        let counts = self.balancer.counters.backends.sums(backend_end(&self.planner))?;
+        for backend in self.planner.backends() {
+            add(totals.backends.entry(backend.id.clone()).or_default(), at(&counts, u32::from(backend.index.0)));
+        }
+        Ok(totals)
     }
 
+    /// Packets by verdict.
     pub(super) fn verdicts(&self) -> anyhow::Result<Vec<(Verdict, u64)>> {
-        Ok(self.balancer.counters.verdicts.read()?)
+        let mut counts = self.balancer.counters.verdicts.read()?;
+        for (verdict, count) in &mut counts {
+            *count += self.carried.verdicts.get(verdict).copied().unwrap_or_default();
+        }
+        Ok(counts)
     }
 
-    pub(super) fn vips(&self, _view: &NextHopView) -> anyhow::Result<Vec<VipView>> {
-        Ok(self.carried.vips.keys().filter_map(|_| None).collect())
+    /// All VIPs, for people.
+    pub(super) fn vips(&self, desired: &Desired, view: &NextHopView) -> anyhow::Result<Vec<VipView>> {
+        let counts = self.balancer.counters.vips.sums(vip_end(&self.planner))?;
+        let ready = |id: &BackendId| matches!(view.next_hops.get(id), Some(NextHop::Via(_) | NextHop::Local));
+        let views = self.planner.vips().map(|vip| {
+            let mut traffic = at(&counts, vip.index.0);
+            add(&mut traffic, self.carried.vips.get(&vip.key).copied().unwrap_or_default());
+            let wanted = desired.vips.get(&vip.key);
+            VipView {
+                address: vip.key.address,
+                protocol: vip.key.protocol.name().to_owned(),
+                port: vip.key.port,
+                backends: vip.set.members.len(),
+                ready: vip.set.members.iter().filter(|member| member.weight > 0 && ready(&member.backend)).count(),
+                slots: vip.table.slots,
+                shared_by: vip.shared_by,
+                limited: wanted.is_some_and(|vip| vip.limits.packets.is_some() || vip.limits.syns.is_some()),
+                allowed_sources: wanted
+                    .and_then(|vip| vip.allowed_sources.as_ref())
+                    .map(|ranges| ranges.iter().map(ToString::to_string).collect()),
+                packets: traffic.packets,
+                bytes: traffic.bytes,
+            }
+        });
+        Ok(views.collect())
     }
 
-    pub(super) fn backends(&self, _view: &NextHopView) -> anyhow::Result<Vec<BackendView>> {
-        Ok(self.carried.backends.keys().filter_map(|_| None).collect())
+    /// All backends, for people.
+    pub(super) fn backends(&self, view: &NextHopView) -> anyhow::Result<Vec<BackendView>> {
+        let counts = self.balancer.counters.backends.sums(backend_end(&self.planner))?;
+        let mut sets = self.sets();
+        let views = self.planner.backends().map(|backend| {
+            let mut traffic = at(&counts, u32::from(backend.index.0));
+            add(&mut traffic, self.carried.backends.get(backend.id).copied().unwrap_or_default());
+            BackendView {
+                name: backend.id.to_string(),
+                address: backend.address,
+                next_hop: self.next_hop(backend.id, view),
+                sets: sets.remove(backend.id).unwrap_or_default(),
+                packets: traffic.packets,
+                bytes: traffic.bytes,
+            }
+        });
+        Ok(views.collect())
     }
 
-    pub(super) fn sizes(&self) -> Sizes {
-        Sizes { vips: 0, backends: 0, ready: 0, tables: self.carried.verdicts.len() }
+    /// The sets of every backend, each with the VIPs that use it.
+    fn sets(&self) -> BTreeMap<BackendId, Vec<SetView>> {
+        let mut vips_of_set: BTreeMap<_, (usize, _)> = BTreeMap::new();
+        for vip in self.planner.vips() {
+            vips_of_set.entry((vip.set, vip.table)).or_insert((0, vip.table)).0 += 1;
+        }
+        let mut sets: BTreeMap<BackendId, Vec<SetView>> = BTreeMap::new();
+        for ((set, _), (vips, table)) in vips_of_set {
+            let shares = self.planner.shares(table);
+            for member in &set.members {
+                sets.entry(member.backend.clone()).or_default().push(SetView {
+                    vips,
+                    weight: member.weight,
+                    slots: shares.get(&member.backend).copied().unwrap_or_default(),
+                    of: table.slots,
+                });
+            }
+        }
+        sets
     }
+
+    /// How a backend is reached, for people.
+    pub(super) fn next_hop(&self, id: &BackendId, view: &NextHopView) -> NextHopKind {
+        match view.next_hops.get(id) {
+            Some(NextHop::Via(via)) => {
+                let interfaces = self.balancer.ports.interfaces();
+                let [a, b, c, d, e, f] = via.destination_mac;
+                NextHopKind::Via {
+                    interface: interfaces.get(usize::from(via.port)).map_or_else(String::new, |i| i.name.clone()),
+                    mac: format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
+                    source: via.source,
+                    mtu: via.mtu,
+                }
+            }
+            Some(NextHop::Local) => NextHopKind::Local,
+            Some(NextHop::Unresolved) | None => NextHopKind::Unresolved {
+                reason: view.unresolved.get(id).map_or_else(|| "not looked up yet".to_owned(), ToString::to_string),
+            },
+        }
+    }
+
+    /// How much there is.
+    pub(super) fn sizes(&self, view: &NextHopView) -> Sizes {
+        let reachable = |id: &BackendId| matches!(view.next_hops.get(id), Some(NextHop::Via(_) | NextHop::Local));
+        let backends: BTreeSet<&BackendId> = self.planner.backends().map(|backend| backend.id).collect();
+        Sizes {
+            vips: self.planner.vips().count(),
+            backends: backends.len(),
+            ready: backends.into_iter().filter(|id| reachable(id)).count(),
+            tables: self.planner.tables(),
+        }
+    }
+}
+
+fn add(sum: &mut Traffic, traffic: Traffic) {
+    sum.packets += traffic.packets;
+    sum.bytes += traffic.bytes;
+}
+
+fn at(counts: &[Traffic], index: u32) -> Traffic {
+    counts.get(index as usize).copied().unwrap_or_default()
+}
+
+/// Entries of `VIP_COUNTERS` up to the last in use.
+fn vip_end(planner: &Planner) -> u32 {
+    planner.vips().map(|vip| vip.index).max().map_or(0, |VipIndex(index)| index + 1)
+}
+
+/// Entries of `BACKEND_COUNTERS` up to the last in use.
+fn backend_end(planner: &Planner) -> u32 {
+    planner.backends().map(|backend| backend.index).max().map_or(0, |BackendIndex(index)| u32::from(index) + 1)
 }
