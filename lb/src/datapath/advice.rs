@@ -1,4 +1,5 @@
-//! From an errno to what the operator of the node can do about it. Never decides whether something failed, only says more.
+//! From an errno to what the operator of the node can do about it. Never decides whether something failed, only says
+//! more.
 
 use std::{fmt, fs, io};
 

@@ -1,7 +1,7 @@
 //! A plan of map writes, carried out on the live maps.
 //!
-//! Never reorders, skips or decides: lb-core made the plan so that every prefix of it is a safe state, and the writes go out in
-//! its order.
+//! Never reorders, skips or decides: lb-core made the plan so that every prefix of it is a safe state, and the writes
+//! go out in its order.
 
 use std::time::{Duration, Instant};
 
@@ -28,8 +28,8 @@ impl Balancer {
     ///
     /// # Errors
     ///
-    /// [`DatapathError::Plan`] with how far it came. What was done stays and is safe; what was not, the planner believes done:
-    /// load anew and take over.
+    /// [`DatapathError::Plan`] with how far it came. What was done stays and is safe; what was not, the planner
+    /// believes done: load anew and take over.
     pub fn apply(&mut self, plan: &[Write]) -> Result<Applied, DatapathError> {
         let start = Instant::now();
         let mut applied = Applied::default();
@@ -98,7 +98,8 @@ impl Balancer {
         self.slots.add_segment().map(drop)
     }
 
-    /// Where a plan's position is. An element of slot memory is a segment, which is an array of its own with an entry per word.
+    /// Where a plan's position is. An element of slot memory is a segment, which is an array of its own with an entry
+    /// per word.
     fn place(&self, map: MapId, index: u32, word: u32) -> Result<(&Mapped, u32, u32), DatapathError> {
         let mapped = match map {
             MapId::VipsV4 => &self.vips_v4,

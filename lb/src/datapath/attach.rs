@@ -1,8 +1,8 @@
 //! A program at an interface's XDP hook, by a link that is a file descriptor.
 //!
-//! Never displaces another program, and never outlives the process: nothing is pinned, so the program is off the interface after
-//! `detach`, after a drop, and when the process dies however it dies, because the kernel then closes the link's last
-//! descriptor.
+//! Never displaces another program, and never outlives the process: nothing is pinned, so the program is off the
+//! interface after `detach`, after a drop, and when the process dies however it dies, because the kernel then closes
+//! the link's last descriptor.
 
 use std::{
     fmt, io,
@@ -112,8 +112,8 @@ impl Attachment {
         self.native_refused.as_ref()
     }
 
-    /// Puts another program in place, atomically: every packet meets the old one or the new one. The old one's maps and counters
-    /// stay with their owner.
+    /// Puts another program in place, atomically: every packet meets the old one or the new one. The old one's maps and
+    /// counters stay with their owner.
     ///
     /// # Errors
     ///
@@ -141,15 +141,15 @@ impl Attachment {
 }
 
 impl Drop for Attachment {
-    /// Not just a close: a child between fork and exec may hold a copy of the descriptor for a moment, and the program would stay
-    /// as long. After `detach` this finds nothing to do.
+    /// Not just a close: a child between fork and exec may hold a copy of the descriptor for a moment, and the program
+    /// would stay as long. After `detach` this finds nothing to do.
     fn drop(&mut self) {
         let _ = syscall::link_detach(self.link.as_fd());
     }
 }
 
-/// Whether native mode was refused by the driver for what it is or how it is set up (no XDP, no fragments, the MTU, too few
-/// queues), and not because of us or of another program.
+/// Whether native mode was refused by the driver for what it is or how it is set up (no XDP, no fragments, the MTU, too
+/// few queues), and not because of us or of another program.
 fn is_drivers_refusal(error: &io::Error) -> bool {
     !matches!(
         error.raw_os_error(),

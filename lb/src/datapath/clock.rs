@@ -6,8 +6,8 @@ use super::DatapathError;
 
 /// Jiffies per second (`CONFIG_HZ`) of the running kernel.
 ///
-/// The coarse clocks tick once per jiffy and say so: their resolution is the kernel's `TICK_NSEC`, which is 1/HZ (kernel
-/// time/posix-timers.c, `posix_get_coarse_res`). So nothing has to be measured, and no configuration file read.
+/// The coarse clocks tick once per jiffy and say so: their resolution is the kernel's `TICK_NSEC`, which is 1/HZ
+/// (kernel time/posix-timers.c, `posix_get_coarse_res`). So nothing has to be measured, and no configuration file read.
 ///
 /// # Errors
 ///

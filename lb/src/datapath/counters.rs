@@ -64,6 +64,11 @@ impl<V: FromBytes + IntoBytes + Immutable + Copy + Default + 'static> PerCpu<V> 
         self.array.len()
     }
 
+    /// The map itself, for inspection.
+    pub fn data(&self) -> &MapData {
+        self.array.map()
+    }
+
     /// One value per possible CPU.
     ///
     /// # Errors
@@ -77,8 +82,8 @@ impl<V: FromBytes + IntoBytes + Immutable + Copy + Default + 'static> PerCpu<V> 
         Ok(values.iter().map(|value| value.0).collect())
     }
 
-    /// Clears an entry on all CPUs. A packet that is counted at it meanwhile may be lost or bring the old value back, so clear
-    /// only what no table has named for a grace period.
+    /// Clears an entry on all CPUs. A packet that is counted at it meanwhile may be lost or bring the old value back,
+    /// so clear only what no table has named for a grace period.
     ///
     /// # Errors
     ///
@@ -128,7 +133,7 @@ impl<V: Sum> PerCpu<V> {
         while sums.len() < count {
             let wanted = keys.len().min(count - sums.len());
             let from = u32::try_from(sums.len()).unwrap_or(u32::MAX);
-            let fd = self.array.map().fd().as_fd();
+            let fd = self.data().fd().as_fd();
             let came = syscall::lookup_batch(fd, from, &mut keys[..wanted], &mut values, stride)
                 .map_err(|source| self.error("BPF_MAP_LOOKUP_BATCH", source))?;
             if came == 0 {

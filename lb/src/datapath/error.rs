@@ -1,5 +1,5 @@
-//! What can go wrong at the kernel's edge. Never a bare errno: every error names the system call and the object, and says
-//! what to do where that is known.
+//! What can go wrong at the kernel's edge. Never a bare errno: every error names the system call and the object, and
+//! says what to do where that is known.
 
 use std::io;
 
@@ -80,7 +80,8 @@ pub enum DatapathError {
         /// Words in an entry.
         words: u32,
     },
-    /// A plan was interrupted. Every prefix of a plan is a safe state, but the planner's image and the maps no longer agree.
+    /// A plan was interrupted. Every prefix of a plan is a safe state, but the planner's image and the maps no longer
+    /// agree.
     #[error("write {done} of {of} of a plan failed, the rest was not tried: {source}")]
     Plan {
         /// Writes that were carried out; also the position of the one that failed.

@@ -1,13 +1,13 @@
 //! Waiting until no packet that is being handled now can still see what was there before.
 //!
-//! An XDP program runs inside an RCU read-side critical section: the driver's NAPI poll runs it with bottom halves disabled,
-//! and since Linux 4.20 RCU's one flavour waits for such regions too (Documentation/RCU/checklist.rst, 7).
-//! `membarrier(MEMBARRIER_CMD_GLOBAL)` is synchronize_rcu() (kernel/sched/membarrier.c), so when it returns, every packet that
-//! had begun is done. It never waits for packets that begin later: those see the new state.
+//! An XDP program runs inside an RCU read-side critical section: the driver's NAPI poll runs it with bottom halves
+//! disabled, and since Linux 4.20 RCU's one flavour waits for such regions too (Documentation/RCU/checklist.rst, 7).
+//! `membarrier(MEMBARRIER_CMD_GLOBAL)` is synchronize_rcu() (kernel/sched/membarrier.c), so when it returns, every
+//! packet that had begun is done. It never waits for packets that begin later: those see the new state.
 //!
-//! Two corners. With one CPU online the call returns at once, rightly: this thread runs, so no bottom half does (PREEMPT_RT, where
-//! that does not hold, takes the other way on purpose of its operator: `nohz_full`). With `nohz_full` CPUs the kernel does not
-//! offer the command, and a write to a map of maps does the same wait.
+//! Two corners. With one CPU online the call returns at once, rightly: this thread runs, so no bottom half does
+//! (PREEMPT_RT, where that does not hold, takes the other way on purpose of its operator: `nohz_full`). With
+//! `nohz_full` CPUs the kernel does not offer the command, and a write to a map of maps does the same wait.
 
 use std::{
     io,

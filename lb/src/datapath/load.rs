@@ -1,6 +1,7 @@
 //! From the objects that the build script made to loaded programs with their maps.
 //!
-//! Never attaches, and never writes a table: a program that has just been loaded passes everything, since its tables are empty.
+//! Never attaches, and never writes a table: a program that has just been loaded passes everything, since its tables
+//! are empty.
 
 use std::io;
 
@@ -51,13 +52,13 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// Loads the balancer with frozen constants and empty maps. Where a feature is off, maps that only it needs have one entry. Arrays
-    /// cannot grow: more room is a new program that takes over ([`Program::take_over`]).
+    /// Loads the balancer with frozen constants and empty maps. Where a feature is off, maps that only it needs have
+    /// one entry. Arrays cannot grow: more room is a new program that takes over ([`Program::take_over`]).
     ///
     /// # Errors
     ///
-    /// [`DatapathError::MapCreate`], [`DatapathError::Verifier`] with the end of the verifier's log, or an object that this
-    /// build does not fit.
+    /// [`DatapathError::MapCreate`], [`DatapathError::Verifier`] with the end of the verifier's log, or an object that
+    /// this build does not fit.
     ///
     /// # Minimum kernel version
     ///

@@ -1,7 +1,8 @@
 //! Arrays in user space's memory: how live maps are written.
 //!
-//! Never allocates positions and never decides an order of writes; that is the planner's. A store is one aligned 8-byte write
-//! that a packet sees whole or not at all. `bpf_map_update_elem` would be a plain memcpy that a packet can see torn.
+//! Never allocates positions and never decides an order of writes; that is the planner's. A store is one aligned 8-byte
+//! write that a packet sees whole or not at all. `bpf_map_update_elem` would be a plain memcpy that a packet can see
+//! torn.
 
 use std::{
     io,
@@ -105,8 +106,8 @@ impl Mapped {
         &self.data
     }
 
-    /// Writes one word. What was stored before is seen by whoever sees this: packets observe stores in the order they were
-    /// made.
+    /// Writes one word. What was stored before is seen by whoever sees this: packets observe stores in the order they
+    /// were made.
     ///
     /// # Errors
     ///
@@ -151,8 +152,8 @@ impl Mapped {
         self.fill_from(index, 0, values)
     }
 
-    /// Writes consecutive words from there on, into the entries that follow where there are more than one takes: for memory that
-    /// no packet reads yet.
+    /// Writes consecutive words from there on, into the entries that follow where there are more than one takes: for
+    /// memory that no packet reads yet.
     ///
     /// # Errors
     ///
@@ -181,8 +182,9 @@ impl Mapped {
             return Err(self.out_of_bounds(index, word));
         }
         let offset = index as usize * self.words as usize + word as usize;
-        // SAFETY: `index` and `word` were just checked, so the word lies in the mapping, which is page-aligned and lives as
-        // long as `self`; all access to it from here is atomic, and the kernel's side reads and writes whole words.
+        // SAFETY: `index` and `word` were just checked, so the word lies in the mapping, which is page-aligned and
+        // lives as long as `self`; all access to it from here is atomic, and the kernel's side reads and writes whole
+        // words.
         Ok(unsafe { self.memory.add(offset).as_ref() })
     }
 

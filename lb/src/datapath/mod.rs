@@ -1,7 +1,7 @@
 //! The kernel's edge: loading the XDP programs, attaching them, writing and reading their maps.
 //!
-//! Never decides what a table says: that is lb-core's, and comes here as a list of writes. The only room of this crate, beside
-//! the AF_XDP one, that knows aya.
+//! Never decides what a table says: that is lb-core's, and comes here as a list of writes. The only room of this crate,
+//! beside the AF_XDP one, that knows aya.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -9,15 +9,17 @@
 //! | `program` | [`Program`]: attach, take over, [`ProgramFacts`] |
 //! | `attach`, `hook`, `interface` | [`Attachment`] by link; who else is at an interface's hook |
 //! | `mapped`, `slots` | [`Mapped`] arrays and [`SlotMemory`]: live maps, written by aligned 8-byte stores |
+//! | `apply` | a plan of map writes, carried out |
 //! | `grace` | [`grace_period`]: no packet that is being handled now can see what was there before |
-//! | `counters`, `ports` | per-CPU [`Counters`], summed; the [`Ports`] to redirect to |
+//! | `counters`, `memory`, `ports` | per-CPU [`Counters`], summed; what maps cost; the [`Ports`] to redirect to |
 //! | `probe`, `clock` | [`TestRun`]: one frame through the program; how long a jiffy is |
 //! | `error`, `advice`, `verifier_log` | [`DatapathError`]: what failed, and what to do |
 //!
-//! **Invariant: nothing is left behind, however the process ends.** Programs hang on link descriptors and maps on descriptors;
-//! nothing is pinned.
+//! **Invariant: nothing is left behind, however the process ends.** Programs hang on link descriptors and maps on
+//! descriptors; nothing is pinned.
 
 mod advice;
+mod apply;
 mod attach;
 mod clock;
 mod counters;
@@ -27,6 +29,7 @@ mod hook;
 mod interface;
 mod load;
 mod mapped;
+mod memory;
 mod plain;
 mod ports;
 mod probe;
@@ -36,6 +39,7 @@ mod syscall;
 mod verifier_log;
 
 pub use advice::{Advice, Capability, Feature};
+pub use apply::Applied;
 pub use attach::{Attachment, Mode};
 pub use clock::jiffies_per_second;
 pub use counters::{Counters, PerCpu, Sum, VerdictCounters};
@@ -46,6 +50,7 @@ pub use interface::Interface;
 pub use lb_core::config::{AttachMode, Capacity};
 pub use load::{Balancer, Decapsulator};
 pub use mapped::Mapped;
+pub use memory::MapMemory;
 pub use plain::Plain;
 pub use ports::Ports;
 pub use probe::{Ingress, TestRun};

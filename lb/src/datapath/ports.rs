@@ -21,9 +21,9 @@ impl Ports {
         }
     }
 
-    /// Puts interfaces of the calling thread's network namespace into `PORTS`, new ones behind those that are there. A name keeps
-    /// its position for the life of the loaded program, since backend lines name it, also when the interface was made anew
-    /// meanwhile and has another index.
+    /// Puts interfaces of the calling thread's network namespace into `PORTS`, new ones behind those that are there. A
+    /// name keeps its position for the life of the loaded program, since backend lines name it, also when the interface
+    /// was made anew meanwhile and has another index.
     ///
     /// # Errors
     ///

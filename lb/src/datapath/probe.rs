@@ -1,7 +1,7 @@
 //! Running a loaded program on one frame, without an interface: BPF_PROG_TEST_RUN.
 //!
-//! Never resets the packet between repeats, and the kernel does not either: with `repeat > 1` an encapsulating program sees its
-//! own output after the first run. Redirects and `XDP_TX` are reported, not carried out.
+//! Never resets the packet between repeats, and the kernel does not either: with `repeat > 1` an encapsulating program
+//! sees its own output after the first run. Redirects and `XDP_TX` are reported, not carried out.
 
 use std::time::Duration;
 

@@ -81,8 +81,8 @@ impl Program {
         })
     }
 
-    /// Attaches to an interface of the calling thread's network namespace. Dropping the attachment detaches, and so does the end
-    /// of this process.
+    /// Attaches to an interface of the calling thread's network namespace. Dropping the attachment detaches, and so
+    /// does the end of this process.
     ///
     /// # Errors
     ///

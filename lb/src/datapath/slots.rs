@@ -1,7 +1,7 @@
 //! Slot memory: the lookup tables' words, in segments that are made as they are needed.
 //!
-//! Never decides where a table lies. Arrays cannot grow, so the memory is an array of maps of equal segments; a segment is
-//! published to the program, all slots `NONE`, by putting it into the outer array.
+//! Never decides where a table lies. Arrays cannot grow, so the memory is an array of maps of equal segments; a segment
+//! is published to the program, all slots `NONE`, by putting it into the outer array.
 
 use std::{io, os::fd::AsFd as _};
 

@@ -1,6 +1,6 @@
-//! bpf(2) commands that aya 0.14 does not offer, or not in the way we need: batched lookups of per-CPU arrays, links that are
-//! file descriptors and nothing else (aya falls back to netlink, which would outlive the process), and a map of maps without an
-//! object.
+//! bpf(2) commands that aya 0.14 does not offer, or not in the way we need: batched lookups of per-CPU arrays, links
+//! that are file descriptors and nothing else (aya falls back to netlink, which would outlive the process), and a map
+//! of maps without an object.
 //!
 //! Knows nothing of what the maps and links are for.
 
@@ -81,8 +81,8 @@ struct LinkDetach {
     link_fd: u32,
 }
 
-/// One BPF_MAP_LOOKUP_BATCH of at most `keys.len()` entries of an array, from entry `from` on. `values` takes `stride` words
-/// per entry. Returns how many entries came.
+/// One BPF_MAP_LOOKUP_BATCH of at most `keys.len()` entries of an array, from entry `from` on. `values` takes `stride`
+/// words per entry. Returns how many entries came.
 ///
 /// # Minimum kernel version
 ///
@@ -110,8 +110,9 @@ pub(crate) fn lookup_batch(
         map_fd: raw(map),
         ..Batch::default()
     };
-    // SAFETY: all pointers in `attr` are of live locals and slices; the kernel writes at most `count` keys of 4 bytes and
-    // `count` values of `stride` words, checked above; the map's real value size is checked by the caller (`PerCpu`).
+    // SAFETY: all pointers in `attr` are of live locals and slices; the kernel writes at most `count` keys of 4 bytes
+    // and `count` values of `stride` words, checked above; the map's real value size is checked by the caller
+    // (`PerCpu`).
     match unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) } {
         Ok(_) => Ok(attr.count as usize),
         // The end of the map was reached; what came is good.
@@ -120,8 +121,8 @@ pub(crate) fn lookup_batch(
     }
 }
 
-/// Makes a map of maps with one entry and writes that entry. The kernel returns only when every program run that had begun is
-/// done (kernel/bpf/syscall.c, `maybe_wait_bpf_programs`), whatever maps it uses.
+/// Makes a map of maps with one entry and writes that entry. The kernel returns only when every program run that had
+/// begun is done (kernel/bpf/syscall.c, `maybe_wait_bpf_programs`), whatever maps it uses.
 ///
 /// # Minimum kernel version
 ///

@@ -185,8 +185,8 @@ fn ports_keep_their_positions() -> Result<()> {
     })
 }
 
-/// Sends SYNs to the VIP while `swap` is called with both balancers in turn; returns how many were sent and how many both
-/// programs counted.
+/// Sends SYNs to the VIP while `swap` is called with both balancers in turn; returns how many were sent and how many
+/// both programs counted.
 fn swapped_under_load(swap: impl Fn(&mut Option<Attachment>, &Balancer) -> Result<()> + Sync) -> Result<(u64, u64)> {
     let (ns, far) = wired()?;
     let mut pair = [balancer()?, balancer()?];
@@ -275,7 +275,8 @@ fn a_killed_process_leaves_nothing_on_the_interface() -> Result<()> {
 
     child.signal(Signal::SIGKILL)?;
     child.wait()?;
-    // The kernel closes the dead process's descriptors before wait(2) returns, and the link goes with the last reference to it.
+    // The kernel closes the dead process's descriptors before wait(2) returns, and the link goes with the last
+    // reference to it.
     let deadline = Instant::now() + Duration::from_secs(5);
     while !ns.run(|| Ok(holders("lb0")?))?.is_empty() {
         assert!(Instant::now() < deadline, "still attached");

@@ -1,6 +1,8 @@
-//! The kernel's edge, against the running kernel: the real objects, real maps, real interfaces in namespaces of the test's own.
+//! The kernel's edge, against the running kernel: the real objects, real maps, real interfaces in namespaces of the
+//! test's own.
 
 mod attach;
 mod load;
 mod maps;
+mod plan;
 mod vip;

@@ -1,10 +1,12 @@
 //! Maps: what user space stores is what the program sees, and what it counts is what user space reads.
 
+use std::time::Instant;
+
 use anyhow::Result;
 use aya::maps::{Array, MapData};
-use lb::datapath::{DatapathError, Plain, grace_period, jiffies_per_second};
+use lb::datapath::{Balancer, Capacity, DatapathError, Plain, grace_period, jiffies_per_second};
 use xdp_prog::{
-    abi::{BackendLine, BucketV4, KeyV4, MAX_VERDICTS, SEGMENT_UNITS, SEGMENT_WORDS, Traffic},
+    abi::{BackendLine, BucketV4, Config, KeyV4, MAX_VERDICTS, SEGMENT_UNITS, SEGMENT_WORDS, Traffic},
     verdict::Verdict,
 };
 
@@ -41,7 +43,7 @@ fn segments_are_added_while_the_program_runs() -> Result<()> {
         return Ok(());
     }
     let mut balancer = balancer()?;
-    let verdicts = |balancer: &lb::datapath::Balancer| -> Result<Vec<Verdict>> {
+    let verdicts = |balancer: &Balancer| -> Result<Vec<Verdict>> {
         let counted = balancer.counters.verdicts.read()?;
         Ok(counted
             .into_iter()
@@ -132,9 +134,9 @@ fn counters_are_summed_in_batches_and_one_by_one_alike() -> Result<()> {
     if !lab::require_root()? {
         return Ok(());
     }
-    let mut balancer = lb::datapath::Balancer::load(
-        &xdp_prog::abi::Config::EMPTY,
-        &lb::datapath::Capacity {
+    let mut balancer = Balancer::load(
+        &Config::EMPTY,
+        &Capacity {
             vips: 3_000,
             backends: 2_047,
             table_segments: 1,
@@ -193,5 +195,38 @@ fn a_grace_period_ends_and_a_jiffy_has_a_length() -> Result<()> {
     let waited = grace_period()?;
     assert!(waited < std::time::Duration::from_secs(5), "{waited:?}");
     println!("a grace period took {waited:?}, HZ is {}", jiffies_per_second()?);
+    Ok(())
+}
+
+#[test]
+fn the_kernel_says_what_maps_cost() -> Result<()> {
+    if !lab::require_root()? {
+        return Ok(());
+    }
+    let capacity = Capacity {
+        vips: 10_000,
+        backends: 1_000,
+        table_segments: 1,
+        ranges: 1,
+    };
+    let mut balancer = Balancer::load(&Config::EMPTY, &capacity)?;
+    balancer.slots.add_segment()?;
+    let memory = balancer.memory()?;
+    let of = |map| memory.iter().find(|one| one.map == map).map_or(0, |one| one.bytes);
+    let cpus = aya::util::nr_cpus().expect("possible CPUs") as u64;
+    assert!((1 << 20..1_100_000).contains(&of("LOOKUP_TABLES")), "{memory:?}");
+    assert!(
+        (10_000 * 16 * cpus..10_000 * 24 * (cpus + 1)).contains(&of("VIP_COUNTERS")),
+        "{memory:?}"
+    );
+    assert!((1_001 * 64..1_001 * 64 + 8_192).contains(&of("BACKENDS")), "{memory:?}");
+
+    let start = Instant::now();
+    let sums = balancer.counters.vips.sums(10_000)?;
+    println!(
+        "{} VIP counters of {cpus} CPUs read in {:?}; {memory:?}",
+        sums.len(),
+        start.elapsed()
+    );
     Ok(())
 }
