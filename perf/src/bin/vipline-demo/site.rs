@@ -40,7 +40,7 @@ pub(crate) fn vips() -> Result<[(Proto, SocketAddr); 4]> {
 
 impl Site {
     pub(crate) fn build(directory: &Path) -> Result<Self> {
-        let topology = Topology::builder().workers(WORKERS).build().context("cannot build the lab")?;
+        let topology = Topology::builder().workers(WORKERS as u8).build().context("cannot build the lab")?;
         let servers = topology.serve(&vips()?)?;
         let mut site = Self {
             daemons: Vec::new(),
@@ -63,12 +63,12 @@ impl Site {
                 socket.display()
             );
             fs::write(&config, text)?;
-            site.start(worker.ns().command(vipline()?), "node", &config, directory, worker.name(), socket)?;
+            site.start(worker.ns().command(&vipline()?), "node", &config, directory, worker.name(), socket)?;
         }
         site.configure([1; WORKERS])?;
         let lb = site.topology.lb(0).clone();
         let (config, socket) = (site.config.clone(), site.socket.clone());
-        site.start(lb.ns().command(vipline()?), "run", &config, directory, lb.name(), socket)?;
+        site.start(lb.ns().command(&vipline()?), "run", &config, directory, lb.name(), socket)?;
         site.wait_until_ready()?;
         Ok(site)
     }
@@ -167,8 +167,8 @@ impl Site {
 }
 
 /// The real binary, built beside this one.
-fn vipline() -> Result<PathBuf> {
+fn vipline() -> Result<String> {
     let path = std::env::current_exe()?.with_file_name("vipline");
     ensure!(path.exists(), "{} is not there: run `make demo`, which builds it", path.display());
-    Ok(path)
+    path.into_os_string().into_string().ok().context("the path of this program is not UTF-8")
 }
