@@ -1,0 +1,248 @@
+//! A `vipline run` or `vipline node` process with a directory of its own: file, control socket, log.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Output},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use lab::{Node, Process};
+use lb::control::{self, BackendView, CounterView, ExplainView, Request, StatusView, VipView};
+use nix::sys::signal::Signal;
+use serde::de::DeserializeOwned;
+use tempfile::TempDir;
+
+use super::{LbFile, NodeFile, PATIENCE, eventually};
+
+const VIPLINE: &str = env!("CARGO_BIN_EXE_vipline");
+
+/// Runs the CLI to its end.
+pub(crate) fn vipline(args: &[&str]) -> Result<Output> {
+    Command::new(VIPLINE).args(args).output().context("cannot run vipline")
+}
+
+/// Packets by `fate reason`, of all verdicts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counted(pub(crate) BTreeMap<String, u64>);
+
+impl Counted {
+    /// Packets with this verdict: `forward tx`.
+    pub(crate) fn of(&self, verdict: &str) -> u64 {
+        *self.0.get(verdict).unwrap_or_else(|| panic!("no verdict {verdict}"))
+    }
+
+    /// What was counted since `before`, without what was not and without what the neighbourhood talks of its own: ARP, neighbour
+    /// discovery, and what is for nobody's VIP.
+    pub(crate) fn since(&self, before: &Self) -> BTreeMap<&str, u64> {
+        let quiet = ["pass not_ip", "pass not_tunnel", "pass not_vip", "pass own_address"];
+        let grown = self.0.iter().map(|(verdict, count)| (verdict.as_str(), count - before.of(verdict)));
+        grown.filter(|(verdict, count)| *count > 0 && !quiet.contains(verdict)).collect()
+    }
+
+    /// Packets of all verdicts of a fate.
+    pub(crate) fn fate(&self, fate: &str) -> u64 {
+        self.0.iter().filter(|(verdict, _)| verdict.split(' ').next() == Some(fate)).map(|(_, count)| count).sum()
+    }
+}
+
+/// A daemon at work; killed and its directory removed on drop.
+pub(crate) struct Daemon {
+    process: Process,
+    role: &'static str,
+    node: Node,
+    directory: TempDir,
+}
+
+impl Daemon {
+    /// Starts `vipline run` in `node`'s namespace and waits until it serves.
+    pub(crate) fn lb(node: &Node, file: &LbFile) -> Result<Self> {
+        let mut daemon = Self::spawn("run", node, |socket| file.yaml(socket))?;
+        daemon.ready()?;
+        Ok(daemon)
+    }
+
+    /// Starts `vipline node` in `node`'s namespace and waits until it serves.
+    pub(crate) fn node(node: &Node, file: &NodeFile) -> Result<Self> {
+        let mut daemon = Self::spawn("node", node, |socket| file.yaml(socket))?;
+        daemon.ready()?;
+        Ok(daemon)
+    }
+
+    /// Starts a role and does not wait.
+    pub(crate) fn spawn(role: &'static str, node: &Node, yaml: impl FnOnce(&Path) -> String) -> Result<Self> {
+        let directory = TempDir::with_prefix("vipline-lab-")?;
+        fs::write(directory.path().join("config.yaml"), yaml(&directory.path().join("control.sock")))?;
+        let process = process(role, node, directory.path())?;
+        Ok(Self { process, role, node: node.clone(), directory })
+    }
+
+    /// Starts again, with the same file, after the process has ended.
+    pub(crate) fn start_again(&mut self) -> Result<()> {
+        ensure!(self.process.ended()?.is_some(), "it still runs");
+        self.process = process(self.role, &self.node, self.directory.path())?;
+        self.ready()
+    }
+
+    /// Waits until it serves.
+    pub(crate) fn ready(&mut self) -> Result<()> {
+        let start = Instant::now();
+        while self.status().is_err() {
+            if let Some(status) = self.process.ended()? {
+                bail!("vipline {} ended with {status}:\n{}", self.role, self.log()?);
+            }
+            ensure!(start.elapsed() < PATIENCE, "vipline {} is not ready:\n{}", self.role, self.log()?);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Its control socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("control.sock")
+    }
+
+    /// Its configuration file.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.directory.path().join("config.yaml")
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Everything that it has logged.
+    pub(crate) fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.directory.path().join("log"))?)
+    }
+
+    /// Asks over the control socket.
+    pub(crate) fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T> {
+        Ok(control::ask(&self.socket(), request)?)
+    }
+
+    pub(crate) fn status(&self) -> Result<StatusView> {
+        self.ask(&Request::Status)
+    }
+
+    pub(crate) fn vips(&self) -> Result<Vec<VipView>> {
+        self.ask(&Request::Vips)
+    }
+
+    pub(crate) fn backends(&self) -> Result<Vec<BackendView>> {
+        self.ask(&Request::Backends)
+    }
+
+    /// The backend of this name.
+    pub(crate) fn backend(&self, name: &str) -> Result<BackendView> {
+        self.backends()?.into_iter().find(|view| view.name == name).with_context(|| format!("no backend {name}"))
+    }
+
+    pub(crate) fn explain(&self, request: &Request) -> Result<ExplainView> {
+        self.ask(request)
+    }
+
+    /// All verdicts.
+    pub(crate) fn counted(&self) -> Result<Counted> {
+        let views: Vec<CounterView> = self.ask(&Request::Counters)?;
+        Ok(Counted(views.into_iter().map(|view| (format!("{} {}", view.fate, view.reason), view.packets)).collect()))
+    }
+
+    /// Runs a CLI command against it; its standard output.
+    pub(crate) fn cli(&self, args: &[&str]) -> Result<String> {
+        let socket = self.socket();
+        let mut command = Command::new(VIPLINE);
+        command.args(args).arg("--socket").arg(&socket);
+        lab::output(&mut command)
+    }
+
+    /// As [`Self::cli`] with `-o json`.
+    pub(crate) fn cli_json<T: DeserializeOwned>(&self, args: &[&str]) -> Result<T> {
+        let text = self.cli(&[args, &["-o", "json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("`{}` printed:\n{text}", args.join(" ")))
+    }
+
+    /// Replaces the file as editors and ConfigMaps do: whole, by renaming.
+    pub(crate) fn write(&self, yaml: &str) -> Result<()> {
+        let next = self.directory.path().join("config.yaml.next");
+        fs::write(&next, yaml)?;
+        Ok(fs::rename(next, self.config())?)
+    }
+
+    /// Replaces the file, sends SIGHUP and waits until a reload is done; `Err` when it was refused, with why.
+    pub(crate) fn reload(&self, yaml: &str) -> Result<()> {
+        let before = self.reloads()?;
+        self.write(yaml)?;
+        self.signal(Signal::SIGHUP)?;
+        self.after_reload(before)
+    }
+
+    /// Replaces the file and waits until the daemon has seen that by itself.
+    pub(crate) fn reload_by_itself(&self, yaml: &str) -> Result<()> {
+        let before = self.reloads()?;
+        self.write(yaml)?;
+        self.after_reload(before)
+    }
+
+    /// Replaces the file with that of an LB node.
+    pub(crate) fn reload_lb(&self, file: &LbFile) -> Result<()> {
+        self.reload(&file.yaml(&self.socket()))
+    }
+
+    /// Replaces the file with that of a worker node.
+    pub(crate) fn reload_node(&self, file: &NodeFile) -> Result<()> {
+        self.reload(&file.yaml(&self.socket()))
+    }
+
+    /// How often a new file was applied or refused.
+    fn reloads(&self) -> Result<usize> {
+        Ok(self.log()?.lines().filter(|line| is_reload(line)).count())
+    }
+
+    fn after_reload(&self, before: usize) -> Result<()> {
+        eventually("the file is read again", || Ok(self.reloads()? > before))?;
+        match self.status()?.last_reload.error {
+            None => Ok(()),
+            Some(error) => bail!("{error}"),
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Whether it has ended, and how.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.process.ended()
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
+        let mut status = None;
+        eventually("vipline ends", || {
+            status = self.process.ended()?;
+            Ok(status.is_some())
+        })?;
+        status.context("no status")
+    }
+
+    /// Sends a signal and waits for the end.
+    pub(crate) fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
+        self.signal(signal)?;
+        self.wait()
+    }
+}
+
+fn is_reload(line: &str) -> bool {
+    line.contains("configuration applied") || line.contains("configuration refused")
+}
+
+fn process(role: &str, node: &Node, directory: &Path) -> Result<Process> {
+    let log = File::options().create(true).append(true).open(directory.join("log"))?;
+    let mut command = node.ns().command(VIPLINE);
+    command.args([role, "--config"]).arg(directory.join("config.yaml")).stderr(log);
+    Process::start(command)
+}
