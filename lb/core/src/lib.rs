@@ -4,9 +4,12 @@
 //! |---|---|
 //! | [`config`] | what the files of both roles say, with every error at once; what a live reload may change |
 //! | [`desired`] | the state that every source asks for and the planner reaches |
+//! | [`explain`] | where a flow would go, from the tables as they are |
 //! | [`maglev`] | which backend each slot of a lookup table names |
 //! | [`nexthop`] | how packets reach each backend, from what the kernel says of routes and neighbours |
 //! | [`match_table`] | where the entries of a match table stand |
+//! | [`nexthop_line`] | the line that the program reads, from a next hop |
+//! | [`plan`] | the order of writes from one state of the maps to the next |
 //! | [`ranges`] | CIDR lists as the sorted, disjoint ranges that the program searches |
 //! | [`slots`] | who owns which part of slot memory |
 
@@ -14,9 +17,13 @@
 
 pub mod config;
 pub mod desired;
+pub mod explain;
+pub mod explain;
 pub mod maglev;
 pub mod match_table;
 pub mod nexthop;
+pub mod nexthop_line;
+pub mod plan;
 pub mod ranges;
-pub mod worker;
 pub mod slots;
+pub mod worker;

@@ -1,0 +1,314 @@
+//! From what the tables should say to an ordered list of writes, of which every prefix is a safe state.
+//!
+//! Never touches a map: a [`Plan`] is data, and the daemon carries it out store by store. Never depends on anything but its
+//! arguments and what it planned before: the same history gives the same positions and writes everywhere.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `write` | the vocabulary: stores, fills, grace periods |
+//! | `image` | what the maps hold, in plain memory |
+//! | `books` | who has which position |
+//! | `backends` | how lines change while packets read them |
+//! | `tables`, `sets` | lookup tables and range sets, shared by content |
+//! | `entries` | the order of words of a match entry |
+//! | `vips` | what a VIP needs before it is published or retargeted |
+//! | `observe` | what is shown |
+//! | `draft` | the plan in the making, and how it is undone |
+//!
+//! # Order
+//!
+//! 1. VIPs and address entries that go away: the key's last word is cleared. Grace; what they alone used is free.
+//! 2. Lines of new backends; lines that change.
+//! 3. Settings: the new range set is written, then the one word that names it.
+//! 4. Entries that make room for new ones: the copy is written, then the original cleared. A cleared way is written again only
+//!    after a grace period.
+//! 5. VIP by VIP: table, range set, options, then the match entry (meta first, the key's last word last) or, for a VIP that is
+//!    there already, one store of its meta. Then new address entries.
+//! 6. Grace. Lines of backends that nothing names any more are cleared; tables, ranges and positions are free for later plans
+//!    (or for this one, where it would not fit otherwise: then there is a grace period more).
+//!
+//! # If carrying out a plan fails
+//!
+//! Every prefix is a safe state, but the planner has moved on: it cannot plan on maps that it does not know. Load a program
+//! with new maps, plan on a new [`Planner`], and let it take over.
+
+mod backends;
+mod books;
+mod draft;
+mod entries;
+mod error;
+mod image;
+mod observe;
+mod sets;
+mod tables;
+mod vips;
+mod write;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+pub use error::{FeatureUse, PlanError, RangesOf};
+pub use image::Image;
+pub use observe::{BackendInfo, Usage, VipInfo};
+pub use tables::Table;
+pub use vips::rates;
+pub use write::{MapId, Write};
+use xdp_prog::abi::{Config, VipIndex, feature};
+
+use self::{backends::write_lines, books::Books, draft::Draft, entries::Entries, tables::SetKey};
+use crate::{
+    config::Capacity,
+    desired::{BackendId, Desired, NextHop, NextHops},
+    nexthop_line,
+    ranges::RangeSet,
+};
+
+/// What to write, in this order, and what it is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The writes; empty when the maps say what is desired already.
+    pub writes: Vec<Write>,
+    /// What they are about.
+    pub summary: Summary,
+}
+
+/// What a plan changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// VIPs that come.
+    pub vips_added: usize,
+    /// VIPs that go.
+    pub vips_removed: usize,
+    /// VIPs whose flows go by another table.
+    pub vips_retargeted: usize,
+    /// Lookup tables written.
+    pub tables_built: usize,
+    /// Sets whose table was there already, because another set has the same slots.
+    pub tables_shared: usize,
+    /// Slots that name another backend than before, each pair of tables counted once, in slots of the larger one.
+    pub slots_moved: usize,
+    /// Backends that come.
+    pub backends_added: usize,
+    /// Backends that go.
+    pub backends_removed: usize,
+    /// Backend lines that change, new ones included.
+    pub lines_changed: usize,
+    /// Settings of the whole node that change.
+    pub settings_changed: usize,
+}
+
+/// Features that a program needs for a desired state, beside those that only the daemon's configuration asks for.
+pub fn features(desired: &Desired) -> u64 {
+    let mut features = 0;
+    for vip in desired.vips.values() {
+        if vip.limits.packets.is_some() || vip.limits.syns.is_some() {
+            features |= feature::LIMITS;
+        }
+        if vip.allowed_sources.is_some() {
+            features |= feature::SOURCE_RANGES;
+        }
+    }
+    if !desired.denied_sources.is_empty() {
+        features |= feature::DENIED_SOURCES;
+    }
+    if desired.tunnel.is_some() {
+        features |= feature::DECAP;
+    }
+    features
+}
+
+/// Plans the writes of one set of maps, from their birth on. A program with new maps gets a new planner.
+#[derive(Clone, Debug)]
+pub struct Planner {
+    capacity: Capacity,
+    config: Config,
+    hz: u32,
+    image: Image,
+    books: Books,
+    entries: Entries,
+}
+
+impl Planner {
+    /// For maps made with this capacity and program configuration, all empty. `hz` is the kernel's jiffies a second.
+    pub fn new(capacity: &Capacity, config: &Config, hz: u32) -> Self {
+        Self {
+            capacity: *capacity,
+            config: *config,
+            hz,
+            image: Image::empty(capacity, config),
+            books: Books::new(capacity),
+            entries: Entries::new(config.match_salt, config.match_mask_v4, config.match_mask_v6),
+        }
+    }
+
+    /// What to write so that the maps say what is desired. From then on the planner takes the writes for done.
+    ///
+    /// # Errors
+    ///
+    /// What of the desired state does not fit, by name. Nothing has changed then, here or in the maps.
+    pub fn plan(&mut self, desired: &Desired, hops: &NextHops) -> Result<Plan, PlanError> {
+        self.check_features(desired)?;
+        let before = self.books.clone();
+        let mut in_use = std::mem::take(&mut self.books.lines_in_use);
+        let mut planning = Planning {
+            desired,
+            capacity: &self.capacity,
+            hz: self.hz,
+            books: &mut self.books,
+            entries: &mut self.entries,
+            draft: Draft::new(&mut self.image, &mut in_use),
+            leaving: Leaving::default(),
+            set_keys: BTreeMap::new(),
+            retargets: BTreeSet::new(),
+            new_addresses: Vec::new(),
+            summary: Summary::default(),
+        };
+        match planning.run(hops) {
+            Ok(()) => {
+                let (summary, writes) = (planning.summary, planning.draft.finish());
+                self.entries.commit();
+                self.books.lines_in_use = in_use;
+                Ok(Plan { writes, summary })
+            }
+            Err(error) => {
+                planning.draft.roll_back();
+                self.entries.roll_back();
+                self.books = before;
+                Err(error)
+            }
+        }
+    }
+
+    /// What to write when only next hops have changed: lines, and nothing else.
+    pub fn plan_hops(&mut self, hops: &NextHops) -> Plan {
+        let books = &mut self.books;
+        let mut lines = Vec::with_capacity(books.backends.len());
+        for (id, backend) in &books.backends {
+            let current = self.image.line(u32::from(backend.index.0));
+            let hop = hops.get(id).unwrap_or(&NextHop::Unresolved);
+            lines.push((backend.index, nexthop_line::line(&current, backend.address, hop)));
+        }
+        let mut draft = Draft::new(&mut self.image, &mut books.lines_in_use);
+        let lines_changed = write_lines(&mut draft, &lines);
+        Plan {
+            writes: draft.finish(),
+            summary: Summary {
+                lines_changed,
+                ..Summary::default()
+            },
+        }
+    }
+
+    /// What the maps hold when all plans have been carried out.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// The program configuration that it plans for.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn check_features(&self, desired: &Desired) -> Result<(), PlanError> {
+        let missing = features(desired) & !self.config.features;
+        if missing == 0 {
+            return Ok(());
+        }
+        let off = |what, feature| Err(PlanError::FeatureOff { what, feature });
+        for (key, vip) in &desired.vips {
+            if missing & feature::LIMITS != 0 && (vip.limits.packets.is_some() || vip.limits.syns.is_some()) {
+                return off(FeatureUse::Limits(*key), feature::LIMITS);
+            }
+            if missing & feature::SOURCE_RANGES != 0 && vip.allowed_sources.is_some() {
+                return off(FeatureUse::AllowedSources(*key), feature::SOURCE_RANGES);
+            }
+        }
+        if missing & feature::DENIED_SOURCES != 0 {
+            return off(FeatureUse::DeniedSources, feature::DENIED_SOURCES);
+        }
+        off(FeatureUse::Tunnel, missing)
+    }
+}
+
+/// One run of the planner.
+struct Planning<'a> {
+    desired: &'a Desired,
+    capacity: &'a Capacity,
+    hz: u32,
+    books: &'a mut Books,
+    entries: &'a mut Entries,
+    draft: Draft<'a>,
+    leaving: Leaving,
+    /// Sets seen in this run, by where they stand in memory and the slots asked for: equal ones are mostly the same one.
+    set_keys: BTreeMap<(usize, usize), SetKey>,
+    /// Pairs of tables whose moved slots are counted.
+    retargets: BTreeSet<(Table, Table)>,
+    /// Address entries that have a place and are not published yet.
+    new_addresses: Vec<IpAddr>,
+    summary: Summary,
+}
+
+/// What nothing published names any more, but packets may still be using.
+#[derive(Default)]
+struct Leaving {
+    vips: Vec<VipIndex>,
+    /// VIPs whose options are cleared.
+    options: Vec<VipIndex>,
+    sets: Vec<SetKey>,
+    range_sets: Vec<Arc<RangeSet>>,
+    /// Cleared at the very end: tables in use until then may name them.
+    backends: Vec<BackendId>,
+}
+
+impl Planning<'_> {
+    fn run(&mut self, hops: &NextHops) -> Result<(), PlanError> {
+        let own = &self.desired.own_addresses;
+        let addresses: BTreeMap<IpAddr, bool> = self
+            .desired
+            .vips
+            .keys()
+            .map(|key| (key.address, own.contains(&key.address)))
+            .collect();
+        self.remove_vips(&addresses);
+        self.plan_backends(self.desired, hops)?;
+        self.plan_settings(self.desired)?;
+        self.place_entries()?;
+        self.plan_vips()?;
+        self.plan_addresses(&addresses);
+        let waited = self.reclaim();
+        if !self.leaving.backends.is_empty() {
+            if !waited {
+                self.draft.grace();
+            }
+            self.forget_backends();
+        }
+        Ok(())
+    }
+
+    /// Waits for a grace period and frees what nothing uses any more; `false` if there is no such thing.
+    fn reclaim(&mut self) -> bool {
+        let Leaving {
+            vips,
+            options,
+            sets,
+            range_sets,
+            backends: _,
+        } = &mut self.leaving;
+        if vips.is_empty() && options.is_empty() && sets.is_empty() && range_sets.is_empty() {
+            return false;
+        }
+        self.draft.grace();
+        for index in options.drain(..) {
+            for word in 0..vips::OPTION_WORDS {
+                self.draft.store(MapId::VipOptions, index.0, word, 0);
+            }
+        }
+        vips.drain(..).for_each(|index| self.books.vip_indexes.release(index.0));
+        sets.drain(..).for_each(|set| self.books.lookup.release(&set));
+        range_sets.drain(..).for_each(|set| self.books.range_sets.release(&set));
+        true
+    }
+}

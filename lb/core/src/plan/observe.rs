@@ -1,0 +1,138 @@
+//! What the planner knows, for whoever shows it.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use xdp_prog::abi::{BackendIndex, BackendLine, VipIndex};
+
+use super::{Planner, Table, books::VipState, image::slots_of};
+use crate::desired::{BackendId, BackendSet, VipKey};
+
+/// A VIP and its table.
+#[derive(Clone, Copy, Debug)]
+pub struct VipInfo<'a> {
+    /// What clients dial.
+    pub key: VipKey,
+    /// Its position in `VIP_COUNTERS`, `VIP_OPTIONS` and `LIMITS`.
+    pub index: VipIndex,
+    /// Its lookup table.
+    pub table: Table,
+    /// VIPs that share the table, itself included.
+    pub shared_by: usize,
+    /// Where its flows go.
+    pub set: &'a Arc<BackendSet>,
+}
+
+/// A backend and its line.
+#[derive(Clone, Copy, Debug)]
+pub struct BackendInfo<'a> {
+    /// Who it is.
+    pub id: &'a BackendId,
+    /// Its position in `BACKENDS` and `BACKEND_COUNTERS`.
+    pub index: BackendIndex,
+    /// Where it is.
+    pub address: IpAddr,
+    /// How it is reached.
+    pub line: BackendLine,
+}
+
+impl Planner {
+    /// All VIPs, in order.
+    pub fn vips(&self) -> impl Iterator<Item = VipInfo<'_>> {
+        let sharing = self.books.lookup.sharing();
+        self.books.vips.iter().map(move |(key, state)| {
+            let shared_by = sharing.get(&state.table).copied().unwrap_or_default();
+            info(*key, state, shared_by)
+        })
+    }
+
+    /// One VIP.
+    pub fn vip(&self, key: &VipKey) -> Option<VipInfo<'_>> {
+        let state = self.books.vips.get(key)?;
+        Some(info(*key, state, self.books.lookup.shared_by(state.table)))
+    }
+
+    /// The VIP at a position. Looks through all of them.
+    pub fn vip_at(&self, index: VipIndex) -> Option<VipKey> {
+        self.books
+            .vips
+            .iter()
+            .find(|(_, state)| state.index == index)
+            .map(|(key, _)| *key)
+    }
+
+    /// All backends, in order.
+    pub fn backends(&self) -> impl Iterator<Item = BackendInfo<'_>> {
+        self.books.backends.iter().map(|(id, state)| BackendInfo {
+            id,
+            index: state.index,
+            address: state.address,
+            line: self.image.line(u32::from(state.index.0)),
+        })
+    }
+
+    /// A backend's position.
+    pub fn backend_index(&self, id: &BackendId) -> Option<BackendIndex> {
+        self.books.backends.get(id).map(|state| state.index)
+    }
+
+    /// The backend at a position.
+    pub fn backend_at(&self, index: BackendIndex) -> Option<&BackendId> {
+        self.books.backend_ids.get(&index)
+    }
+
+    /// Slots of a table by the backend that they name, as they stand in the image.
+    pub fn shares(&self, table: Table) -> BTreeMap<BackendId, usize> {
+        let mut counts = BTreeMap::<u16, usize>::new();
+        for slot in slots_of(self.image.table(table.unit, table.slots)) {
+            *counts.entry(slot).or_default() += 1;
+        }
+        counts
+            .into_iter()
+            .filter_map(|(index, slots)| Some((self.backend_at(BackendIndex(index))?.clone(), slots)))
+            .collect()
+    }
+
+    /// Distinct lookup tables in use.
+    pub fn tables(&self) -> usize {
+        self.books.lookup.tables()
+    }
+
+    /// Positions, units of slot memory and ranges in use, and match entries, for who wants to see that nothing leaks.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            vips: self.books.vip_indexes.in_use(0),
+            backends: self.books.backend_indexes.in_use(1),
+            entries: self.entries.len(),
+            table_units: self.books.lookup.units_in_use(),
+            segments: self.image.segments(),
+            ranges: self.books.range_sets.in_use(),
+        }
+    }
+}
+
+/// What is in use of what the maps were made for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// VIPs.
+    pub vips: usize,
+    /// Backends.
+    pub backends: usize,
+    /// Match entries of both families, those of VIP addresses included.
+    pub entries: usize,
+    /// Units of slot memory, the empty table's included.
+    pub table_units: u32,
+    /// Segments of slot memory that there are.
+    pub segments: u32,
+    /// Ranges, padding included.
+    pub ranges: u32,
+}
+
+fn info(key: VipKey, state: &VipState, shared_by: usize) -> VipInfo<'_> {
+    VipInfo {
+        key,
+        index: state.index,
+        table: state.table,
+        shared_by,
+        set: &state.set.set,
+    }
+}

@@ -1,0 +1,278 @@
+//! VIPs: their tables, options and match entries.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use xdp_prog::{
+    abi::{MIN_TABLE_SLOTS, SetRef, TableUnit, VipIndex, VipMeta, VipOptions},
+    limit::TOKEN,
+};
+
+use super::{
+    Planning,
+    books::VipState,
+    entries::EntryKey,
+    error::{PlanError, RangesOf},
+    image::slots_of,
+    tables::Table,
+    write::{MapId, Write},
+};
+use crate::{
+    desired::{Limits, Rate, Vip, VipKey},
+    maglev::base_slot,
+    ranges::RangeSet,
+};
+
+/// A rate as the program counts: tokens a jiffy and most tokens, both in 1/65,536 packet. `hz` is jiffies a second. A rate that
+/// rounds to nothing is the least there is, since 0 says *no limit*.
+pub fn rates(rate: Option<Rate>, hz: u32) -> (u64, u64) {
+    match rate {
+        None => (0, 0),
+        Some(Rate { per_second, burst }) => {
+            let per_jiffy = u64::from(per_second) * TOKEN / u64::from(hz.max(1));
+            (per_jiffy.max(1), u64::from(burst.max(1)) * TOKEN)
+        }
+    }
+}
+
+fn has_limits(limits: &Limits) -> bool {
+    limits.packets.is_some() || limits.syns.is_some()
+}
+
+impl Planning<'_> {
+    /// Takes away the VIPs and address entries that are not wanted any more, and waits until no packet uses them.
+    pub(super) fn remove_vips(&mut self, addresses: &BTreeMap<IpAddr, bool>) {
+        let gone: Vec<IpAddr> = self
+            .books
+            .addresses
+            .keys()
+            .filter(|address| !addresses.contains_key(*address))
+            .copied()
+            .collect();
+        // First the address: what no VIP port claims goes to the kernel again before the VIPs' ports do.
+        for address in gone {
+            self.books.addresses.remove(&address);
+            self.entries.remove(&mut self.draft, EntryKey::address(address));
+        }
+        let gone: Vec<VipKey> = self
+            .books
+            .vips
+            .keys()
+            .filter(|key| !self.desired.vips.contains_key(*key))
+            .copied()
+            .collect();
+        for key in gone {
+            let Some(state) = self.books.vips.remove(&key) else {
+                continue;
+            };
+            self.entries.remove(&mut self.draft, EntryKey::vip(&key));
+            self.leaving.sets.push(state.set);
+            self.leaving.options.push(state.index);
+            self.leaving.range_sets.extend(state.range_set);
+            self.leaving.vips.push(state.index);
+            self.summary.vips_removed += 1;
+        }
+        self.reclaim();
+    }
+
+    /// Finds places for all new entries and makes room for them.
+    pub(super) fn place_entries(&mut self) -> Result<(), PlanError> {
+        for vip in self.desired.vips.keys() {
+            let full = |full| PlanError::MatchTableFull { vip: *vip, full };
+            if !self.books.vips.contains_key(vip) {
+                self.entries.insert(&mut self.draft, EntryKey::vip(vip)).map_err(full)?;
+            }
+            if let Entry::Vacant(entry) = self.books.addresses.entry(vip.address) {
+                entry.insert(false);
+                self.new_addresses.push(vip.address);
+                self.entries
+                    .insert(&mut self.draft, EntryKey::address(vip.address))
+                    .map_err(full)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds and retargets VIPs, each complete before the next.
+    pub(super) fn plan_vips(&mut self) -> Result<(), PlanError> {
+        let desired = self.desired;
+        for (key, vip) in &desired.vips {
+            match self.books.vips.get(key) {
+                None => self.add_vip(*key, vip)?,
+                // While backends leave, every set must be looked at: one may still name them.
+                Some(state) if self.leaving.backends.is_empty() && is_same(state, vip) => {}
+                Some(state) => {
+                    let state = state.clone();
+                    self.change_vip(*key, vip, state)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes address entries, after the VIPs that they complete.
+    pub(super) fn plan_addresses(&mut self, addresses: &BTreeMap<IpAddr, bool>) {
+        let new = std::mem::take(&mut self.new_addresses);
+        let changed = addresses
+            .iter()
+            .filter(|(address, own)| self.books.addresses.get(*address) != Some(*own));
+        let mut changed: Vec<(IpAddr, bool)> = changed.map(|(address, own)| (*address, *own)).collect();
+        changed.extend(
+            new.into_iter()
+                .map(|address| (address, addresses.get(&address) == Some(&true))),
+        );
+        for (address, own) in changed {
+            let flags = if own { VipMeta::OWN_ADDRESS } else { 0 };
+            let meta = VipMeta::new(VipIndex(0), TableUnit(0), MIN_TABLE_SLOTS, flags);
+            self.entries.publish(&mut self.draft, EntryKey::address(address), meta);
+            self.books.addresses.insert(address, own);
+        }
+    }
+
+    fn add_vip(&mut self, key: VipKey, vip: &Vip) -> Result<(), PlanError> {
+        let capacity = self.capacity.vips;
+        let index = self
+            .books
+            .vip_indexes
+            .take()
+            .ok_or(PlanError::TooManyVips { vip: key, capacity })?;
+        let index = VipIndex(index);
+        self.draft.zero(Write::ZeroVipCounter(index));
+        if has_limits(&vip.limits) {
+            self.draft.zero(Write::ZeroLimits(index));
+        }
+        let (set, table) = self.acquire_table(key, vip, 0)?;
+        let (range_set, allowed) = self.allowed_sources(key, vip)?;
+        let state = VipState {
+            index,
+            set,
+            table,
+            most_slots: table.slots,
+            limits: vip.limits,
+            allowed_sources: vip.allowed_sources.clone(),
+            range_set,
+        };
+        self.write_options(index, &vip.limits, allowed);
+        self.entries
+            .publish(&mut self.draft, EntryKey::vip(&key), meta_of(&state));
+        self.books.vips.insert(key, state);
+        self.summary.vips_added += 1;
+        Ok(())
+    }
+
+    fn change_vip(&mut self, key: VipKey, vip: &Vip, before: VipState) -> Result<(), PlanError> {
+        let (set, table) = self.acquire_table(key, vip, before.most_slots)?;
+        let mut after = VipState {
+            table,
+            most_slots: before.most_slots.max(table.slots),
+            limits: vip.limits,
+            ..before.clone()
+        };
+        if set == before.set {
+            // It counts as one user already, so this frees nothing.
+            self.books.lookup.release(&set);
+        } else {
+            self.leaving.sets.push(before.set.clone());
+        }
+        after.set = set;
+        let mut allowed = None;
+        if vip.allowed_sources != before.allowed_sources {
+            let (range_set, reference) = self.allowed_sources(key, vip)?;
+            self.leaving.range_sets.extend(before.range_set.clone());
+            after.allowed_sources = vip.allowed_sources.clone();
+            after.range_set = range_set;
+            allowed = Some(reference);
+        }
+        let (had, has) = (
+            meta_of(&before).has(VipMeta::OPTIONS),
+            meta_of(&after).has(VipMeta::OPTIONS),
+        );
+        if has {
+            let current = self
+                .draft
+                .image()
+                .load(MapId::VipOptions, before.index.0, ALLOWED_SOURCES);
+            if has_limits(&vip.limits) && !has_limits(&before.limits) {
+                self.draft.zero(Write::ZeroLimits(before.index));
+            }
+            self.write_options(before.index, &vip.limits, allowed.unwrap_or(SetRef(current)));
+        } else if had {
+            self.leaving.options.push(before.index);
+        }
+        if meta_of(&before) != meta_of(&after) {
+            self.entries
+                .publish(&mut self.draft, EntryKey::vip(&key), meta_of(&after));
+        }
+        if before.table != table {
+            self.summary.vips_retargeted += 1;
+            self.count_moved_slots(before.table, table);
+        }
+        self.books.vips.insert(key, after);
+        Ok(())
+    }
+
+    fn allowed_sources(&mut self, key: VipKey, vip: &Vip) -> Result<(Option<Arc<RangeSet>>, SetRef), PlanError> {
+        match &vip.allowed_sources {
+            None => Ok((None, SetRef::ABSENT)),
+            Some(cidrs) => {
+                let (set, reference) = self.acquire_ranges(RangesOf::Vip(key), RangeSet::from_cidrs(cidrs))?;
+                Ok((Some(set), reference))
+            }
+        }
+    }
+
+    /// Each word stands alone, but a limit must not meet the burst of none: it comes after its burst and goes before it.
+    fn write_options(&mut self, index: VipIndex, limits: &Limits, allowed: SetRef) {
+        let mut store = |word, value| self.draft.store(MapId::VipOptions, index.0, word, value);
+        for (word, rate) in [(PACKET_RATE, limits.packets), (SYN_RATE, limits.syns)] {
+            let (rate, burst) = rates(rate, self.hz);
+            if rate == 0 {
+                store(word, rate);
+                store(word + 1, burst);
+            } else {
+                store(word + 1, burst);
+                store(word, rate);
+            }
+        }
+        store(ALLOWED_SOURCES, allowed.0);
+    }
+
+    fn count_moved_slots(&mut self, before: Table, after: Table) {
+        if !self.retargets.insert((before, after)) {
+            return;
+        }
+        let slots = |table: Table| slots_of(self.draft.image().table(table.unit, table.slots)).collect::<Vec<u16>>();
+        let (old, new) = (slots(before), slots(after));
+        let scale = before.slots.max(after.slots);
+        let at = |table: &[u16], slot| table.get(base_slot(slot, scale, table.len())).copied();
+        self.summary.slots_moved += (0..scale).filter(|slot| at(&old, *slot) != at(&new, *slot)).count();
+    }
+}
+
+// Positions of words in `VipOptions`.
+const PACKET_RATE: u32 = 0;
+const SYN_RATE: u32 = 2;
+const ALLOWED_SOURCES: u32 = 4;
+/// Words that may be other than 0.
+pub(super) const OPTION_WORDS: u32 = 5;
+const _: () = assert!(
+    std::mem::offset_of!(VipOptions, packet_rate) == 8 * PACKET_RATE as usize
+        && std::mem::offset_of!(VipOptions, packet_burst) == 8 * (PACKET_RATE as usize + 1)
+        && std::mem::offset_of!(VipOptions, syn_rate) == 8 * SYN_RATE as usize
+        && std::mem::offset_of!(VipOptions, syn_burst) == 8 * (SYN_RATE as usize + 1)
+        && std::mem::offset_of!(VipOptions, allowed_sources) == 8 * ALLOWED_SOURCES as usize
+);
+
+fn meta_of(state: &VipState) -> VipMeta {
+    let options = has_limits(&state.limits) || state.range_set.is_some();
+    let flags = if options { VipMeta::OPTIONS } else { 0 };
+    VipMeta::new(state.index, state.table.unit, state.table.slots, flags)
+}
+
+/// Whether nothing about a VIP can have changed, seen without looking into its set.
+fn is_same(state: &VipState, vip: &Vip) -> bool {
+    Arc::ptr_eq(&state.set.set, &vip.set) && state.limits == vip.limits && state.allowed_sources == vip.allowed_sources
+}
