@@ -18,7 +18,6 @@
 pub mod config;
 pub mod desired;
 pub mod explain;
-pub mod explain;
 pub mod maglev;
 pub mod match_table;
 pub mod nexthop;
