@@ -36,7 +36,13 @@ impl Rig {
         let agent = Daemon::node(topology.worker(0), &file(NodeFile::new(&topology)))?;
         let wire = RawSocket::open(topology.lb(0).ns(), "eth0")?;
         let client = RawSocket::open(topology.client().ns(), "eth0")?;
-        Ok(Self { agent, wire, client, _servers, topology })
+        Ok(Self {
+            agent,
+            wire,
+            client,
+            _servers,
+            topology,
+        })
     }
 
     fn lb(&self, v4: bool) -> IpAddr {
@@ -46,14 +52,21 @@ impl Rig {
 
     fn worker(&self, v4: bool) -> IpAddr {
         let worker = self.topology.worker(0);
-        if v4 { worker.addr_v4().into() } else { worker.addr_v6().into() }
+        if v4 {
+            worker.addr_v4().into()
+        } else {
+            worker.addr_v6().into()
+        }
     }
 
     /// A datagram from the client to the VIP.
     fn request(&self, v4: bool, port: u16, payload: &str) -> Datagram {
         let client = self.topology.client();
-        let (address, vip): (IpAddr, SocketAddr) =
-            if v4 { (client.addr_v4().into(), vip_v4(1, PORT)) } else { (client.addr_v6().into(), vip_v6(1, PORT)) };
+        let (address, vip): (IpAddr, SocketAddr) = if v4 {
+            (client.addr_v4().into(), vip_v4(1, PORT))
+        } else {
+            (client.addr_v6().into(), vip_v6(1, PORT))
+        };
         Datagram::new(SocketAddr::new(address, port), vip, payload)
     }
 
@@ -111,16 +124,35 @@ fn four_kinds_of_tunnel_reach_the_pod_and_replies_leave_from_the_vip() -> Result
             assert_eq!(reply.source, request.destination, "{what}: the reply is the VIP's");
             let text = String::from_utf8(reply.payload)?;
             let (head, payload) = text.split_once('\n').expect("a lab server's answer");
-            assert_eq!(payload, format!("{kind}/{}", port - FIRST_PORT - kind * COUNT), "{what}");
-            assert!(head.contains(&format!("\"client\":\"{}\"", request.source)), "{what}: address kept: {head}");
+            assert_eq!(
+                payload,
+                format!("{kind}/{}", port - FIRST_PORT - kind * COUNT),
+                "{what}"
+            );
+            assert!(
+                head.contains(&format!("\"client\":\"{}\"", request.source)),
+                "{what}: address kept: {head}"
+            );
         }
         let counted_now = rig.agent.counted()?;
-        assert_eq!(counted_now.since(&counted), BTreeMap::from([("pass decapsulated", u64::from(COUNT))]), "{what}");
+        assert_eq!(
+            counted_now.since(&counted),
+            BTreeMap::from([("pass decapsulated", u64::from(COUNT))]),
+            "{what}"
+        );
         let seen = rig.topology.router().counters()? - &router;
         assert_eq!(seen.to(LinkKind::Worker).tunnel.packets, u64::from(COUNT), "{what}");
         assert_eq!(seen.from(LinkKind::Worker).replies.packets, u64::from(COUNT), "{what}");
-        assert_eq!(seen.from(LinkKind::Worker).requests.packets, 0, "{what}: none comes back");
-        assert_eq!(seen.to(LinkKind::Lb).replies.packets, 0, "{what}: none goes by the LB node");
+        assert_eq!(
+            seen.from(LinkKind::Worker).requests.packets,
+            0,
+            "{what}: none comes back"
+        );
+        assert_eq!(
+            seen.to(LinkKind::Lb).replies.packets,
+            0,
+            "{what}: none goes by the LB node"
+        );
     }
     Ok(())
 }
@@ -134,12 +166,24 @@ fn the_tunnel_costs_one_hop_and_a_congestion_mark_comes_through() -> Result<()> 
     let pod = RawSocket::open(rig.topology.worker(0).pod()?.ns(), "eth0")?;
     // RFC 6040, figure 4: outer, inner, and what the pod shall see. DSCP is the inner packet's own.
     const DSCP: u8 = 0x28;
-    let cases = [(0, 0, 0), (2, 0, 0), (3, 2, 3), (3, 1, 3), (3, 3, 3), (1, 2, 1), (2, 1, 1), (0, 2, 2)];
+    let cases = [
+        (0, 0, 0),
+        (2, 0, 0),
+        (3, 2, 3),
+        (3, 1, 3),
+        (3, 3, 3),
+        (1, 2, 1),
+        (2, 1, 1),
+        (0, 2, 2),
+    ];
     let mut port = FIRST_PORT;
     for v4 in [true, false] {
         for (outer, inner, seen) in cases {
             port += 1;
-            let request = Datagram { tos: DSCP | inner, ..rig.request(v4, port, "mark") };
+            let request = Datagram {
+                tos: DSCP | inner,
+                ..rig.request(v4, port, "mark")
+            };
             rig.tunnel(v4, 0xb8 | outer, &request)?;
             let arrived = pod.next(Duration::from_secs(5), |frame| {
                 Datagram::of(frame).is_some_and(|datagram| datagram.source.port() == port)
@@ -173,8 +217,16 @@ fn what_is_not_a_known_lb_nodes_packet_for_a_vip_is_not_let_through() -> Result<
             ..request
         };
         let (lb, worker) = (rig.lb(v4), rig.worker(v4));
-        let (stranger, no_vip) = if v4 { ("10.20.1.99", "10.30.1.9") } else { ("fd00:20:1::99", "fd00:30:1::9") };
-        let (martian, pod) = if v4 { ("127.0.0.1", "10.244.1.10") } else { ("::1", "fd00:244:1::10") };
+        let (stranger, no_vip) = if v4 {
+            ("10.20.1.99", "10.30.1.9")
+        } else {
+            ("fd00:20:1::99", "fd00:30:1::9")
+        };
+        let (martian, pod) = if v4 {
+            ("127.0.0.1", "10.244.1.10")
+        } else {
+            ("::1", "fd00:244:1::10")
+        };
         let elsewhere = |request: Datagram| Datagram {
             destination: SocketAddr::new(no_vip.parse().expect("an address"), PORT),
             ..request
@@ -188,12 +240,30 @@ fn what_is_not_a_known_lb_nodes_packet_for_a_vip_is_not_let_through() -> Result<
         };
         let headless = &good[..good.len().min(12)];
         let cases: Vec<(&str, Vec<u8>)> = vec![
-            ("pass foreign_tunnel", tunnelled(stranger.parse()?, worker, 0, &request().ip())),
-            ("drop tunnel_not_vip", tunnelled(lb, worker, 0, &elsewhere(request()).ip())),
-            ("drop tunnel_source", tunnelled(lb, worker, 0, &from(martian, request()).ip())),
-            ("drop tunnel_source", tunnelled(lb, worker, 0, &from(pod, request()).ip())),
-            ("drop tunnel_ttl", tunnelled(lb, worker, 0, &Datagram { hops: 1, ..request() }.ip())),
-            ("drop tunnel_ttl", tunnelled(lb, worker, 0, &Datagram { hops: 0, ..request() }.ip())),
+            (
+                "pass foreign_tunnel",
+                tunnelled(stranger.parse()?, worker, 0, &request().ip()),
+            ),
+            (
+                "drop tunnel_not_vip",
+                tunnelled(lb, worker, 0, &elsewhere(request()).ip()),
+            ),
+            (
+                "drop tunnel_source",
+                tunnelled(lb, worker, 0, &from(martian, request()).ip()),
+            ),
+            (
+                "drop tunnel_source",
+                tunnelled(lb, worker, 0, &from(pod, request()).ip()),
+            ),
+            (
+                "drop tunnel_ttl",
+                tunnelled(lb, worker, 0, &Datagram { hops: 1, ..request() }.ip()),
+            ),
+            (
+                "drop tunnel_ttl",
+                tunnelled(lb, worker, 0, &Datagram { hops: 0, ..request() }.ip()),
+            ),
             ("drop tunnel_ecn", tunnelled(lb, worker, 3, &request().ip())),
             ("drop tunnel_malformed", tunnelled(lb, worker, 0, &longer_than_it_is)),
             ("drop tunnel_malformed", tunnelled(lb, worker, 0, headless)),
@@ -201,9 +271,15 @@ fn what_is_not_a_known_lb_nodes_packet_for_a_vip_is_not_let_through() -> Result<
         for (position, (verdict, packet)) in cases.iter().enumerate() {
             let before = rig.agent.counted()?;
             rig.send(packet)?;
-            eventually("the packet is counted", || Ok(rig.agent.counted()?.of(verdict) > before.of(verdict)))?;
+            eventually("the packet is counted", || {
+                Ok(rig.agent.counted()?.of(verdict) > before.of(verdict))
+            })?;
             let counted = rig.agent.counted()?;
-            assert_eq!(counted.since(&before), BTreeMap::from([(*verdict, 1)]), "v4: {v4}, case {position}");
+            assert_eq!(
+                counted.since(&before),
+                BTreeMap::from([(*verdict, 1)]),
+                "v4: {v4}, case {position}"
+            );
         }
     }
     rig.assert_silence("none of these is answered")?;
@@ -218,7 +294,10 @@ fn checks_that_are_off_are_off_and_said_loudly() -> Result<()> {
     if !require_root()? {
         return Ok(());
     }
-    let file = |file: NodeFile| NodeFile { lb_sources: Vec::new(), ..file.more("check_source: false") };
+    let file = |file: NodeFile| NodeFile {
+        lb_sources: Vec::new(),
+        ..file.more("check_source: false")
+    };
     let rig = Rig::new(file)?;
     let inner = rig.request(true, FIRST_PORT, "from anyone");
     rig.send(&tunnelled("10.20.1.99".parse()?, rig.worker(true), 0, &inner.ip()))?;
@@ -242,10 +321,18 @@ fn unclaimed(file: impl FnOnce(NodeFile) -> NodeFile) -> Result<[u64; 3]> {
     }
     rig.assert_silence("nobody serves")?;
     let now = rig.agent.counted()?;
-    assert_eq!(now.since(&counted), BTreeMap::from([("pass decapsulated", 2 * u64::from(COUNT))]), "all were for us");
+    assert_eq!(
+        now.since(&counted),
+        BTreeMap::from([("pass decapsulated", 2 * u64::from(COUNT))]),
+        "all were for us"
+    );
     let seen = rig.topology.router().counters()? - &before;
     let worker = (seen.to(LinkKind::Worker).tunnel, seen.from(LinkKind::Worker).requests);
-    Ok([worker.0.packets, worker.1.packets, seen.to(LinkKind::Lb).requests.packets])
+    Ok([
+        worker.0.packets,
+        worker.1.packets,
+        seen.to(LinkKind::Lb).requests.packets,
+    ])
 }
 
 #[test]
@@ -253,7 +340,11 @@ fn what_the_node_does_not_claim_dies_there() -> Result<()> {
     if !require_root()? {
         return Ok(());
     }
-    assert_eq!(unclaimed(|file| file)?, [40, 0, 0], "tunnelled to the worker, back out of it, back to the LB node");
+    assert_eq!(
+        unclaimed(|file| file)?,
+        [40, 0, 0],
+        "tunnelled to the worker, back out of it, back to the LB node"
+    );
     // The twin, without the rules: all of it comes back to the LB node, which would send it to the worker again.
     assert_eq!(unclaimed(|file| file.more("blackhole_unclaimed: false"))?, [40, 40, 40]);
     Ok(())
@@ -285,7 +376,10 @@ fn a_reload_changes_what_is_let_through_and_a_bad_file_changes_nothing() -> Resu
 
     for (bad, why) in [
         ("lb_sources: [10.0.0.0/99]\n", "lb_sources"),
-        ("interfaces: [eth1]\nlb_sources: [10.0.0.1]\nvip_prefixes: [203.0.113.0/24]\n", "needs a restart"),
+        (
+            "interfaces: [eth1]\nlb_sources: [10.0.0.1]\nvip_prefixes: [203.0.113.0/24]\n",
+            "needs a restart",
+        ),
     ] {
         let error = rig.agent.reload(bad).expect_err("a bad file").to_string();
         assert!(error.contains(why), "{error}");
@@ -348,10 +442,19 @@ fn an_agent_that_ends_leaves_nothing_and_one_that_is_killed_leaves_only_what_is_
     rig.agent.start_again()?;
     rig.agent.end(Signal::SIGKILL)?;
     eventually("the kernel takes the program away", || Ok(programs()? == 0))?;
-    assert_eq!(rules()?.matches("blackhole").count(), 2, "rules outlive the process, and close what it kept closed");
+    assert_eq!(
+        rules()?.matches("blackhole").count(),
+        2,
+        "rules outlive the process, and close what it kept closed"
+    );
 
     rig.agent.start_again()?;
-    assert_eq!((programs()?, rules()?.matches("blackhole").count()), (1, 2), "{}", rules()?);
+    assert_eq!(
+        (programs()?, rules()?.matches("blackhole").count()),
+        (1, 2),
+        "{}",
+        rules()?
+    );
     rig.tunnel(true, 0, &rig.request(true, FIRST_PORT, "again"))?;
     rig.replies(1)?;
     assert!(rig.agent.end(Signal::SIGTERM)?.success());

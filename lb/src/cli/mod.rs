@@ -13,7 +13,7 @@ use std::{
 use clap::Parser as _;
 
 use crate::{
-    control::{self, BackendView, CounterView, ExplainView, Request, StatusView, VipView},
+    control::{self, BackendView, ClientError, CounterView, ExplainView, Request, StatusView, VipView},
     daemon,
 };
 use args::{Args, AskArgs, Command, Format};
@@ -31,7 +31,7 @@ pub fn main() -> ExitCode {
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // A closed standard error leaves nothing to say and nowhere to say it.
-            drop(writeln!(io::stderr(), "vipline: {error:#}"));
+            drop(writeln!(io::stderr(), "vipline: {}", report(&error)));
             ExitCode::FAILURE
         }
     }
@@ -98,8 +98,21 @@ fn check(args: &args::CheckArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// An error and its causes, each once: most of ours say their cause in their own words already.
+fn report(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text += ": ";
+            text += &cause;
+        }
+    }
+    text
+}
+
+/// Whether nobody reads our output any more. A daemon that hung up is another matter.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
+    !error.is::<ClientError>() && error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
     })
 }

@@ -62,7 +62,10 @@ pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<T, Cli
     line.push('\n');
     stream.write_all(line.as_bytes()).map_err(talk)?;
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).map_err(talk)?;
+    if BufReader::new(stream).read_line(&mut answer).map_err(talk)? == 0 {
+        // It ended between question and answer.
+        return Err(talk(io::ErrorKind::UnexpectedEof.into()));
+    }
     match serde_json::from_str(&answer).map_err(decode)? {
         Reply::Ok(value) => serde_json::from_value(value).map_err(decode),
         Reply::Error(why) => Err(ClientError::Refused(why)),

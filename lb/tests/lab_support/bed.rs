@@ -32,14 +32,29 @@ impl Bed {
         let spawn_node = |worker| Daemon::spawn("node", worker, |socket| node_file.yaml(socket));
         let nodes = topology.workers().iter().map(spawn_node).collect::<Result<Vec<_>>>()?;
         let spawn_lb = |(node, file): (&Node, &LbFile)| Daemon::spawn("run", node, |socket| file.yaml(socket));
-        let lbs = topology.lbs().iter().zip(&files).map(spawn_lb).collect::<Result<Vec<_>>>()?;
-        let mut bed = Self { lbs, nodes, servers, files, topology };
+        let lbs = topology
+            .lbs()
+            .iter()
+            .zip(&files)
+            .map(spawn_lb)
+            .collect::<Result<Vec<_>>>()?;
+        let mut bed = Self {
+            lbs,
+            nodes,
+            servers,
+            files,
+            topology,
+        };
         for daemon in bed.nodes.iter_mut().chain(&mut bed.lbs) {
             daemon.ready()?;
         }
         for lb in &bed.lbs {
             let status = lb.status()?;
-            ensure!(status.backends_ready == status.backends, "not all backends can be reached:\n{}", lb.log()?);
+            ensure!(
+                status.backends_ready == status.backends,
+                "not all backends can be reached:\n{}",
+                lb.log()?
+            );
         }
         Ok(bed)
     }
@@ -86,5 +101,8 @@ pub(crate) fn assert_spread(what: &str, counts: &BTreeMap<String, usize>, weight
         );
     }
     let known: Vec<_> = weights.iter().map(|(name, _)| *name).collect();
-    assert!(counts.keys().all(|name| known.contains(&name.as_str())), "{what}: a stranger in {counts:?}");
+    assert!(
+        counts.keys().all(|name| known.contains(&name.as_str())),
+        "{what}: a stranger in {counts:?}"
+    );
 }

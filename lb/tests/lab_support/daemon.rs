@@ -38,13 +38,22 @@ impl Counted {
     /// discovery, and what is for nobody's VIP.
     pub(crate) fn since(&self, before: &Self) -> BTreeMap<&str, u64> {
         let quiet = ["pass not_ip", "pass not_tunnel", "pass not_vip", "pass own_address"];
-        let grown = self.0.iter().map(|(verdict, count)| (verdict.as_str(), count - before.of(verdict)));
-        grown.filter(|(verdict, count)| *count > 0 && !quiet.contains(verdict)).collect()
+        let grown = self
+            .0
+            .iter()
+            .map(|(verdict, count)| (verdict.as_str(), count - before.of(verdict)));
+        grown
+            .filter(|(verdict, count)| *count > 0 && !quiet.contains(verdict))
+            .collect()
     }
 
     /// Packets of all verdicts of a fate.
     pub(crate) fn fate(&self, fate: &str) -> u64 {
-        self.0.iter().filter(|(verdict, _)| verdict.split(' ').next() == Some(fate)).map(|(_, count)| count).sum()
+        self.0
+            .iter()
+            .filter(|(verdict, _)| verdict.split(' ').next() == Some(fate))
+            .map(|(_, count)| count)
+            .sum()
     }
 }
 
@@ -74,9 +83,17 @@ impl Daemon {
     /// Starts a role and does not wait.
     pub(crate) fn spawn(role: &'static str, node: &Node, yaml: impl FnOnce(&Path) -> String) -> Result<Self> {
         let directory = TempDir::with_prefix("vipline-lab-")?;
-        fs::write(directory.path().join("config.yaml"), yaml(&directory.path().join("control.sock")))?;
+        fs::write(
+            directory.path().join("config.yaml"),
+            yaml(&directory.path().join("control.sock")),
+        )?;
         let process = process(role, node, directory.path())?;
-        Ok(Self { process, role, node: node.clone(), directory })
+        Ok(Self {
+            process,
+            role,
+            node: node.clone(),
+            directory,
+        })
     }
 
     /// Starts again, with the same file, after the process has ended.
@@ -93,7 +110,12 @@ impl Daemon {
             if let Some(status) = self.process.ended()? {
                 bail!("vipline {} ended with {status}:\n{}", self.role, self.log()?);
             }
-            ensure!(start.elapsed() < PATIENCE, "vipline {} is not ready:\n{}", self.role, self.log()?);
+            ensure!(
+                start.elapsed() < PATIENCE,
+                "vipline {} is not ready:\n{}",
+                self.role,
+                self.log()?
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
@@ -138,7 +160,10 @@ impl Daemon {
 
     /// The backend of this name.
     pub(crate) fn backend(&self, name: &str) -> Result<BackendView> {
-        self.backends()?.into_iter().find(|view| view.name == name).with_context(|| format!("no backend {name}"))
+        self.backends()?
+            .into_iter()
+            .find(|view| view.name == name)
+            .with_context(|| format!("no backend {name}"))
     }
 
     pub(crate) fn explain(&self, request: &Request) -> Result<ExplainView> {
@@ -148,7 +173,12 @@ impl Daemon {
     /// All verdicts.
     pub(crate) fn counted(&self) -> Result<Counted> {
         let views: Vec<CounterView> = self.ask(&Request::Counters)?;
-        Ok(Counted(views.into_iter().map(|view| (format!("{} {}", view.fate, view.reason), view.packets)).collect()))
+        Ok(Counted(
+            views
+                .into_iter()
+                .map(|view| (format!("{} {}", view.fate, view.reason), view.packets))
+                .collect(),
+        ))
     }
 
     /// Runs a CLI command against it; its standard output.
@@ -243,6 +273,9 @@ fn is_reload(line: &str) -> bool {
 fn process(role: &str, node: &Node, directory: &Path) -> Result<Process> {
     let log = File::options().create(true).append(true).open(directory.join("log"))?;
     let mut command = node.ns().command(VIPLINE);
-    command.args([role, "--config"]).arg(directory.join("config.yaml")).stderr(log);
+    command
+        .args([role, "--config"])
+        .arg(directory.join("config.yaml"))
+        .stderr(log);
     Process::start(command)
 }

@@ -26,7 +26,12 @@ pub(crate) struct Vip {
 
 impl Vip {
     pub(crate) fn new(proto: Proto, at: SocketAddr, set: &'static str) -> Self {
-        Self { proto, at, set, options: String::new() }
+        Self {
+            proto,
+            at,
+            set,
+            options: String::new(),
+        }
     }
 }
 
@@ -51,8 +56,12 @@ impl LbFile {
     /// name is its node's, with `-v6` behind it in the set `v6`: a name has one address.
     pub(crate) fn new(topology: &Topology, node: &Node) -> Self {
         let workers = topology.workers();
-        let v4 = workers.iter().map(|node| (node.name().to_owned(), node.addr_v4().into(), 100));
-        let v6 = workers.iter().map(|node| (format!("{}-v6", node.name()), node.addr_v6().into(), 100));
+        let v4 = workers
+            .iter()
+            .map(|node| (node.name().to_owned(), node.addr_v4().into(), 100));
+        let v6 = workers
+            .iter()
+            .map(|node| (format!("{}-v6", node.name()), node.addr_v6().into(), 100));
         Self {
             interfaces: node.ifaces().iter().map(|iface| iface.name.clone()).collect(),
             sets: vec![("v4", v4.collect()), ("v6", v6.collect())],
@@ -63,7 +72,8 @@ impl LbFile {
 
     /// With these VIPs, all on one set.
     pub(crate) fn vips(mut self, vips: &[(Proto, SocketAddr)], set: &'static str) -> Self {
-        self.vips.extend(vips.iter().map(|(proto, at)| Vip::new(*proto, *at, set)));
+        self.vips
+            .extend(vips.iter().map(|(proto, at)| Vip::new(*proto, *at, set)));
         self
     }
 
@@ -94,14 +104,27 @@ impl LbFile {
             let _ = writeln!(text, "seed: {SEED}");
         }
         text += "backend_sets:\n";
-        for (name, members) in self.sets.iter().filter(|(name, _)| self.vips.iter().any(|vip| vip.set == *name)) {
+        for (name, members) in self
+            .sets
+            .iter()
+            .filter(|(name, _)| self.vips.iter().any(|vip| vip.set == *name))
+        {
             let _ = writeln!(text, "  {name}:\n    members:");
             for (name, address, weight) in members {
-                let _ = writeln!(text, "      - {{ name: {name}, address: \"{address}\", weight: {weight} }}");
+                let _ = writeln!(
+                    text,
+                    "      - {{ name: {name}, address: \"{address}\", weight: {weight} }}"
+                );
             }
         }
         text += "vips:\n";
-        for Vip { proto, at, set, options } in &self.vips {
+        for Vip {
+            proto,
+            at,
+            set,
+            options,
+        } in &self.vips
+        {
             let (address, port, proto) = (at.ip(), at.port(), word(*proto));
             let _ = writeln!(
                 text,
@@ -128,7 +151,9 @@ impl NodeFile {
     pub(crate) fn new(topology: &Topology) -> Self {
         let interfaces = topology.lbs().iter().flat_map(Node::ifaces);
         Self {
-            lb_sources: interfaces.flat_map(|iface| [iface.v4.to_string(), iface.v6.to_string()]).collect(),
+            lb_sources: interfaces
+                .flat_map(|iface| [iface.v4.to_string(), iface.v6.to_string()])
+                .collect(),
             vip_prefixes: vec!["203.0.113.0/24".to_owned(), "2001:db8:f00d::/64".to_owned()],
             more: String::new(),
         }
@@ -143,7 +168,12 @@ impl NodeFile {
 
     /// The file's text.
     pub(crate) fn yaml(&self, socket: &Path) -> String {
-        let quoted = |list: &[String]| list.iter().map(|item| format!("\"{item}\"")).collect::<Vec<_>>().join(", ");
+        let quoted = |list: &[String]| {
+            list.iter()
+                .map(|item| format!("\"{item}\""))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         format!(
             "interfaces: [eth0]\ncontrol_socket: {}\nlb_sources: [{}]\nvip_prefixes: [{}]\n{}",
             socket.display(),

@@ -1,6 +1,10 @@
 //! What the lab tests share: the real `vipline` as processes in lab namespaces, its files, and crafted packets. Never a test.
 
-#![allow(dead_code, unused_imports, reason = "every test binary includes all of it and uses a part")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "every test binary includes all of it and uses a part"
+)]
 
 mod bed;
 mod daemon;

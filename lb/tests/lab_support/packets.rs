@@ -21,7 +21,13 @@ pub(crate) struct Datagram {
 
 impl Datagram {
     pub(crate) fn new(source: SocketAddr, destination: SocketAddr, payload: &str) -> Self {
-        Self { source, destination, hops: 64, tos: 0, payload: payload.as_bytes().to_vec() }
+        Self {
+            source,
+            destination,
+            hops: 64,
+            tos: 0,
+            payload: payload.as_bytes().to_vec(),
+        }
     }
 
     /// The IP packet.
@@ -32,14 +38,18 @@ impl Datagram {
                 let (from, to) = (from.octets(), to.octets());
                 let header = UdpHeader::without_ipv4_checksum(source.port(), destination.port(), self.payload.len());
                 let mut header = header.expect("a payload that fits");
-                header.checksum = header.calc_checksum_ipv4_raw(from, to, &self.payload).expect("a payload that fits");
+                header.checksum = header
+                    .calc_checksum_ipv4_raw(from, to, &self.payload)
+                    .expect("a payload that fits");
                 header
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
                 let header = UdpHeader::without_ipv4_checksum(source.port(), destination.port(), self.payload.len());
                 let mut header = header.expect("a payload that fits");
                 let (from, to) = (from.octets(), to.octets());
-                header.checksum = header.calc_checksum_ipv6_raw(from, to, &self.payload).expect("a payload that fits");
+                header.checksum = header
+                    .calc_checksum_ipv6_raw(from, to, &self.payload)
+                    .expect("a payload that fits");
                 header
             }
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => panic!("mixed families"),
@@ -60,11 +70,18 @@ impl Datagram {
             }
             NetSlice::Ipv6(ip) => {
                 let ip = ip.header();
-                (ip.source_addr().into(), ip.destination_addr().into(), ip.hop_limit(), ip.traffic_class())
+                (
+                    ip.source_addr().into(),
+                    ip.destination_addr().into(),
+                    ip.hop_limit(),
+                    ip.traffic_class(),
+                )
             }
             NetSlice::Arp(_) => return None,
         };
-        let TransportSlice::Udp(udp) = packet.transport? else { return None };
+        let TransportSlice::Udp(udp) = packet.transport? else {
+            return None;
+        };
         Some(Self {
             source: SocketAddr::new(source, udp.source_port()),
             destination: SocketAddr::new(destination, udp.destination_port()),
@@ -83,8 +100,18 @@ pub(crate) fn tunnelled(source: IpAddr, destination: IpAddr, tos: u8, inner: &[u
 
 /// An IP packet in a frame.
 pub(crate) fn framed(destination: [u8; 6], source: [u8; 6], ip: &[u8]) -> Vec<u8> {
-    let ether_type = if ip[0] >> 4 == 4 { EtherType::IPV4 } else { EtherType::IPV6 };
-    let mut frame = Ethernet2Header { source, destination, ether_type }.to_bytes().to_vec();
+    let ether_type = if ip[0] >> 4 == 4 {
+        EtherType::IPV4
+    } else {
+        EtherType::IPV6
+    };
+    let mut frame = Ethernet2Header {
+        source,
+        destination,
+        ether_type,
+    }
+    .to_bytes()
+    .to_vec();
     frame.extend(ip);
     frame
 }
