@@ -111,7 +111,17 @@ fn ipv6<M: Frame + Tables>(machine: &mut M, link: &Link) -> Option<Verdict> {
         source: [u64::from_be(source[0]), u64::from_be(source[1])],
         destination: [u64::from_be(destination[0]), u64::from_be(destination[1])],
     };
+    if is_mapped(outer.source) || is_mapped(outer.destination) {
+        return None;
+    }
     open(machine, link, &outer)
+}
+
+/// Whether an IPv6 address of a packet is IPv4-mapped (RFC 4291, 2.5.5.2). The sets hold IPv4 addresses in this form, so one
+/// that stands in an IPv6 header must never be looked up: it would pass for the IPv4 address.
+#[inline(always)]
+const fn is_mapped(address: [u64; 2]) -> bool {
+    address[0] == 0 && address[1] >> 32 == 0xffff
 }
 
 /// Whether an address is in one of the node's sets.
@@ -229,11 +239,8 @@ fn inner_v6<M: Frame + Tables>(machine: &M, link: &Link, outer: &Outer) -> Resul
     if first >> 12 != 6 || u16::from_be(payload_len) as usize + IPV6_LEN > outer.payload_len {
         return Err(Verdict::DropTunnelMalformed);
     }
-    if !is_in(
-        machine,
-        setting::TUNNEL_VIPS,
-        [u64::from_be(destination[0]), u64::from_be(destination[1])],
-    ) {
+    let destination = [u64::from_be(destination[0]), u64::from_be(destination[1])];
+    if is_mapped(destination) || !is_in(machine, setting::TUNNEL_VIPS, destination) {
         return Err(Verdict::DropTunnelNotVip);
     }
     if is_martian_v6(source)
