@@ -1,0 +1,212 @@
+//! One source of truth for what is in the maps: the kernel's are written from it, and the host build reads it as it is.
+//!
+//! Never uses lb-core: where a test finds two planners agreeing, it should not be one planner twice.
+
+use std::net::IpAddr;
+
+use xdp_prog::{
+    abi::{
+        BackendLine, BucketV4, BucketV6, Config, EntryV6, KeyV4, KeyV6, MIN_TABLE_SLOTS, Range, SEGMENT_WORDS,
+        SLOTS_PER_WORD, SetRef, TableUnit, UNIT_SLOTS, VipIndex, VipMeta, VipOptions, number, setting,
+    },
+    host::View,
+};
+
+/// Buckets of either match table.
+pub(crate) const BUCKETS: usize = 64;
+/// Entries of `BACKENDS`.
+pub(crate) const BACKENDS: usize = 64;
+/// VIPs there is room for.
+pub(crate) const VIPS: usize = 64;
+/// Ranges there is room for.
+pub(crate) const RANGES: usize = 4096;
+
+/// The contents of all maps.
+#[derive(Clone)]
+pub(crate) struct Tables {
+    pub(crate) config: Config,
+    pub(crate) vips_v4: Vec<BucketV4>,
+    pub(crate) vips_v6: Vec<BucketV6>,
+    pub(crate) slots: Vec<u64>,
+    pub(crate) backends: Vec<BackendLine>,
+    pub(crate) options: Vec<VipOptions>,
+    pub(crate) ranges: Vec<Range>,
+    pub(crate) settings: Vec<u64>,
+    /// Names of the interfaces in `PORTS`, from position 0 on.
+    pub(crate) ports: Vec<&'static str>,
+    next_backend: u16,
+    next_vip: u32,
+    next_unit: u32,
+    next_range: usize,
+}
+
+impl Tables {
+    /// Empty tables for a program with these features.
+    pub(crate) fn new(features: u64) -> Self {
+        Self {
+            config: Config {
+                features,
+                seed: [
+                    0x0123_4567_89ab_cdef,
+                    0xdead_beef_0bad_cafe,
+                    0x1111_2222_3333_4444,
+                    0xa5a5_5a5a_c3c3_3c3c,
+                ],
+                match_salt: 0x5eed_0000_5a17,
+                match_mask_v4: BUCKETS as u64 - 1,
+                match_mask_v6: BUCKETS as u64 - 1,
+                ..Config::EMPTY
+            },
+            vips_v4: vec![BucketV4::default(); BUCKETS],
+            vips_v6: vec![BucketV6::default(); BUCKETS],
+            slots: vec![0; SEGMENT_WORDS],
+            backends: vec![BackendLine::default(); BACKENDS],
+            options: vec![VipOptions::default(); VIPS],
+            ranges: vec![Range::PADDING; RANGES],
+            settings: vec![0; setting::COUNT as usize],
+            ports: Vec::new(),
+            next_backend: 1,
+            next_vip: 1,
+            next_unit: 1,
+            next_range: 0,
+        }
+    }
+
+    /// What the host build sees.
+    pub(crate) fn view(&self) -> View<'_> {
+        View {
+            config: &self.config,
+            vips_v4: &self.vips_v4,
+            vips_v6: &self.vips_v6,
+            segments: vec![&self.slots],
+            backends: &self.backends,
+            options: &self.options,
+            ranges: &self.ranges,
+            settings: &self.settings,
+        }
+    }
+
+    /// A new backend; returns its position.
+    pub(crate) fn backend(&mut self, line: BackendLine) -> u16 {
+        let position = self.next_backend;
+        self.next_backend += 1;
+        self.backends[usize::from(position)] = line;
+        position
+    }
+
+    /// A new lookup table of the smallest size in which the backends take turns.
+    pub(crate) fn table(&mut self, backends: &[u16]) -> TableUnit {
+        let unit = self.next_unit;
+        self.next_unit += 1;
+        for slot in 0..MIN_TABLE_SLOTS {
+            let at = unit as usize * UNIT_SLOTS + slot;
+            let backend = u64::from(backends[slot % backends.len()]);
+            self.slots[at / SLOTS_PER_WORD] |= backend << (at % SLOTS_PER_WORD * 16);
+        }
+        TableUnit(unit)
+    }
+
+    /// A new VIP with a table of its own; returns its index. Also makes the address entry.
+    pub(crate) fn vip(&mut self, address: &str, protocol: u8, port: u16, backends: &[u16]) -> u32 {
+        self.vip_with(address, protocol, port, backends, 0)
+    }
+
+    /// As [`Tables::vip`], with flags of [`VipMeta`].
+    pub(crate) fn vip_with(&mut self, address: &str, protocol: u8, port: u16, backends: &[u16], flags: u64) -> u32 {
+        let unit = if backends.is_empty() {
+            TableUnit(0)
+        } else {
+            self.table(backends)
+        };
+        let index = self.next_vip;
+        self.next_vip += 1;
+        self.vip_at(
+            address,
+            protocol,
+            port,
+            VipMeta::new(VipIndex(index), unit, MIN_TABLE_SLOTS, flags),
+        );
+        self.address(address, 0);
+        index
+    }
+
+    /// A match entry with any meta word.
+    pub(crate) fn vip_at(&mut self, address: &str, protocol: u8, port: u16, meta: VipMeta) {
+        match address.parse().expect("an address") {
+            IpAddr::V4(v4) => self.entry_v4(KeyV4::new(v4, protocol, port), meta),
+            IpAddr::V6(v6) => self.entry_v6(KeyV6::new(v6, protocol, port), meta),
+        }
+    }
+
+    /// An address entry; a second one for the same address adds its flags.
+    pub(crate) fn address(&mut self, address: &str, flags: u64) {
+        let meta = VipMeta::new(VipIndex(0), TableUnit(0), MIN_TABLE_SLOTS, flags);
+        match address.parse().expect("an address") {
+            IpAddr::V4(v4) => self.entry_v4(KeyV4::address(v4), meta),
+            IpAddr::V6(v6) => self.entry_v6(KeyV6::address(v6), meta),
+        }
+    }
+
+    /// A set of inclusive ranges, sorted here; returns the word that names it.
+    pub(crate) fn set(&mut self, ranges: &[(&str, &str)]) -> u64 {
+        let parse = |address: &str| number(address.parse().expect("an address"));
+        self.number_set(
+            &ranges
+                .iter()
+                .map(|(first, last)| (parse(first), parse(last)))
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    /// As [`Tables::set`], of numbers.
+    pub(crate) fn number_set(&mut self, ranges: &[(u128, u128)]) -> u64 {
+        let mut sorted = ranges.to_vec();
+        sorted.sort_unstable();
+        let log2 = sorted.len().max(1).next_power_of_two().trailing_zeros();
+        let offset = self.next_range;
+        self.next_range += 1 << log2;
+        assert!(self.next_range <= RANGES, "no room for {} ranges", sorted.len());
+        for (at, (first, last)) in sorted.into_iter().enumerate() {
+            self.ranges[offset + at] = Range::new(first, last);
+        }
+        SetRef::new(offset as u32, log2).0
+    }
+
+    fn entry_v4(&mut self, key: KeyV4, meta: VipMeta) {
+        let (first, second) = key.buckets(self.config.match_salt, self.config.match_mask_v4);
+        for wanted in [key.0, 0] {
+            for bucket in [first, second] {
+                let bucket = &mut self.vips_v4[bucket as usize];
+                if let Some(way) = bucket.keys.iter().position(|&key| key == wanted) {
+                    bucket.keys[way] = key.0;
+                    bucket.metas[way] |= meta.0;
+                    return;
+                }
+            }
+        }
+        panic!("no room for {key:?}");
+    }
+
+    fn entry_v6(&mut self, key: KeyV6, meta: VipMeta) {
+        let (first, second) = key.buckets(self.config.match_salt, self.config.match_mask_v6);
+        for wanted in [[key.high, key.low, key.tail], [0, 0, 0]] {
+            for bucket in [first, second] {
+                let found = self.vips_v6[bucket as usize]
+                    .entries
+                    .iter_mut()
+                    .find(|entry| [entry.high, entry.low, entry.tail] == wanted);
+                if let Some(entry) = found {
+                    let meta = entry.meta | meta.0;
+                    *entry = EntryV6 {
+                        high: key.high,
+                        low: key.low,
+                        tail: key.tail,
+                        meta,
+                    };
+                    return;
+                }
+            }
+        }
+        panic!("no room for {key:?}");
+    }
+}
