@@ -1,19 +1,40 @@
-//! Where a flow would go.
+//! `vipline explain`: the program's own logic, run on the host over the live maps.
 
 use std::net::SocketAddr;
 
-use lb_core::{desired::Protocol, nexthop::NextHopView};
+use lb_core::{desired::Protocol, explain, nexthop::NextHopView};
+use xdp_prog::abi::BackendIndex;
 
 use super::tables::Tables;
 use crate::control::ExplainView;
 
+/// Where a flow's first packet would go, coming in by interface `ingress`.
 pub(super) fn explain(
-    _tables: &Tables,
-    _view: &NextHopView,
-    _ingress: u32,
-    _protocol: Protocol,
-    _source: SocketAddr,
-    _destination: SocketAddr,
+    tables: &mut Tables,
+    view: &NextHopView,
+    ingress: u32,
+    protocol: Protocol,
+    source: SocketAddr,
+    destination: SocketAddr,
 ) -> anyhow::Result<ExplainView> {
-    anyhow::bail!("the planner is not there yet")
+    let config = *tables.planner.config();
+    let outcome = explain::explain(tables.balancer.view(&config)?, ingress, protocol, source, destination)?;
+    let choice = outcome.choice;
+    let vip = choice
+        .and_then(|choice| tables.planner.vip_at(choice.vip))
+        .and_then(|key| tables.planner.vip(&key));
+    let backend = choice
+        .filter(|choice| choice.backend != BackendIndex::NONE)
+        .and_then(|choice| tables.planner.backends().find(|backend| backend.index == choice.backend));
+    Ok(ExplainView {
+        flow: format!("{protocol} {source} -> {destination}"),
+        fate: outcome.verdict.fate().name().to_owned(),
+        reason: outcome.verdict.reason().to_owned(),
+        meaning: outcome.verdict.describe().to_owned(),
+        vip: vip.map(|vip| vip.key.to_string()),
+        slot: vip.zip(choice).map(|(vip, choice)| (vip.table.slots, choice.slot)),
+        backend: backend.map(|backend| backend.id.to_string()),
+        address: backend.map(|backend| backend.address),
+        next_hop: backend.map(|backend| tables.next_hop(backend.id, view)),
+    })
 }

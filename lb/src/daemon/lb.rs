@@ -206,7 +206,7 @@ impl Lb {
         Ok(())
     }
 
-    fn answer(&self, question: Answer, view: &View) {
+    fn answer(&mut self, question: Answer, view: &View) {
         let text = |error: anyhow::Error| format!("{error:#}");
         let view = view.borrow();
         match question.request {
@@ -216,7 +216,7 @@ impl Lb {
             Request::Counters => question.with(self.tables.verdicts().map(views::counters).map_err(text)),
             Request::Explain { protocol, source, destination } => {
                 let ingress = self.attachments.first().map_or(0, |attachment| attachment.interface().index);
-                let answer = explain::explain(&self.tables, &view, ingress, protocol.into(), source, destination);
+                let answer = explain::explain(&mut self.tables, &view, ingress, protocol.into(), source, destination);
                 question.with(answer.map_err(text));
             }
         }

@@ -10,9 +10,12 @@ use aya::{
     maps::{Map, MapData, MapError, XskMap},
 };
 use lb_core::config::Capacity;
-use xdp_prog::abi::{
-    self, BackendLine, BucketV4, BucketV6, Config, MAX_BACKENDS, MAX_RANGES, MAX_VERDICTS, MAX_VIPS, Range, VipOptions,
-    feature, map,
+use xdp_prog::{
+    abi::{
+        self, BackendLine, BucketV4, BucketV6, Config, MAX_BACKENDS, MAX_RANGES, MAX_VERDICTS, MAX_VIPS, Range, VipOptions,
+        feature, map,
+    },
+    host::View,
 };
 
 use super::{
@@ -96,6 +99,27 @@ impl Balancer {
             ports: Ports::new(maps.take(map::PORTS)?),
             xsks: maps.take(map::XSKS)?,
             program: Program::load(LB, "vipline_lb", maps.ebpf)?,
+        })
+    }
+}
+
+impl Balancer {
+    /// The live maps as the packet logic sees them on the host: what `explain` runs it on. `config` is what the program was loaded
+    /// with.
+    ///
+    /// # Errors
+    ///
+    /// Never: the maps were made for these types.
+    pub fn view<'a>(&'a mut self, config: &'a Config) -> Result<View<'a>, DatapathError> {
+        Ok(View {
+            config,
+            vips_v4: self.vips_v4.entries_as()?,
+            vips_v6: self.vips_v6.entries_as()?,
+            segments: self.slots.words()?,
+            backends: self.backends.entries_as()?,
+            options: self.vip_options.entries_as()?,
+            ranges: self.ranges.entries_as()?,
+            settings: self.settings.entries_as()?,
         })
     }
 }

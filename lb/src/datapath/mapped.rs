@@ -12,7 +12,7 @@ use std::{
 };
 
 use aya::maps::MapData;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::DatapathError;
 
@@ -141,6 +141,20 @@ impl Mapped {
             chunk.copy_from_slice(&self.load(index, word)?.to_ne_bytes());
         }
         Ok(value)
+    }
+
+    /// All entries, for the packet logic on the host. Takes the map for itself: nothing is stored while somebody looks.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`] when `T` has another size than an entry.
+    pub fn entries_as<T: FromBytes + Immutable>(&mut self) -> Result<&[T], DatapathError> {
+        if size_of::<T>() != self.words as usize * WORD {
+            return Err(self.out_of_bounds(0, u32::try_from(size_of::<T>() / WORD).unwrap_or(u32::MAX)));
+        }
+        // SAFETY: the mapping is `entries * words` words long, page-aligned and lives as long as `self`; any bytes make a `T`.
+        // Programs only read these maps, and our own stores need the borrow that this one excludes.
+        Ok(unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast_const().cast::<T>(), self.entries as usize) })
     }
 
     /// Writes consecutive words from the first of entry `index` on, as [`Mapped::fill_from`] does.
