@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use lb_core::{
     config::{
-        AttachMode, Capacity, Encap, LbConfig, NodeConfig, Protection, Seed, Warning, parse_seed,
+        AttachMode, Capacity, Encap, LbConfig, NodeConfig, Problem, Protection, Seed, Warning, parse_seed,
         reload::{self, Loaded, ProgramChange, Refusal, Reload},
     },
     desired::{BackendId, Limits, Protocol, Rate, VipKey},
@@ -299,6 +299,13 @@ fn a_longer_source_prefix_replaces_the_program_and_another_one_does_not() {
 }
 
 #[test]
+fn more_room_replaces_the_program() {
+    let (old, new) = (lb(ONE_VIP), lb(&format!("{ONE_VIP}\ncapacity: {{vips: 1}}")));
+    let why = vec![ProgramChange::Capacity];
+    assert_eq!(decide((&old, SEED), (&new, SEED)), Reload::ReplaceProgram { why });
+}
+
+#[test]
 fn a_new_seed_is_refused_while_there_are_vips() {
     let (empty, full) = (lb(""), lb(ONE_VIP));
     let other = SEED.replace('3', "4");
@@ -316,7 +323,7 @@ fn what_needs_a_restart_is_refused_all_at_once() {
     let old = lb(ONE_VIP);
     let mut new = lb(&format!("{ONE_VIP}\ncapacity: {{vips: 1}}\ncontrol_socket: /tmp/other"));
     new.interfaces[0].mode = AttachMode::Native;
-    assert_eq!(old.differs_fixed(&new), ["interfaces", "capacity", "control_socket"]);
+    assert_eq!(old.differs_fixed(&new), ["interfaces", "control_socket"]);
     let why = old
         .differs_fixed(&new)
         .into_iter()
@@ -334,4 +341,65 @@ fn the_examples_are_right_and_nothing_in_them_needs_a_warning() {
     let node = NodeConfig::parse(include_str!("../../../deploy/examples/node.yaml"))
         .unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(node.warnings(), []);
+}
+
+const REFERENCE: &str = include_str!("../../../docs/configuration.md");
+
+/// The YAML blocks of the reference that begin with this line.
+fn documented(first_line: &str) -> Vec<&'static str> {
+    let blocks = REFERENCE
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next());
+    blocks.filter(|block| block.starts_with(first_line)).collect()
+}
+
+#[test]
+fn the_annotated_files_of_the_reference_are_right() {
+    let [lb] = documented("# An LB node.\n")[..] else {
+        panic!("one annotated LB file")
+    };
+    let config = LbConfig::parse(lb).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.desired.vips.len(), 3);
+    // What it calls a default is one.
+    let bare = LbConfig::parse("interfaces: [eth0]\nseed_file: /etc/vipline/seed\nvips: []").unwrap();
+    assert_eq!((config.capacity, config.protection), (bare.capacity, bare.protection));
+    assert_eq!((config.control_socket, config.seed), (bare.control_socket, bare.seed));
+    let [node] = documented("# A worker node.\n")[..] else {
+        panic!("one annotated node file")
+    };
+    let node = NodeConfig::parse(node).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(node.control_socket, PathBuf::from(lb_core::config::DEFAULT_NODE_SOCKET));
+    assert_eq!(node.warnings(), []);
+}
+
+/// Every key is asked for by the reader, so an unknown key's error knows them all.
+#[test]
+fn every_key_is_in_the_reference() {
+    let x = "{nobody: 1}";
+    let lb = format!(
+        "{{nobody: 1, interfaces: [{x}], encap: {x}, protection: {x}, capacity: {x}, tunnel: {x}, \
+         backend_sets: {{web: {x}}}, vips: [{{nobody: 1, limits: {x}, backends: [{x}]}}]}}"
+    );
+    let errors = [LbConfig::parse(&lb).unwrap_err(), NodeConfig::parse(x).unwrap_err()];
+    let mut places = 0;
+    for problem in errors
+        .iter()
+        .flat_map(|errors| &errors.errors)
+        .map(|error| &error.problem)
+    {
+        if let Problem::UnknownKey { known, .. } = problem {
+            places += 1;
+            for key in known {
+                assert!(
+                    REFERENCE.contains(&format!("`{key}`")),
+                    "{key} is not in docs/configuration.md"
+                );
+            }
+        }
+    }
+    assert_eq!(
+        places, 11,
+        "places where keys stand: ten in an LB node's file, one in a worker node's"
+    );
 }

@@ -1,4 +1,4 @@
-//! How much the maps have room for: fixed when they are made, so a change needs a restart.
+//! How much the maps have room for: fixed when they are made, so a change replaces the program and its maps.
 //!
 //! Never grows by itself. Costs are per possible CPU (`/sys/devices/system/cpu/possible`), because counters are.
 
@@ -7,8 +7,9 @@ use xdp_prog::abi::{MAX_BACKENDS, MAX_BUCKETS, MAX_RANGES, MAX_SEGMENTS, WAYS_V4
 use super::read::At;
 
 /// Most VIPs of [`Capacity::vips`]: half of what the largest IPv4 match table holds, because every VIP address takes an entry too
-/// and a full table cannot be proven complete. One costs 32–128 B of match table, 64 B of options, and 16 B of counters and
-/// 32 B of token buckets per possible CPU: 131,072 VIPs on 64 CPUs are 412 MiB at most.
+/// and a full table cannot be proven complete. One costs 16 B of counters per possible CPU and about 200 B of match tables;
+/// with limits or source lists in use 64 B of options; with limits in use 32 B per possible CPU. 131,072 VIPs on 64 CPUs:
+/// 137 MiB, with limits 401 MiB.
 pub const MAX_CAPACITY_VIPS: u32 = (MAX_BUCKETS * WAYS_V4 / 2) as u32;
 /// Most backends of [`Capacity::backends`]: line 0 says *no backend*. One costs 64 B and 16 B per possible CPU: 65,535 backends
 /// on 64 CPUs are 68 MiB.
@@ -32,7 +33,8 @@ pub struct Capacity {
 }
 
 impl Default for Capacity {
-    /// 16,384 VIPs, 4,096 backends, 64 MiB of slot memory, 16,384 ranges: on 64 possible CPUs 56 MiB and the slot memory in use.
+    /// 16,384 VIPs, 4,096 backends, 64 MiB of slot memory, 16,384 ranges: on 64 possible CPUs about 24 MiB, 57 MiB
+    /// with limits in use, and the slot memory in use.
     fn default() -> Self {
         Self {
             vips: 16_384,

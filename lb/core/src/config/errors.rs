@@ -84,4 +84,3 @@ impl fmt::Display for ConfigError {
         }
     }
 }
-

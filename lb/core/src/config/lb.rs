@@ -121,12 +121,11 @@ impl LbConfig {
         warnings
     }
 
-    /// Keys in which `new` differs and that are fixed for the life of the maps or of the process: a live reload cannot change
-    /// them. What it does about the others is [`super::reload::decide`]'s.
+    /// Keys in which `new` differs and that are fixed for the life of the process: a live reload cannot change them. What it
+    /// does about the others is [`super::reload::decide`]'s.
     pub fn differs_fixed(&self, new: &Self) -> Vec<&'static str> {
         let mut differs = Vec::new();
         differs.extend((self.interfaces != new.interfaces).then_some("interfaces"));
-        differs.extend((self.capacity != new.capacity).then_some("capacity"));
         differs.extend((self.control_socket != new.control_socket).then_some("control_socket"));
         differs
     }

@@ -75,7 +75,7 @@ pub fn text(bytes: &[u8]) -> Result<&str, ConfigErrors> {
 }
 
 fn read_file<T>(yaml: &str, read: impl FnOnce(&At<'_>) -> Option<T>) -> Result<T, ConfigErrors> {
-    let tree = raw::parse(yaml).map_err(ConfigErrors::one)?;
+    let tree = raw::parse(yaml)?;
     let report = Report::default();
     let value = read(&At::root(&tree, &report));
     report.finish(yaml, value)

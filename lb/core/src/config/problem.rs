@@ -9,7 +9,8 @@ use thiserror::Error;
 use xdp_prog::abi::{MAX_PORTS, MAX_SET_RANGES, MAX_TABLE_SLOTS, MIN_TABLE_SLOTS};
 
 use super::{
-    MAX_CONFIG_BYTES, MAX_INTERFACE_NAME_BYTES, MAX_NAME_BYTES, MAX_SOCKET_PATH_BYTES, encap::PrefixLengths,
+    MAX_CONFIG_BYTES, MAX_INTERFACE_NAME_BYTES, MAX_NAME_BYTES, MAX_SOCKET_PATH_BYTES,
+    encap::PrefixLengths,
     seed::SeedError,
     words::{Kind, LaterMode, NotUnicast, Quoted, Words},
 };
@@ -48,7 +49,7 @@ pub enum Problem {
 
     // Keys and types.
     /// A key nobody knows.
-    #[error("unknown key; {}", .nearest.map_or_else(|| format!("known here: {}", Words(.known)), |near| format!("did you mean `{near}`?")))]
+    #[error("unknown key; {}", meant(*.nearest, .known))]
     UnknownKey {
         /// Keys known at this place.
         known: Vec<&'static str>,
@@ -68,7 +69,7 @@ pub enum Problem {
         expected: Kind,
     },
     /// A value of the wrong type.
-    #[error("is {found}, not {expected}{}", if *.expected == Kind::Text && matches!(.found, Kind::Bool | Kind::Integer | Kind::Float) { "; put it in quotes" } else { "" })]
+    #[error("is {found}, not {expected}{}", quotes_hint(*.found, *.expected))]
     WrongKind {
         /// What stands there.
         found: Kind,
@@ -225,7 +226,7 @@ pub enum Problem {
     #[error("{0}")]
     Seed(#[from] SeedError),
     /// Neither or both of `seed` and `seed_file`.
-    #[error("{}", if *.both { "`seed` and `seed_file` are both given; keep one" } else { "missing; give `seed_file: /etc/vipline/seed`, or `seed` with 64 hex digits (`openssl rand -hex 32`), the same on all LB nodes of a group" })]
+    #[error("{}", seed_choice(*.both))]
     SeedChoice {
         /// Both are there, else neither.
         both: bool,
@@ -285,7 +286,7 @@ pub enum Problem {
     #[error("sctp is not supported by this build yet; use tcp or udp")]
     LaterProtocol,
     /// A set nobody defined.
-    #[error("no backend set {name}; {}", if .known.is_empty() { "define it under `backend_sets`".to_owned() } else { format!("`backend_sets` has {}", .known.join(", ")) })]
+    #[error("no backend set {name}; {}", sets_there_are(.known))]
     UnknownSet {
         /// The name.
         name: Quoted,
@@ -391,4 +392,38 @@ pub enum Problem {
     /// `blackhole_unclaimed` without knowing what for.
     #[error("needs `vip_prefixes`: those are what is blackholed; list them or turn it off knowingly")]
     BlackholeWithoutPrefixes,
+}
+
+fn meant(nearest: Option<&str>, known: &[&'static str]) -> String {
+    nearest.map_or_else(
+        || format!("known here: {}", Words(known)),
+        |near| format!("did you mean `{near}`?"),
+    )
+}
+
+/// Text that looks like something else to YAML.
+fn quotes_hint(found: Kind, expected: Kind) -> &'static str {
+    let text_elsewhere = matches!(found, Kind::Bool | Kind::Integer | Kind::Float);
+    if expected == Kind::Text && text_elsewhere {
+        "; put it in quotes"
+    } else {
+        ""
+    }
+}
+
+fn seed_choice(both: bool) -> &'static str {
+    if both {
+        "`seed` and `seed_file` are both given; keep one"
+    } else {
+        "missing; give `seed_file: /etc/vipline/seed`, or `seed` with 64 hex digits (`openssl rand -hex 32`), the same on \
+         all LB nodes of a group"
+    }
+}
+
+fn sets_there_are(known: &[String]) -> String {
+    if known.is_empty() {
+        "define it under `backend_sets`".to_owned()
+    } else {
+        format!("`backend_sets` has {}", known.join(", "))
+    }
 }

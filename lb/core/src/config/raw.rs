@@ -11,7 +11,7 @@ use serde::de::{
 };
 
 use super::{
-    errors::{ConfigError, Place},
+    errors::{ConfigError, ConfigErrors, Place},
     problem::Problem,
     words::Kind,
 };
@@ -85,14 +85,16 @@ impl Node {
 }
 
 /// Reads a document.
-pub(super) fn parse(yaml: &str) -> Result<Node, ConfigError> {
-    let whole_file = |problem| ConfigError {
-        path: String::new(),
-        place: None,
-        problem,
+pub(super) fn parse(yaml: &str) -> Result<Node, ConfigErrors> {
+    let wrong = |place, problem| {
+        ConfigErrors::one(ConfigError {
+            path: String::new(),
+            place,
+            problem,
+        })
     };
     if yaml.len() > MAX_CONFIG_BYTES {
-        return Err(whole_file(Problem::TooLarge { bytes: yaml.len() }));
+        return Err(wrong(None, Problem::TooLarge { bytes: yaml.len() }));
     }
     let reading = Reading::new(yaml, None);
     let node = reading
@@ -101,29 +103,20 @@ pub(super) fn parse(yaml: &str) -> Result<Node, ConfigError> {
         .map_err(|error| {
             if reading.exhausted.get() {
                 // Its place would be where the repeated value stands, not the aliases.
-                return whole_file(Problem::TooManyAliases);
-            }
-            let place = error.location().map(|at| Place {
-                line: at.line(),
-                column: at.column(),
-            });
-            ConfigError {
-                path: String::new(),
-                place,
-                problem: Problem::Syntax {
-                    yaml: without_place(&error.to_string()),
-                },
+                wrong(None, Problem::TooManyAliases)
+            } else {
+                wrong(
+                    place(&error),
+                    Problem::Syntax {
+                        yaml: without_place(&error.to_string()),
+                    },
+                )
             }
         })?;
-    match node.value {
-        Value::Empty => Err(whole_file(Problem::EmptyFile)),
-        Value::Bool(_)
-        | Value::Integer(_)
-        | Value::Float
-        | Value::Text(_)
-        | Value::List(_)
-        | Value::Map(_)
-        | Value::Tagged => Ok(node),
+    if node.kind() == Kind::Empty {
+        Err(wrong(None, Problem::EmptyFile))
+    } else {
+        Ok(node)
     }
 }
 
@@ -134,6 +127,10 @@ pub(super) fn locate(yaml: &str, position: Position) -> Option<Place> {
         .value()
         .deserialize(serde_norway::Deserializer::from_str(yaml))
         .err()?;
+    place(&error)
+}
+
+fn place(error: &serde_norway::Error) -> Option<Place> {
     error.location().map(|at| Place {
         line: at.line(),
         column: at.column(),

@@ -22,7 +22,7 @@ pub struct Loaded<'a> {
 pub enum Reload {
     /// Plan writes from the old tables to the new ones; the program stays.
     Apply,
-    /// Load the program again over the same maps and swap it in through the links (no packet is lost), then as [`Self::Apply`].
+    /// Load the program again with maps of its own, fill those, and put it in place through the links: no packet is lost.
     ReplaceProgram {
         /// What is fixed in a loaded program and changes. Not empty.
         why: Vec<ProgramChange>,
@@ -48,6 +48,9 @@ pub enum ProgramChange {
     /// The bits of the outer source that carry the flow hash.
     #[error("the outer source's prefix length changes")]
     SourceMask,
+    /// Room in the maps, which a new program brings anew.
+    #[error("`capacity` changes")]
+    Capacity,
     /// A new seed, while there was no VIP whose flows it could move.
     #[error("the seed changes")]
     Seed,
@@ -61,7 +64,7 @@ pub enum Refusal {
         "the seed changed while there are VIPs: every connection would break; put the old seed back, or restart on purpose"
     )]
     SeedWithVips,
-    /// A key that is fixed for the life of the maps or the process.
+    /// A key that is fixed for the life of the process.
     #[error("`{key}` changed, which needs a restart; put the old value back, or restart")]
     NeedsRestart {
         /// The key.
@@ -89,6 +92,7 @@ pub fn decide(old: Loaded<'_>, new: Loaded<'_>) -> Reload {
     changes.extend((before != after).then_some(features));
     let masks_differ = old.config.encap.source_masks() != new.config.encap.source_masks();
     changes.extend(masks_differ.then_some(ProgramChange::SourceMask));
+    changes.extend((old.config.capacity != new.config.capacity).then_some(ProgramChange::Capacity));
     changes.extend(seed_changed.then_some(ProgramChange::Seed));
     if changes.is_empty() {
         Reload::Apply
