@@ -1,19 +1,17 @@
-//! Attaching: modes, refusals, taking over, and what is left when the process dies.
+//! Attaching: modes, refusals, and what is left when the process dies.
 
 use std::{
     io::{BufRead as _, BufReader},
     process::Stdio,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
-use lab::{End, Netns, Process, RawSocket, Veth};
-use lb::datapath::{AttachMode, Attachment, Balancer, DatapathError, Holder, Mode, holders};
+use lab::{End, Netns, Process, Veth};
+use lb::datapath::{AttachMode, DatapathError, Holder, Mode, holders};
 use nix::sys::signal::Signal;
-use xdp_prog::verdict::Verdict;
 
-use crate::vip::{XDP_PASS, add_vip, balancer, syn};
+use crate::vip::{XDP_PASS, balancer, syn};
 
 /// Set for the child of [`a_killed_process_leaves_nothing_on_the_interface`]: the interface to attach to.
 const CHILD: &str = "DATAPATH_TEST_ATTACH_TO";
@@ -29,7 +27,7 @@ fn end(ns: &Netns, name: &str, last: u8) -> End {
 }
 
 /// `lb0` in the first namespace, its peer `wire0` in the second.
-fn wired() -> Result<(Netns, Netns)> {
+pub(crate) fn wired() -> Result<(Netns, Netns)> {
     let (ns, far) = (Netns::new("lb")?, Netns::new("far")?);
     Veth::new(end(&ns, "lb0", 1), end(&far, "wire0", 2), 1500, 1)?;
     Ok((ns, far))
@@ -183,69 +181,6 @@ fn ports_keep_their_positions() -> Result<()> {
         );
         Ok(())
     })
-}
-
-/// Sends SYNs to the VIP while `swap` is called with both balancers in turn; returns how many were sent and how many
-/// both programs counted.
-fn swapped_under_load(swap: impl Fn(&mut Option<Attachment>, &Balancer) -> Result<()> + Sync) -> Result<(u64, u64)> {
-    let (ns, far) = wired()?;
-    let mut pair = [balancer()?, balancer()?];
-    for one in &mut pair {
-        one.slots.add_segment()?;
-        add_vip(one, 0)?;
-    }
-    let socket = RawSocket::open(&far, "wire0")?;
-    let (done, sent) = (AtomicBool::new(false), AtomicU64::new(0));
-    ns.run(|| {
-        let mut attachment = Some(pair[0].program.attach("lb0", AttachMode::Native)?);
-        std::thread::scope(|scope| {
-            let sender = scope.spawn(|| -> Result<()> {
-                while !done.load(Ordering::Relaxed) {
-                    socket.send(&syn())?;
-                    sent.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok(())
-            });
-            let swapping = (0..100).try_for_each(|round| swap(&mut attachment, &pair[(round + 1) % 2]));
-            done.store(true, Ordering::Relaxed);
-            sender.join().expect("the sender panicked")?;
-            swapping
-        })?;
-        // What is still in the veth's ring.
-        std::thread::sleep(Duration::from_millis(200));
-        Ok(())
-    })?;
-    let counted = pair
-        .iter()
-        .map(|one| one.counters.verdicts.of(Verdict::SlowNoBackend))
-        .sum::<Result<u64, _>>()?;
-    Ok((sent.into_inner(), counted))
-}
-
-#[test]
-fn taking_over_loses_no_packet_and_attaching_anew_does() -> Result<()> {
-    if !lab::require_root()? {
-        return Ok(());
-    }
-    let (sent, counted) = swapped_under_load(|attachment, next| {
-        let attachment = attachment.as_mut().context("attached")?;
-        next.program.take_over(attachment)?;
-        assert_eq!(holders("lb0")?[0].program_id, next.program.facts()?.id);
-        Ok(())
-    })?;
-    assert!(sent > 100, "{sent}");
-    assert_eq!(counted, sent, "every packet met one of the two programs");
-
-    let (sent, counted) = swapped_under_load(|attachment, next| {
-        attachment.take().context("attached")?.detach()?;
-        *attachment = Some(next.program.attach("lb0", AttachMode::Native)?);
-        Ok(())
-    })?;
-    assert!(
-        counted < sent,
-        "without an atomic swap packets get past: {counted} of {sent}"
-    );
-    Ok(())
 }
 
 #[test]

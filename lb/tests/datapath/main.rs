@@ -5,4 +5,5 @@ mod attach;
 mod load;
 mod maps;
 mod plan;
+mod takeover;
 mod vip;
