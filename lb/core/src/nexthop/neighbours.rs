@@ -11,6 +11,8 @@ use super::{Command, Keeper, Neighbour, NeighbourState};
 /// How long an entry that vanished without having failed still counts: the kernel's own three probes, one a second. So
 /// `ip neigh flush`, a full table or a MAC address learned anew loses no packet.
 pub const LINGER: Duration = Duration::from_secs(3);
+/// The kernel tells of a deletion as a failure first and as a deletion within this time. A failure alone is one.
+pub const DELETION: Duration = Duration::from_millis(100);
 /// Time between two requests to resolve a neighbour that has no MAC address.
 pub const SOLICIT_AGAIN: Duration = Duration::from_secs(1);
 /// Time between two requests to keep a resolved neighbour that nobody keeps. Kernels before 5.16 have no managed entries:
@@ -44,8 +46,10 @@ struct Entry {
     seen: Option<Neighbour>,
     /// The last good MAC address, and until when it counts although the entry is not valid.
     lingering: Option<([u8; 6], Duration)>,
-    /// It failed and has not been valid since.
-    failed: bool,
+    /// It failed then, and has not been valid since.
+    failed: Option<Duration>,
+    /// Its last good MAC address.
+    last_mac: Option<[u8; 6]>,
     /// When [`Command::Keep`] was last given.
     asked: Option<Duration>,
 }
@@ -57,25 +61,40 @@ impl Entry {
         seen.mac.filter(|mac| *mac != [0; 6])
     }
 
+    /// We keep it, or may have made it.
+    fn is_ours(&self) -> bool {
+        match self.seen {
+            Some(seen) => seen.keeper == Keeper::Us,
+            None => self.asked.is_some(),
+        }
+    }
+
     fn outcome(&self) -> Outcome {
         match (self.valid_mac(), self.lingering) {
             (Some(mac), _) | (None, Some((mac, _))) => Outcome::Resolved(mac),
-            (None, None) if self.failed => Outcome::Failed,
+            (None, None) if self.failed.is_some() => Outcome::Failed,
             (None, None) => Outcome::Resolving,
         }
     }
 
     fn see(&mut self, seen: Option<Neighbour>, now: Duration) {
-        let mac = self.valid_mac();
+        let was_valid = self.valid_mac().is_some();
         self.seen = seen;
-        if self.valid_mac().is_some() {
+        if let Some(mac) = self.valid_mac() {
+            self.last_mac = Some(mac);
             self.lingering = None;
-            self.failed = false;
+            self.failed = None;
         } else if seen.is_some_and(|seen| seen.state == NeighbourState::Failed) {
             self.lingering = None;
-            self.failed = true;
-        } else if let Some(mac) = mac {
-            self.lingering = Some((mac, now + LINGER));
+            // One that failed twice has no last good MAC address.
+            self.last_mac = self.last_mac.filter(|_| was_valid);
+            self.failed = Some(now);
+        } else {
+            let deleted = seen.is_none() && self.failed.is_some_and(|failed| now.saturating_sub(failed) < DELETION);
+            if was_valid || deleted {
+                self.lingering = self.last_mac.map(|mac| (mac, now + LINGER));
+                self.failed = self.failed.filter(|_| self.lingering.is_none());
+            }
         }
     }
 
@@ -152,8 +171,9 @@ impl Neighbours {
         for key in &needed {
             self.entries.entry(*key).or_default();
         }
+        // One that was asked for stays until it has been released: the kernel does not tell of an entry until it is resolved.
         self.entries
-            .retain(|key, entry| entry.seen.is_some() || needed.contains(key));
+            .retain(|key, entry| entry.seen.is_some() || entry.asked.is_some() || needed.contains(key));
         self.needed = needed;
     }
 
@@ -190,12 +210,12 @@ impl Neighbours {
                     });
                     room -= 1;
                 }
-            } else if let Some(seen) = &mut entry.seen
-                && seen.keeper == Keeper::Us
-            {
+            } else if entry.is_ours() {
                 // Said once; should it fail, the next snapshot says that the entry is still ours.
-                seen.keeper = Keeper::Nobody;
                 entry.asked = None;
+                if let Some(seen) = &mut entry.seen {
+                    seen.keeper = Keeper::Nobody;
+                }
                 commands.push(Command::Release { ifindex, address });
                 room -= 1;
             }
@@ -204,16 +224,9 @@ impl Neighbours {
 
     /// Requests to let go of everything of ours.
     pub(super) fn release_all(&self) -> Vec<Command> {
-        let ours = self
-            .entries
-            .values()
-            .filter_map(|entry| entry.seen)
-            .filter(|seen| seen.keeper == Keeper::Us);
-        ours.map(|seen| Command::Release {
-            ifindex: seen.ifindex,
-            address: seen.address,
-        })
-        .collect()
+        let ours = self.entries.iter().filter(|(_, entry)| entry.is_ours());
+        ours.map(|(&(ifindex, address), _)| Command::Release { ifindex, address })
+            .collect()
     }
 
     /// When the next request or the next end of lingering is due.
