@@ -70,10 +70,14 @@ impl RangeSet {
         self.len().next_power_of_two()
     }
 
-    /// What goes into the map: the ranges, filled up to a power of two with [`Range::PADDING`].
+    /// What goes into the map: the ranges, filled up to a power of two with the last one again; an empty set is one
+    /// [`Range::PADDING`].
+    ///
+    /// Not with more padding: that begins at `ffff:…:ffff`, which is an address, and the search would land on the padding instead
+    /// of the range that ends there.
     pub fn padded(&self) -> Vec<Range> {
         let mut padded = self.ranges.clone();
-        padded.resize(self.padded_len(), Range::PADDING);
+        padded.resize(self.padded_len(), self.ranges.last().copied().unwrap_or(Range::PADDING));
         padded
     }
 
@@ -219,10 +223,11 @@ mod tests {
     }
 
     #[test]
-    fn padding_fills_up_to_the_next_power_of_two() {
+    fn a_set_is_filled_up_to_the_next_power_of_two() {
         let three = set(&["10.0.0.0/24", "10.0.2.0/24", "10.0.4.0/24"]);
         assert_eq!((three.padded_len(), three.padded_log2()), (4, 2));
-        assert_eq!(three.padded().last(), Some(&Range::PADDING));
+        assert_eq!(three.padded()[..3], *three.ranges());
+        assert_eq!(three.padded()[3], three.ranges()[2]);
         assert_eq!(SetRef::new(0, three.padded_log2()).padded_len(), 4);
     }
 
