@@ -12,8 +12,8 @@ use aya::{
 use lb_core::config::Capacity;
 use xdp_prog::{
     abi::{
-        self, BackendLine, BucketV4, BucketV6, Config, MAX_BACKENDS, MAX_RANGES, MAX_VERDICTS, MAX_VIPS, Range, VipOptions,
-        feature, map,
+        self, BackendLine, BucketV4, BucketV6, Config, MAX_BACKENDS, MAX_RANGES, MAX_VERDICTS, MAX_VIPS, Range,
+        VipOptions, feature, map,
     },
     host::View,
 };
