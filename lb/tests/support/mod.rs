@@ -8,10 +8,12 @@
 //! | [`kernel`] | the programs, loaded, with those tables |
 //! | [`site`] | addresses, backends and VIPs that tests talk about |
 //! | [`bed`] | one step: a frame through both builds, every counter compared |
+//! | [`chaos`] | tables and frames by chance |
 //! | [`random`] | numbers from a seed that is printed |
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub(crate) mod bed;
+pub(crate) mod chaos;
 pub(crate) mod frames;
 pub(crate) mod kernel;
 pub(crate) mod random;

@@ -2,7 +2,7 @@
 //!
 //! Never uses lb-core: where a test finds two planners agreeing, it should not be one planner twice.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use xdp_prog::{
     abi::{
@@ -38,6 +38,7 @@ pub(crate) struct Tables {
     next_vip: u32,
     next_unit: u32,
     next_range: usize,
+    taken: BTreeSet<(String, u8, u16)>,
 }
 
 impl Tables {
@@ -69,6 +70,7 @@ impl Tables {
             next_vip: 1,
             next_unit: 1,
             next_range: 0,
+            taken: BTreeSet::new(),
         }
     }
 
@@ -128,6 +130,21 @@ impl Tables {
         );
         self.address(address, 0);
         index
+    }
+
+    /// As [`Tables::vip_with`]; `None` where there is a VIP on this port already.
+    pub(crate) fn vip_once(
+        &mut self,
+        address: &str,
+        protocol: u8,
+        port: u16,
+        backends: &[u16],
+        flags: u64,
+    ) -> Option<u32> {
+        if !self.taken.insert((address.to_owned(), protocol, port)) {
+            return None;
+        }
+        Some(self.vip_with(address, protocol, port, backends, flags))
     }
 
     /// A match entry with any meta word.
