@@ -9,11 +9,11 @@ const C3: u64 = 0x94d0_49bb_1331_11eb;
 const C4: u64 = 0xff51_afd7_ed55_8ccd;
 const C5: u64 = 0xc4ce_b9fe_1a85_ec53;
 
-/// Spreads one word; the upper half of the result is good in every bit.
+/// Spreads one word; the upper half of the result is good in every bit. The shift brings down what the multiplication, which only
+/// carries upwards, would leave at the top: ports, and the last bytes of an address as it stands in a packet.
 #[inline(always)]
 pub const fn mix(word: u64) -> u64 {
-    let word = word.wrapping_mul(C1);
-    (word ^ word >> 32).wrapping_mul(C2)
+    (word ^ word >> 32).wrapping_mul(C1)
 }
 
 /// Hash of an IPv4 flow. `addresses` is source and destination as they stand in the header, `ports` source and destination

@@ -39,7 +39,7 @@ pub(super) fn classify<M: Frame + BalancerTables>(machine: &mut M, link: &Link) 
         // SAFETY: 28 bytes from `l3` on are inside the frame.
         let ports: u32 = unsafe { load(l3 + IPV4_LEN) };
         if let Some(meta) = find(machine, KeyV4::from_wire(destination, protocol, (ports >> 16) as u16)) {
-            return claimed(machine, link, meta, protocol, ports);
+            return claimed(machine, link, l3, meta, protocol, ports);
         }
         Verdict::SlowUnservedPort
     } else {
@@ -54,20 +54,17 @@ pub(super) fn classify<M: Frame + BalancerTables>(machine: &mut M, link: &Link) 
     Err(unclaimed(find(machine, KeyV4::from_wire(destination, 0, 0)), reason))
 }
 
-/// A packet that a VIP claims: may it pass, and by which hash does it choose?
+/// A packet that a VIP claims: may it pass, and by which hash does it choose? The caller has compared: header and ports are inside
+/// the frame.
 #[inline(always)]
 fn claimed<M: Frame + BalancerTables>(
     machine: &mut M,
     link: &Link,
+    l3: usize,
     meta: VipMeta,
     protocol: u8,
     ports: u32,
 ) -> Result<Flow, Verdict> {
-    let l3 = machine.start() + link.len;
-    let end = machine.end();
-    if l3 + IPV4_LEN + UDP_LEN > end {
-        return Err(Verdict::DropInternal);
-    }
     // SAFETY: 28 bytes from `l3` on are inside the frame.
     let (tos, total_len, addresses): (u8, u16, u64) =
         unsafe { (load(l3 + IPV4_TOS), load(l3 + IPV4_TOTAL_LEN), load(l3 + IPV4_SOURCE)) };

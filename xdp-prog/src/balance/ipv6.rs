@@ -38,7 +38,7 @@ pub(super) fn classify<M: Frame + BalancerTables>(machine: &mut M, link: &Link) 
         let ports: u32 = unsafe { load(l3 + IPV6_LEN) };
         let key = KeyV6::from_wire(destination[0], destination[1], next_header, (ports >> 16) as u16);
         if let Some(meta) = find(machine, key) {
-            return claimed(machine, link, meta, next_header, ports);
+            return claimed(machine, link, l3, meta, next_header, ports);
         }
         Verdict::SlowUnservedPort
     } else {
@@ -53,19 +53,17 @@ pub(super) fn classify<M: Frame + BalancerTables>(machine: &mut M, link: &Link) 
     ))
 }
 
-/// A packet that a VIP claims: may it pass, and by which hash does it choose?
+/// A packet that a VIP claims: may it pass, and by which hash does it choose? The caller has compared: header and ports are inside
+/// the frame.
 #[inline(always)]
 fn claimed<M: Frame + BalancerTables>(
     machine: &mut M,
     link: &Link,
+    l3: usize,
     meta: VipMeta,
     next_header: u8,
     ports: u32,
 ) -> Result<Flow, Verdict> {
-    let l3 = machine.start() + link.len;
-    if l3 + IPV6_LEN + UDP_LEN > machine.end() {
-        return Err(Verdict::DropInternal);
-    }
     // SAFETY: 48 bytes from `l3` on are inside the frame.
     let (first, payload_len, source, destination): (u16, u16, [u64; 2], [u64; 2]) = unsafe {
         (
