@@ -178,6 +178,10 @@ impl Tables for Host<'_> {
         self.view.config
     }
 
+    fn features(&self) -> u64 {
+        self.view.config.features
+    }
+
     fn setting(&self, index: u32) -> Option<*const u64> {
         at(self.view.settings, index)
     }

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    machine::Frame,
+    machine::{Frame, opaque},
     verdict::{Fate, Verdict},
 };
 
@@ -51,8 +51,11 @@ unsafe impl Frame for KernelFrame {
 /// What to tell the driver. `slow` is what becomes of packets for the slow path.
 #[inline(always)]
 pub fn action(verdict: Verdict, slow: u32) -> u32 {
+    // The compiler would turn all of it into tests of bits, the most common case last.
+    if opaque(verdict as u64) == Verdict::ForwardTx as u64 {
+        return xdp_action::XDP_TX;
+    }
     match verdict {
-        Verdict::ForwardTx => xdp_action::XDP_TX,
         Verdict::ForwardRedirect => xdp_action::XDP_REDIRECT,
         Verdict::ForwardLocal => xdp_action::XDP_PASS,
         _ => match verdict.fate() {
@@ -86,13 +89,17 @@ macro_rules! program {
 
         struct Machine {
             frame: $crate::kernel::KernelFrame,
+            features: u64,
         }
 
         impl Machine {
             #[inline(always)]
             fn new(ctx: aya_ebpf::programs::XdpContext) -> Self {
+                // SAFETY: the configuration lives as long as the program.
+                let features = unsafe { $crate::machine::word(&raw const CONFIG.features) };
                 Self {
                     frame: $crate::kernel::KernelFrame { ctx },
+                    features,
                 }
             }
 
@@ -138,6 +145,11 @@ macro_rules! program {
             #[inline(always)]
             fn config(&self) -> *const Config {
                 &raw const CONFIG
+            }
+
+            #[inline(always)]
+            fn features(&self) -> u64 {
+                self.features
             }
 
             #[inline(always)]

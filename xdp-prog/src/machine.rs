@@ -41,6 +41,8 @@ pub trait Ranges {
 pub trait Tables {
     /// Read-only constants.
     fn config(&self) -> *const Config;
+    /// [`Config::features`], read once per packet.
+    fn features(&self) -> u64;
     /// A setting; `None` past the end of the map.
     fn setting(&self, index: u32) -> Option<*const u64>;
     /// Whether `address` (upper and lower half) is in the set that `set` (a [`crate::abi::SetRef`]) names. Kept out of line in

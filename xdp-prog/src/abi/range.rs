@@ -24,7 +24,7 @@ pub struct Range {
 const _: () = assert!(size_of::<Range>() == 32);
 
 impl Range {
-    /// What fills a set up to a power of two: sorts last, contains nothing.
+    /// The one entry of an empty set: contains nothing.
     pub const PADDING: Self = Self {
         first_high: u64::MAX,
         first_low: u64::MAX,
@@ -61,7 +61,8 @@ impl SetRef {
     pub const ABSENT: Self = Self(0);
     const PRESENT: u64 = 1 << 63;
 
-    /// A set of `1 << log2` sorted, disjoint ranges from `offset` on; the tail may be [`Range::PADDING`].
+    /// A set of `1 << log2` sorted ranges from `offset` on, disjoint but for the last, which fills the tail; an empty set is one
+    /// [`Range::PADDING`].
     pub const fn new(offset: u32, log2: u32) -> Self {
         Self(offset as u64 | (log2 as u64 & 0xff) << 32 | Self::PRESENT)
     }

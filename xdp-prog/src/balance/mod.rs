@@ -64,8 +64,7 @@ fn classify<M: Frame + BalancerTables>(machine: &mut M) -> Result<(Link, Flow), 
 /// Whether a feature is compiled in, so to speak: a constant to the verifier.
 #[inline(always)]
 fn is_on<M: Tables + ?Sized>(machine: &M, feature: u64) -> bool {
-    // SAFETY: the configuration lives as long as the program.
-    unsafe { word(&raw const (*machine.config()).features) & feature != 0 }
+    machine.features() & feature != 0
 }
 
 /// The verdict for a packet to a VIP address that no VIP claims.

@@ -21,7 +21,7 @@ mod program {
     use aya_ebpf::{
         EbpfContext as _,
         bindings::xdp_action,
-        btf_maps::{Array, ProgramArray},
+        btf_maps::{Array, PerCpuArray, ProgramArray},
         helpers::generated::bpf_xdp_adjust_head,
         macros::{btf_map, xdp},
         programs::XdpContext,
@@ -34,6 +34,8 @@ mod program {
     static PARAMS: Array<Params, 1> = Array::new();
     #[btf_map]
     static FLOW_IDS: Array<u32, { FLOW_ID_COUNT }> = Array::new();
+    #[btf_map]
+    static SUNK: PerCpuArray<u64, 1> = PerCpuArray::new();
     #[btf_map]
     static TARGETS: ProgramArray<{ target::COUNT }> = ProgramArray::new();
 
@@ -73,7 +75,9 @@ mod program {
         }
         // Counts, and completes the stores: on x86 every locked instruction does.
         // SAFETY: an aligned word of the map's value.
-        unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) &raw mut params.packets, in(reg) 1_u64, options(nostack)) };
+        unsafe {
+            asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) &raw mut params.packets, in(reg) 1_u64, options(nostack))
+        };
         jump(&ctx, params.target as u32)
     }
 
@@ -186,11 +190,7 @@ mod program {
     /// 20 bytes: a TCP header, or a UDP header and payload.
     #[inline(always)]
     unsafe fn write_transport(l4: usize, params: &Params, flow: u64, kind: u64, len: u64) {
-        let second = if kind & kind::UDP == 0 {
-            flow << 32
-        } else {
-            len << 8
-        };
+        let second = if kind & kind::UDP == 0 { flow << 32 } else { len << 8 };
         // SAFETY: the caller's promise.
         unsafe {
             store(l4, u64::from(ports(flow)) | second << 32);
@@ -232,6 +232,16 @@ mod program {
             store(start + 32, u16::from_ne_bytes([0, 2]));
         }
         action
+    }
+
+    /// The end of a live packet: counted and dropped.
+    #[xdp(frags)]
+    pub(crate) fn sink(_ctx: XdpContext) -> u32 {
+        if let Some(count) = SUNK.get_ptr_mut(0) {
+            // SAFETY: this CPU's own value.
+            unsafe { *count = (*count).wrapping_add(1) };
+        }
+        xdp_action::XDP_DROP
     }
 
     /// Reads what a balancer must read of an IPv4 packet.

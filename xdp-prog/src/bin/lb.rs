@@ -51,32 +51,22 @@ mod program {
         let mut machine = Machine::new(ctx);
         let verdict = balance::run(&mut machine);
         Machine::count(verdict);
-        action(verdict, slow_action())
-    }
-
-    /// Returns the low 32 bits of jiffies: user space measures HZ with it.
-    #[xdp]
-    pub(crate) fn vipline_clock(_ctx: XdpContext) -> u32 {
-        // SAFETY: a helper without arguments.
-        unsafe { bpf_jiffies64() as u32 }
+        // With the slow path on, its packets have been redirected by the time they are counted.
+        let slow_path = machine.features & abi::feature::SLOW_PATH != 0;
+        action(
+            verdict,
+            if slow_path {
+                xdp_action::XDP_REDIRECT
+            } else {
+                xdp_action::XDP_DROP
+            },
+        )
     }
 
     /// A subprogram of its own: the worker side, for tunnel packets only.
     #[inline(never)]
     fn decapsulate(ctx: *mut core::ffi::c_void) -> u32 {
         decap::run(&mut Machine::new(XdpContext::new(ctx.cast()))) as u32
-    }
-
-    /// With the slow path on, its packets have been redirected by the time they are counted.
-    #[inline(always)]
-    fn slow_action() -> u32 {
-        // SAFETY: the configuration lives as long as the program.
-        let features = unsafe { xdp_prog::machine::word(&raw const CONFIG.features) };
-        if features & abi::feature::SLOW_PATH != 0 {
-            xdp_action::XDP_REDIRECT
-        } else {
-            xdp_action::XDP_DROP
-        }
     }
 
     impl BalancerTables for Machine {
