@@ -204,17 +204,18 @@ impl Daemon {
 
     /// Replaces the file, sends SIGHUP and waits until a reload is done; `Err` when it was refused, with why.
     pub(crate) fn reload(&self, yaml: &str) -> Result<()> {
-        let before = self.reloads()?;
+        // It may notice the change by itself first; what counts is the reading that the signal asks for.
+        let before = self.readings("SIGHUP")?;
         self.write(yaml)?;
         self.signal(Signal::SIGHUP)?;
-        self.after_reload(before)
+        self.after_reading("SIGHUP", before)
     }
 
     /// Replaces the file and waits until the daemon has seen that by itself.
     pub(crate) fn reload_by_itself(&self, yaml: &str) -> Result<()> {
-        let before = self.reloads()?;
+        let before = self.readings("the file changed")?;
         self.write(yaml)?;
-        self.after_reload(before)
+        self.after_reading("the file changed", before)
     }
 
     /// Replaces the file with that of an LB node.
@@ -227,13 +228,22 @@ impl Daemon {
         self.reload(&file.yaml(&self.socket()))
     }
 
-    /// How often a new file was applied or refused.
-    fn reloads(&self) -> Result<usize> {
-        Ok(self.log()?.lines().filter(|line| is_reload(line)).count())
+    /// How often the file was read, and applied or refused, for this cause.
+    fn readings(&self, cause: &str) -> Result<usize> {
+        let log = self.log()?;
+        let (mut reading, mut done) = (false, 0);
+        for line in log.lines() {
+            if line.contains("reading the configuration again") {
+                reading = line.contains(cause);
+            } else if line.contains("configuration applied") || line.contains("configuration refused") {
+                done += usize::from(reading);
+            }
+        }
+        Ok(done)
     }
 
-    fn after_reload(&self, before: usize) -> Result<()> {
-        eventually("the file is read again", || Ok(self.reloads()? > before))?;
+    fn after_reading(&self, cause: &str, before: usize) -> Result<()> {
+        eventually("the file is read again", || Ok(self.readings(cause)? > before))?;
         match self.status()?.last_reload.error {
             None => Ok(()),
             Some(error) => bail!("{error}"),
@@ -264,10 +274,6 @@ impl Daemon {
         self.signal(signal)?;
         self.wait()
     }
-}
-
-fn is_reload(line: &str) -> bool {
-    line.contains("configuration applied") || line.contains("configuration refused")
 }
 
 fn process(role: &str, node: &Node, directory: &Path) -> Result<Process> {
