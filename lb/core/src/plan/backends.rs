@@ -124,9 +124,20 @@ fn changes_in_place(before: &BackendLine, after: &BackendLine) -> bool {
         return true;
     }
     let words = |line: &BackendLine| [line.meta, line.destination_mac, line.source_mac];
-    let alone = words(before).iter().zip(words(after)).filter(|(before, after)| *before != after).count() <= 1;
+    let alone = words(before)
+        .iter()
+        .zip(words(after))
+        .filter(|(before, after)| *before != after)
+        .count()
+        <= 1;
     // Where only the MTU and MAC addresses change, any mix of old and new is as good as either.
     let tag = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0xff, 0xff]);
-    let way = |line: &BackendLine| [line.meta & !(0xffff << 16), line.destination_mac & tag, line.source_mac & tag];
+    let way = |line: &BackendLine| {
+        [
+            line.meta & !(0xffff << 16),
+            line.destination_mac & tag,
+            line.source_mac & tag,
+        ]
+    };
     before.outer == after.outer && (alone || way(before) == way(after))
 }

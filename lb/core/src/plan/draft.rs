@@ -1,6 +1,6 @@
 //! A plan in the making: each write is recorded and carried out on the shadow image at once, and can be undone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use xdp_prog::abi::BackendIndex;
 
@@ -14,6 +14,8 @@ pub(super) struct Draft<'a> {
     image: &'a mut Image,
     /// Lines that a packet may still be using although they say *unresolved*: no grace period has passed since.
     in_use: &'a mut BTreeSet<BackendIndex>,
+    /// Ways whose entry has been copied elsewhere, and the word that clears them.
+    copied: BTreeMap<(MapId, Place), u32>,
     /// Ways that a packet may still be reading although they are cleared.
     vacated: BTreeSet<(MapId, Place)>,
     writes: Vec<Write>,
@@ -26,6 +28,7 @@ impl<'a> Draft<'a> {
         Self {
             image,
             in_use,
+            copied: BTreeMap::new(),
             vacated: BTreeSet::new(),
             writes: Vec::new(),
             undo: Vec::new(),
@@ -100,13 +103,33 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Notes that a way has been cleared.
-    pub(super) fn vacate(&mut self, map: MapId, place: Place) {
+    /// Clears a way by this word of its bucket.
+    pub(super) fn vacate(&mut self, map: MapId, place: Place, word: u32) {
+        self.store(map, place.bucket, word, 0);
         self.vacated.insert((map, place));
     }
 
-    /// Waits, if need be, until nobody reads what stood in a cleared way.
+    /// Notes that the entry in a way stands elsewhere too: it may be cleared by this word when nobody can miss both.
+    pub(super) fn copied(&mut self, map: MapId, place: Place, word: u32) {
+        self.copied.insert((map, place), word);
+    }
+
+    /// Clears the originals of copied entries: a packet may have looked for the copy before it was there, so it must still find
+    /// the original.
+    pub(super) fn clear_copied(&mut self) {
+        if !self.copied.is_empty() {
+            self.grace();
+        }
+        for ((map, place), word) in std::mem::take(&mut self.copied) {
+            self.vacate(map, place, word);
+        }
+    }
+
+    /// Makes sure that a way is free, and that nobody reads what stood in it.
     pub(super) fn occupy(&mut self, map: MapId, place: Place) {
+        if self.copied.contains_key(&(map, place)) {
+            self.clear_copied();
+        }
         if self.vacated.contains(&(map, place)) {
             self.grace();
         }

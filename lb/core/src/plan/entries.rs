@@ -152,11 +152,10 @@ fn write<K: Words>(draft: &mut Draft<'_>, place: Place, key: K, meta: u64) {
 }
 
 fn clear<K: Words>(draft: &mut Draft<'_>, place: Place) {
-    draft.store(K::MAP, place.bucket, K::last_word(place.way), 0);
-    draft.vacate(K::MAP, place);
+    draft.vacate(K::MAP, place, K::last_word(place.way));
 }
 
-/// Both copies are equal between the two steps, so it does not matter which a packet finds.
+/// Both copies are equal until the original is cleared, so it does not matter which a packet finds.
 fn relocate<K: Words>(draft: &mut Draft<'_>, step: &Move<K>) {
     let image = draft.image();
     let stands = |(word, value): (u32, u64)| image.load(K::MAP, step.from.bucket, word) == value;
@@ -164,6 +163,6 @@ fn relocate<K: Words>(draft: &mut Draft<'_>, step: &Move<K>) {
     if step.key.key_words(step.from.way).all(stands) {
         let meta = image.load(K::MAP, step.from.bucket, K::meta_word(step.from.way));
         write(draft, step.to, step.key, meta);
-        clear::<K>(draft, step.from);
+        draft.copied(K::MAP, step.from, K::last_word(step.from.way));
     }
 }

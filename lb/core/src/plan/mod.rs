@@ -20,8 +20,8 @@
 //! 1. VIPs and address entries that go away: the key's last word is cleared. Grace; what they alone used is free.
 //! 2. Lines of new backends; lines that change.
 //! 3. Settings: the new range set is written, then the one word that names it.
-//! 4. Entries that make room for new ones: the copy is written, then the original cleared. A cleared way is written again only
-//!    after a grace period.
+//! 4. Entries that make room for new ones: the copy is written; after a grace period the original is cleared; after another its
+//!    place is written again. All such moves of a plan share the two, unless one waits for another.
 //! 5. VIP by VIP: table, range set, options, then the match entry (meta first, the key's last word last) or, for a VIP that is
 //!    there already, one store of its meta. Then new address entries.
 //! 6. Grace. Lines of backends that nothing names any more are cleared; tables, ranges and positions are free for later plans

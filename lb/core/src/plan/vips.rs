@@ -93,6 +93,7 @@ impl Planning<'_> {
                     .map_err(full)?;
             }
         }
+        self.draft.clear_copied();
         Ok(())
     }
 
@@ -224,18 +225,16 @@ impl Planning<'_> {
         }
     }
 
-    /// Each word stands alone, but a limit must not meet the burst of none: it comes after its burst and goes before it.
+    /// Each word stands alone, but a limit must never meet the burst of none: a burst comes before its rate, and stays when the
+    /// rate goes, for packets that have read the rate already.
     fn write_options(&mut self, index: VipIndex, limits: &Limits, allowed: SetRef) {
         let mut store = |word, value| self.draft.store(MapId::VipOptions, index.0, word, value);
         for (word, rate) in [(PACKET_RATE, limits.packets), (SYN_RATE, limits.syns)] {
             let (rate, burst) = rates(rate, self.hz);
-            if rate == 0 {
-                store(word, rate);
+            if rate != 0 {
                 store(word + 1, burst);
-            } else {
-                store(word + 1, burst);
-                store(word, rate);
             }
+            store(word, rate);
         }
         store(ALLOWED_SOURCES, allowed.0);
     }

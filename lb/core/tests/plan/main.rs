@@ -1,0 +1,15 @@
+//! The planner: what the maps say after a plan, that every prefix of a plan is safe, and that nothing leaks.
+//!
+//! | file | what |
+//! |---|---|
+//! | `world` | small random worlds: desired states and next hops |
+//! | `meaning` | what an image means for every VIP, checked against the desired state |
+//! | `reader` | a packet that reads the maps while they are written |
+//! | `properties` | random histories |
+//! | `scenarios` | the orders that the design names, one by one |
+
+mod meaning;
+mod properties;
+mod reader;
+mod scenarios;
+mod world;
