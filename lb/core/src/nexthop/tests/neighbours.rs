@@ -164,3 +164,25 @@ fn neighbour_that_is_not_needed_any_more_is_let_go() {
     world.backends(&[]);
     assert_eq!(world.commands.last(), Some(&release));
 }
+
+#[test]
+fn entries_that_an_earlier_process_kept_are_taken_over_or_let_go() {
+    let mut world = World::new();
+    world.backends(&[("192.0.2.1", via(Some("10.0.0.2")))]);
+    world.commands.clear();
+    world.tell(Event::Snapshot(Snapshot {
+        links: vec![link(ETH0, "eth0")],
+        addresses: vec![on(ETH0, "10.0.0.1")],
+        neighbours: ["10.0.0.2", "10.0.0.3"]
+            .map(|address| neighbour(address, NeighbourState::Reachable, Some(GW_MAC)))
+            .into(),
+    }));
+    world.pass(PASS_GAP);
+    assert_eq!(world.via("b0").destination_mac, GW_MAC);
+    let let_go = Command::Release {
+        ifindex: ETH0,
+        address: ip("10.0.0.3"),
+    };
+    assert!(world.commands.contains(&let_go));
+    assert!(world.keeps().is_empty(), "what is kept already is not asked for again");
+}
