@@ -2,13 +2,106 @@
 
 #![forbid(unsafe_code)]
 
+mod interrupt;
+mod machine;
 mod prog;
+mod progress;
+mod report;
 mod stats;
 
-fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args().collect();
-    let quick = arguments.iter().any(|a| a == "--quick");
-    let filter = arguments.iter().position(|a| a == "--filter").and_then(|at| arguments.get(at + 1));
-    let (runs, repeat) = if quick { (15, 100_000) } else { (21, 200_000) };
-    prog::run(quick, filter.map(String::as_str), runs, repeat)
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use interrupt::Interrupt;
+use progress::Progress;
+
+/// The benchmark harness of Vipline.
+#[derive(Debug, Parser)]
+#[command(name = "vipline-perf", version)]
+struct Cli {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Debug, Subcommand)]
+enum Mode {
+    /// Cost per packet of the shipped XDP program, beside the design's goals (root)
+    Prog(ProgArgs),
+}
+
+#[derive(Debug, Args)]
+struct ProgArgs {
+    /// Only the rows that cover the goals, with less effort
+    #[arg(long)]
+    quick: bool,
+    /// Only rows whose title (group, packets, flows, VIPs, backends, caches) contains this
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// How to print what was found
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Pairs of runs of each row [default: 25, or 11 with --quick]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    runs: Option<u32>,
+    /// Packets of each run [default: 200000, or 100000 with --quick]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
+    repeat: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Columns, for people
+    Table,
+    /// Everything, for programs
+    Json,
+}
+
+fn main() -> ExitCode {
+    let Mode::Prog(args) = Cli::parse().mode;
+    match prog(&args) {
+        Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "vipline-perf: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Exit codes: 0 measured (goals met or not), 1 nothing measured or a row refused, 130 interrupted.
+fn prog(args: &ProgArgs) -> Result<ExitCode> {
+    let interrupt = Interrupt::hold()?;
+    let (runs, repeat) = if args.quick { (11, 100_000) } else { (25, 200_000) };
+    let options = prog::Options {
+        quick: args.quick,
+        filter: args.filter.clone(),
+        runs: args.runs.unwrap_or(runs),
+        repeat: args.repeat.unwrap_or(repeat),
+    };
+    let report = prog::run(&options, &interrupt, &Progress::new())?;
+    let mut out = io::stdout().lock();
+    match args.output {
+        Output::Table => report::write_table(&report, &mut out)?,
+        Output::Json => {
+            serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from)?;
+            writeln!(out)?;
+        }
+    }
+    out.flush()?;
+    Ok(if report.interrupted {
+        ExitCode::from(130)
+    } else if report.refused.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

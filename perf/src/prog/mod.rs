@@ -1,94 +1,220 @@
-//! `vipline-perf prog`: what the balancer costs per packet, by BPF_PROG_TEST_RUN behind a wrapper.
+//! `vipline-perf prog`: what the shipped balancer costs per packet.
+//!
+//! Never leaves anything behind: programs and maps hang on descriptors of this process.
+//!
+//! | room | what it is |
+//! |---|---|
+//! | [`rows`] | what is measured |
+//! | [`tables`] | the balancer with tables of a given size |
+//! | [`wrapper`] | the eBPF half: packets made in the kernel |
+//! | [`measure`] | from a row to figures: pairs of runs, verdicts checked |
+//! | [`live`] | packets per second over veth |
+//! | [`builds`], [`memory`] | lookup tables' build times; what the maps cost |
 
+mod builds;
+mod live;
+mod measure;
+mod memory;
 mod rows;
 mod tables;
 mod wrapper;
 
-use anyhow::{Context as _, Result, ensure};
-use xdp_prog::verdict::Verdict;
+use anyhow::{Context as _, Result};
+use lb::datapath::Balancer;
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 
-use crate::stats::Summary;
-use rows::Row;
-use wrapper::{Params, Wrapper, kind, target};
+use crate::{
+    interrupt::Interrupt,
+    machine::Machine,
+    progress::Progress,
+    report::{Effort, Floor, Measured, ProgramFacts, Refused, Report},
+    stats,
+};
+pub(crate) use builds::Build;
+pub(crate) use live::{Live, Receiver};
+pub(crate) use memory::Memory;
+use rows::{Flows, Row};
+use tables::Shape;
+use wrapper::{Wrapper, target};
 
-const XDP_PASS: u32 = 2;
-const XDP_TX: u32 = 3;
-
-pub(crate) fn run(quick: bool, filter: Option<&str>, runs: usize, repeat: u32) -> Result<()> {
-    let cpu = nix::sched::CpuSet::new();
-    let mut set = cpu;
-    set.set(1)?;
-    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?;
-    let mut wrapper = Wrapper::load()?;
-    let mut loaded: Option<(tables::Shape, lb::datapath::Balancer)> = None;
-    for row in rows::all() {
-        if quick && !row.quick || filter.is_some_and(|f| !row.name.contains(f)) {
-            continue;
-        }
-        if loaded.as_ref().is_none_or(|(shape, _)| *shape != row.shape) {
-            drop(loaded.take());
-            let kinds: &[u64] =
-                if row.shape.vips == 1 { &[0, kind::UDP, kind::V6, kind::V6 | kind::UDP] } else { &[0] };
-            let balancer = row.shape.load(kinds)?;
-            wrapper.aim(balancer.program.fd()?)?;
-            let facts = balancer.program.facts()?;
-            println!("# jited {} xlated {} verified {}", facts.jited_len, facts.xlated_len, facts.verified_insns);
-            loaded = Some((row.shape, balancer));
-        }
-        let (_, balancer) = loaded.as_ref().context("loaded")?;
-        let before = balancer.counters.verdicts.read()?;
-        let mut cost = Vec::new();
-        let mut floor = Vec::new();
-        let (mut read, mut write) = (Vec::new(), Vec::new());
-        for turn in 0..runs {
-            let mut of = |to| -> Result<wrapper::Run> { wrapper.run(&params(&row, to, turn as u64 * u64::from(repeat)), repeat) };
-            let tx = of(target::FLOOR_TX)?;
-            let program = of(target::PROGRAM)?;
-            read.push(of(target::FLOOR_READ)?.ns - tx.ns);
-            write.push(of(target::FLOOR_WRITE)?.ns - tx.ns);
-            let expected = if row.verdict == Verdict::PassNotVip { XDP_PASS } else { XDP_TX };
-            ensure!(program.action == expected && tx.action == XDP_TX, "{}: action {}", row.name, program.action);
-            floor.push(tx.ns);
-            cost.push(program.ns - tx.ns);
-        }
-        let counted: Vec<(Verdict, u64)> = balancer
-            .counters
-            .verdicts
-            .read()?
-            .into_iter()
-            .zip(before)
-            .map(|((verdict, now), (_, then))| (verdict, now - then))
-            .filter(|(_, count)| *count > 0)
-            .collect();
-        ensure!(
-            counted == [(row.verdict, runs as u64 * u64::from(repeat))],
-            "{}: verdicts {counted:?}",
-            row.name
-        );
-        let summary = |v: &[f64]| Summary::of(v).context("no runs");
-        let (cost, floor, read, write) = (summary(&cost)?, summary(&floor)?, summary(&read)?, summary(&write)?);
-        println!(
-            "{:38} vips {:6} backends {:5} slots {:6}  {:6.1} ns ({:.1}..{:.1}) goal {:?}   floor {:.1} read {:+.1} write {:+.1}",
-            row.name, row.shape.vips, row.shape.backends, row.shape.slots, cost.median, cost.p10, cost.p90, row.goal, floor.median, read.median, write.median
-        );
-    }
-    Ok(())
+/// What was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// Only the rows that cover the goals.
+    pub(crate) quick: bool,
+    /// Only rows whose title contains this, whatever its case.
+    pub(crate) filter: Option<String>,
+    /// Pairs of runs of each row.
+    pub(crate) runs: u32,
+    /// Packets of each run.
+    pub(crate) repeat: u32,
 }
 
-fn params(row: &Row, target: u32, from: u64) -> Params {
-    let not_vip = row.verdict == Verdict::PassNotVip;
-    Params {
-        target: u64::from(target),
-        choice: row.traffic.choice,
-        flow_mask: row.traffic.flows.map_or(u64::MAX, |flows| flows - 1),
-        stride: 1,
-        vips: u64::from(row.shape.vips),
-        vip_v4: u64::from(tables::VIP_V4) + if not_vip { 1 << 16 } else { 0 },
-        vip_v6: tables::VIP_V6 + u64::from(not_vip),
-        kind: row.traffic.kind,
-        tcp_flags: row.traffic.tcp_flags,
-        sequence: from,
-        random: 0x9e37_79b9_7f4a_7c15 ^ from,
-        packets: 0,
+impl Options {
+    fn wants(&self, title: &str) -> bool {
+        self.filter.as_ref().is_none_or(|filter| title.to_lowercase().contains(&filter.to_lowercase()))
     }
+}
+
+/// Measures everything that is asked for. An interrupt ends it early, with what there is until then.
+///
+/// # Errors
+///
+/// What keeps anything from being measured at all: no root, a program that does not load. A row that fails is in
+/// [`Report::refused`].
+pub(crate) fn run(options: &Options, interrupt: &Interrupt, progress: &Progress) -> Result<Report> {
+    let machine = Machine::this();
+    let cpu = pin().context("cannot stay on one CPU")?;
+    let effort = measure::Effort {
+        runs: options.runs,
+        repeat: options.repeat,
+    };
+    let mut bench = Bench {
+        wrapper: Wrapper::load()?,
+        loaded: None,
+        effort,
+        report: Report::new(machine, Effort { cpu, runs: effort.runs, repeat: effort.repeat, burst: measure::BURST }),
+    };
+    bench.wrapper.set_flow_ids(&stats::zipf(1 << 20, wrapper::FLOW_IDS, 0x1f83_d9ab_fb41_bd6b))?;
+    let rows: Vec<Row> = rows::all()
+        .into_iter()
+        .filter(|row| (row.quick || !options.quick) && options.wants(&row.title()))
+        .collect();
+    bench.facts(rows.first().map(|row| row.shape))?;
+    bench.steps(&rows, options, interrupt, progress)?;
+    progress.done();
+    Ok(bench.report)
+}
+
+struct Bench {
+    wrapper: Wrapper,
+    /// The balancer in use and the shape of its tables.
+    loaded: Option<(Shape, Balancer)>,
+    effort: measure::Effort,
+    report: Report,
+}
+
+impl Bench {
+    fn steps(&mut self, rows: &[Row], options: &Options, interrupt: &Interrupt, progress: &Progress) -> Result<()> {
+        let established = rows::all().into_iter().find(|row| row.group == "established flows");
+        let established = established.context("no row of established flows")?;
+        for (name, floor) in [("header read", target::FLOOR_READ), ("adjust_head, 34 B written", target::FLOOR_WRITE)] {
+            if options.wants(&format!("floors: {name}")) && !self.stopped(interrupt) {
+                progress.at("floors", name);
+                self.floor(&established, name, floor)?;
+            }
+        }
+        for (number, row) in rows.iter().enumerate() {
+            if self.stopped(interrupt) {
+                return Ok(());
+            }
+            progress.at(row.group, &format!("{} ({}/{})", row.title(), number + 1, rows.len()));
+            self.row(row);
+        }
+        let many = Shape { vips: 10_000, ..established.shape };
+        if options.wants("memory") && !self.stopped(interrupt) {
+            progress.at("memory", "10k VIPs on one node set");
+            let cpus = self.report.machine.possible_cpus;
+            let balancer = load(&mut self.loaded, &mut self.wrapper, many)?;
+            self.report.memory = Some(memory::measure(balancer, many.vips, many.backends, cpus)?);
+        }
+        if options.wants("lookup table builds") && !self.stopped(interrupt) {
+            progress.at("lookup table builds", "ours and the crate maglev");
+            self.report.builds = builds::measure(self.effort.runs)?;
+        }
+        if options.wants("live frames over veth") && !self.stopped(interrupt) {
+            progress.at("live frames over veth", "one CPU");
+            let row = Row { name: "IPv4 TCP, 1M flows".into(), traffic: rows::Traffic { flows: Flows::Random(1 << 20), ..established.traffic }, ..established };
+            let measured = load(&mut self.loaded, &mut self.wrapper, row.shape)
+                .map(drop)
+                .and_then(|()| self.live(&row));
+            match measured {
+                Ok(live) => self.report.live = live,
+                Err(error) => self.refuse("live frames over veth", &error),
+            }
+        }
+        Ok(())
+    }
+
+    fn live(&mut self, row: &Row) -> Result<Vec<Live>> {
+        let (_, balancer) = self.loaded.as_ref().context("no balancer is loaded")?;
+        live::measure(&mut self.wrapper, balancer, row, self.effort)
+    }
+
+    fn stopped(&mut self, interrupt: &Interrupt) -> bool {
+        self.report.interrupted |= interrupt.came();
+        self.report.interrupted
+    }
+
+    fn facts(&mut self, shape: Option<Shape>) -> Result<()> {
+        let Some(shape) = shape else { return Ok(()) };
+        let facts = load(&mut self.loaded, &mut self.wrapper, shape)?.program.facts()?;
+        self.report.program = Some(ProgramFacts::new(&facts));
+        Ok(())
+    }
+
+    fn floor(&mut self, row: &Row, name: &str, floor: u32) -> Result<()> {
+        let cost = measure::floor(&mut self.wrapper, row, floor, self.effort)?;
+        self.report.floors.push(Floor { name: name.to_owned(), over_tx_ns: cost.over_tx, tx_ns: cost.tx });
+        Ok(())
+    }
+
+    fn row(&mut self, row: &Row) {
+        let measured = load(&mut self.loaded, &mut self.wrapper, row.shape)
+            .map(drop)
+            .and_then(|()| {
+                let (_, balancer) = self.loaded.as_ref().context("no balancer is loaded")?;
+                let cost = measure::row(&mut self.wrapper, balancer, row, self.effort)?;
+                Ok((cost, balancer.program.facts()?))
+            });
+        match measured {
+            Ok((cost, facts)) => self.report.rows.push(Measured {
+                group: row.group.to_owned(),
+                name: row.name.clone(),
+                flows: row.traffic.flows.label(),
+                vips: row.shape.all_vips(),
+                backends: row.shape.backends,
+                slots: row.shape.slots,
+                tables: row.shape.tables(),
+                caches: row.caches.label().to_owned(),
+                verdict: row.verdict.reason().to_owned(),
+                packets: cost.packets,
+                over_tx_ns: cost.over_tx,
+                tx_ns: cost.tx,
+                goal_ns: row.goal,
+                met: row.goal.map(|goal| cost.over_tx.median <= goal),
+                jited_bytes: facts.jited_len,
+            }),
+            Err(error) => self.refuse(&row.title(), &error),
+        }
+    }
+
+    fn refuse(&mut self, title: &str, error: &anyhow::Error) {
+        self.report.refused.push(Refused { row: title.to_owned(), reason: format!("{error:#}") });
+    }
+}
+
+/// The balancer with these tables, with the wrapper aimed at it; the one in use where it has them already.
+fn load<'a>(loaded: &'a mut Option<(Shape, Balancer)>, wrapper: &mut Wrapper, shape: Shape) -> Result<&'a Balancer> {
+    if loaded.as_ref().is_none_or(|(other, _)| *other != shape) {
+        // The old one's memory goes first.
+        *loaded = None;
+        let balancer = shape.load()?;
+        wrapper.aim(balancer.program.fd()?)?;
+        *loaded = Some((shape, balancer));
+    }
+    loaded.as_ref().map(|(_, balancer)| balancer).context("no balancer is loaded")
+}
+
+/// Keeps this thread on the last CPU: interrupts are mostly served by the first.
+fn pin() -> Result<usize> {
+    let allowed = nix::sched::sched_getaffinity(Pid::from_raw(0))?;
+    let last = (0..CpuSet::count()).rev().find(|&cpu| allowed.is_set(cpu).unwrap_or(false)).context("no CPU")?;
+    let mut only = CpuSet::new();
+    only.set(last)?;
+    sched_setaffinity(Pid::from_raw(0), &only)?;
+    Ok(last)
 }

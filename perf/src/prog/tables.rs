@@ -1,20 +1,26 @@
-//! The balancer with tables of a given size.
+//! The balancer with tables of a given size, filled by the daemon's own planner.
 //!
-//! Never measures. Backends are resolved next hops on the interface that test runs pretend to come from, so that every packet to a
-//! VIP is sent.
+//! Never measures. Next hops are resolved and lie on the interface that test runs pretend to come from, so that every packet to
+//! a VIP is sent.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
-use anyhow::{Context as _, Result, bail};
-use lb::datapath::{Balancer, Capacity};
+use anyhow::{Context as _, Result};
+use ipnet::{IpNet, Ipv4Net};
+use lb::datapath::{Balancer, Capacity, jiffies_per_second};
 use lb_core::{
-    desired::{BackendId, Member},
-    maglev,
+    desired::{
+        Backend, BackendId, BackendSet, Desired, Limits, Member, NextHop, NextHops, Protocol, Rate, Tunnel, Via, Vip,
+        VipKey,
+    },
+    match_table,
+    plan::Planner,
 };
-use xdp_prog::abi::{
-    BackendLine, BucketV4, BucketV6, Config, EntryV6, KeyV4, KeyV6, LineMeta, MAX_SEGMENTS, OuterHeader, SEGMENT_UNITS, TableUnit,
-    UNIT_SLOTS, VipIndex, VipMeta, feature,
-};
+use xdp_prog::abi::{Config, MAX_SEGMENTS, feature};
 
 use super::wrapper::kind;
 
@@ -24,168 +30,187 @@ pub(crate) const VIP_V4: u32 = u32::from_be_bytes([198, 18, 0, 0]);
 pub(crate) const VIP_V6: u64 = 0x2001_0002_0000_0000;
 /// What `vipline run` turns on without being asked.
 pub(crate) const DEFAULT_FEATURES: u64 = feature::DROP_MARTIANS | feature::DROP_SOURCE_IS_VIP;
+/// All four kinds of packets.
+pub(crate) const ALL_KINDS: &[u64] = &[0, kind::UDP, kind::V6, kind::V6 | kind::UDP];
+
 /// Interface of a test run without context: loopback.
 const LOOPBACK: u32 = 1;
+/// Port of every VIP; the wrapper knows it too.
+const PORT: u16 = 80;
+/// Address ranges of each list that a feature searches.
+const LISTED: u32 = 256;
 
 /// What the tables hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// VIP addresses of each family, one VIP of each kind on it.
+    /// VIP addresses of each family.
     pub(crate) vips: u32,
+    /// A VIP of each of these kinds on every address (bits of [`kind`]).
+    pub(crate) kinds: &'static [u64],
     /// Backends of each VIP.
     pub(crate) backends: u32,
     /// Slots of each lookup table.
     pub(crate) slots: usize,
     /// Every VIP has a backend set, so a table, of its own.
     pub(crate) own: bool,
+    /// Backends of the VIPs of a family have addresses of the other one: 4in6 and 6in4.
+    pub(crate) crossed: bool,
     /// Bits of [`feature`].
     pub(crate) features: u64,
 }
 
 impl Shape {
-    /// Backends of all VIPs together.
-    pub(crate) fn all_backends(&self) -> u32 {
-        if self.own { self.backends + self.vips } else { self.backends }
+    /// VIPs: address, protocol, port.
+    pub(crate) fn all_vips(&self) -> u32 {
+        self.vips * self.kinds.len() as u32
     }
 
-    /// Loads the balancer and fills its tables with VIPs of these kinds (bits of [`kind`]).
-    pub(crate) fn load(&self, kinds: &[u64]) -> Result<Balancer> {
-        let count = |v6: u64| kinds.iter().filter(|&&kind| kind & kind::V6 == v6).count();
-        let buckets = |keys: usize, ways: usize| (keys * 4 / 3).div_ceil(ways).next_power_of_two();
-        let (v4, v6) = (count(0), count(kind::V6));
-        let keys = |kinds: usize| if kinds == 0 { 1 } else { self.vips as usize * (kinds + 1) };
+    /// Lookup tables of each family.
+    pub(crate) fn tables(&self) -> u32 {
+        if self.own { self.vips } else { 1 }
+    }
+
+    /// Loads the balancer and fills its tables.
+    pub(crate) fn load(&self) -> Result<Balancer> {
+        let desired = self.desired();
+        let capacity = self.capacity(desired.backends.len() as u32);
+        let (match_mask_v4, match_mask_v6) = match_table::masks_for(capacity.vips);
         let config = Config {
             features: self.features,
-            seed: [0x8d5a_4c3b_2e1f_9071, 0x1f83_d9ab_fb41_bd6b, 0x5be0_cd19_137e_2179, 0x9b05_688c_2b3e_6c1f],
-            match_salt: 0xa54f_f53a_5f1d_36f1,
-            match_mask_v4: buckets(keys(v4), 4) as u64 - 1,
-            match_mask_v6: buckets(keys(v6), 2) as u64 - 1,
+            seed: [
+                0x8d5a_4c3b_2e1f_9071,
+                0x1f83_d9ab_fb41_bd6b,
+                0x5be0_cd19_137e_2179,
+                0x9b05_688c_2b3e_6c1f,
+            ],
+            match_mask_v4,
+            match_mask_v6,
+            source_mask_v4: u64::from(0xfff_u32.to_be()),
+            source_mask_v6: 0xffff_ffff_u64.to_be(),
             ..Config::EMPTY
         };
-        let capacity = Capacity {
-            vips: self.vips * kinds.len() as u32,
-            backends: self.all_backends(),
-            table_segments: MAX_SEGMENTS as u32,
-            ranges: 64,
-        };
         let mut balancer = Balancer::load(&config, &capacity)?;
-        for backend in 1..=self.all_backends() {
-            let outer = OuterHeader::v4(Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::from_bits(0x0a01_0000 + backend));
-            let [.., high, low] = backend.to_be_bytes();
-            let mut line = BackendLine::unresolved(outer);
-            line.destination_mac = BackendLine::mac_word([2, 0, 0, 1, high, low], 0);
-            line.source_mac = BackendLine::mac_word([2, 0, 0, 0, 0, 1], 0);
-            line.meta = LineMeta::new(LineMeta::RESOLVED, 0, 0, 1_500, LOOPBACK).0;
-            let [.., o0, o1, o2, o3, o4] = [0, 0, 0, line.outer[0], line.outer[1], line.outer[2], line.outer[3], line.outer[4]];
-            balancer.backends.fill(
-                backend,
-                &[line.meta, line.destination_mac, line.source_mac, o0, o1, o2, o3, o4],
-            )?;
-        }
-        let units = self.fill_slots(&mut balancer)?;
-        let mut match_v4 = vec![BucketV4::default(); config.match_mask_v4 as usize + 1];
-        let mut match_v6 = vec![BucketV6::default(); config.match_mask_v6 as usize + 1];
-        let mut index = 0;
-        for vip in 0..self.vips {
-            let unit = units[vip as usize % units.len()];
-            let v4 = Ipv4Addr::from_bits(VIP_V4 + vip);
-            let v6 = Ipv6Addr::from_bits(u128::from(VIP_V6) << 64 | u128::from(vip));
-            for kind in kinds {
-                let protocol = if kind & kind::UDP == 0 { 6 } else { 17 };
-                let meta = VipMeta::new(VipIndex(index), unit, self.slots, 0);
-                index += 1;
-                if kind & kind::V6 == 0 {
-                    place_v4(&mut match_v4, &config, KeyV4::new(v4, protocol, 80), meta)?;
-                } else {
-                    place_v6(&mut match_v6, &config, KeyV6::new(v6, protocol, 80), meta)?;
-                }
-            }
-            if kinds.iter().any(|kind| kind & kind::V6 == 0) {
-                place_v4(&mut match_v4, &config, KeyV4::address(v4), VipMeta(0))?;
-            }
-            if kinds.iter().any(|kind| kind & kind::V6 != 0) {
-                place_v6(&mut match_v6, &config, KeyV6::address(v6), VipMeta(0))?;
-            }
-        }
-        for (index, bucket) in (0..).zip(&match_v4) {
-            let words: Vec<u64> = bucket.keys.iter().chain(&bucket.metas).copied().collect();
-            balancer.vips_v4.fill(index, &words)?;
-        }
-        for (index, bucket) in (0..).zip(&match_v6) {
-            let words: Vec<u64> = bucket.entries.iter().flat_map(|e| [e.high, e.low, e.tail, e.meta]).collect();
-            balancer.vips_v6.fill(index, &words)?;
-        }
+        let plan = Planner::new(&capacity, &config, jiffies_per_second()?)
+            .plan(&desired, &hops(&desired)?)
+            .context("the tables do not fit")?;
+        balancer.apply(&plan.writes)?;
         Ok(balancer)
     }
 
-    /// Builds the lookup tables one after the other and returns where they begin.
-    fn fill_slots(&self, balancer: &mut Balancer) -> Result<Vec<TableUnit>> {
-        let sets = if self.own { self.vips } else { 1 };
-        let per_table = (self.slots / UNIT_SLOTS) as u32;
-        let mut units = Vec::new();
-        // Unit 0 is the empty table; large tables do not cross a segment's end.
-        let mut unit = per_table;
-        for set in 0..sets {
-            while unit / SEGMENT_UNITS as u32 >= balancer.slots.segments() {
-                balancer.slots.add_segment()?;
-            }
-            let members: Vec<Member> = (0..self.backends)
-                .map(|position| Member {
-                    backend: BackendId(format!("node-{:06}", set + position).into()),
-                    weight: 1,
-                })
-                .collect();
-            let table = maglev::build(&members, self.slots);
-            for (word, slots) in (unit * UNIT_SLOTS as u32 / 4..).zip(table.chunks_exact(4)) {
-                let value = slots
-                    .iter()
-                    .rev()
-                    .fold(0, |value, &slot| value << 16 | u64::from(set as u16 + slot + 1));
-                balancer.slots.store(word, value)?;
-            }
-            units.push(TableUnit(unit));
-            unit += per_table;
+    /// The daemon's own capacity unless that is too small.
+    fn capacity(&self, backends: u32) -> Capacity {
+        let default = Capacity::default();
+        let wanted = self.tables() as usize * self.slots * 2 / (1 << 20) + 2;
+        Capacity {
+            vips: default.vips.max(self.all_vips()),
+            backends: default.backends.max(backends),
+            table_segments: default.table_segments.max(wanted.min(MAX_SEGMENTS) as u32),
+            ..default
         }
-        Ok(units)
+    }
+
+    fn desired(&self) -> Desired {
+        let on = |feature: u64| self.features & feature != 0;
+        let mut desired = Desired::default();
+        let plenty = Some(Rate {
+            per_second: u32::MAX,
+            burst: u32::MAX,
+        });
+        let limits = Limits {
+            packets: plenty,
+            syns: plenty,
+        };
+        let limits = if on(feature::LIMITS) { limits } else { Limits::default() };
+        // All clients of the wrapper are in 32.0.0.0/8 and 2001:db8:1::/64.
+        let clients: Arc<[IpNet]> = networks(100)
+            .chain(["32.0.0.0/8", "2001:db8:1::/64"].into_iter().filter_map(|net| net.parse().ok()))
+            .collect();
+        let allowed_sources = on(feature::SOURCE_RANGES).then_some(clients);
+        let mut sets: [Option<Arc<BackendSet>>; 2] = [None, None];
+        for vip in 0..self.vips {
+            for &kind in self.kinds {
+                let v6 = kind & kind::V6 != 0;
+                if self.own || sets[usize::from(v6)].is_none() {
+                    sets[usize::from(v6)] = Some(self.set(&mut desired, if self.own { vip } else { 0 }, v6));
+                }
+                let Some(set) = sets[usize::from(v6)].clone() else { continue };
+                let key = VipKey {
+                    address: address(vip, v6),
+                    protocol: if kind & kind::UDP == 0 { Protocol::Tcp } else { Protocol::Udp },
+                    port: PORT,
+                };
+                let allowed_sources = allowed_sources.clone();
+                desired.vips.insert(key, Vip { set, limits, allowed_sources });
+            }
+        }
+        if on(feature::DENIED_SOURCES) {
+            desired.denied_sources = networks(101).collect();
+        }
+        if on(feature::DECAP) {
+            desired.tunnel = Some(Tunnel {
+                sources: networks(102).collect(),
+                vip_prefixes: networks(103).collect(),
+                locals: BTreeSet::from([Ipv4Addr::new(10, 0, 0, 1).into()]),
+                denied_inner_sources: networks(104).collect(),
+            });
+        }
+        desired
+    }
+
+    /// The set that begins at backend `first`; its backends are there afterwards.
+    fn set(&self, desired: &mut Desired, first: u32, v6: bool) -> Arc<BackendSet> {
+        let outer_v6 = v6 != self.crossed;
+        let members = (first..first + self.backends).map(|number| {
+            let id = BackendId(format!("node-{number:06}-{}", if outer_v6 { "v6" } else { "v4" }).into());
+            let address: IpAddr = if outer_v6 {
+                Ipv6Addr::from_bits(0xfd00 << 112 | u128::from(number) + 2).into()
+            } else {
+                Ipv4Addr::from_bits(0x0a01_0000 + number).into()
+            };
+            desired.backends.insert(id.clone(), Backend { address });
+            Member { backend: id, weight: 1 }
+        });
+        Arc::new(BackendSet {
+            members: members.collect(),
+            table_slots: Some(self.slots),
+        })
     }
 }
 
-fn place_v4(table: &mut [BucketV4], config: &Config, key: KeyV4, meta: VipMeta) -> Result<()> {
-    let (mut key, mut meta, mut turn) = (key.0, meta.0, 0_usize);
-    for _ in 0..10_000 {
-        let (first, second) = KeyV4(key).buckets(config.match_salt, config.match_mask_v4);
-        for bucket in [first, second] {
-            let bucket = &mut table[bucket as usize];
-            if let Some(way) = bucket.keys.iter().position(|&key| key == 0) {
-                bucket.keys[way] = key;
-                bucket.metas[way] = meta;
-                return Ok(());
-            }
-        }
-        turn = turn.wrapping_mul(5).wrapping_add(3);
-        let bucket = &mut table[if turn & 4 == 0 { first } else { second } as usize];
-        std::mem::swap(&mut bucket.keys[turn % 4], &mut key);
-        std::mem::swap(&mut bucket.metas[turn % 4], &mut meta);
+fn address(vip: u32, v6: bool) -> IpAddr {
+    if v6 {
+        Ipv6Addr::from_bits(u128::from(VIP_V6) << 64 | u128::from(vip)).into()
+    } else {
+        Ipv4Addr::from_bits(VIP_V4 + vip).into()
     }
-    bail!("the match table does not fit")
 }
 
-fn place_v6(table: &mut [BucketV6], config: &Config, key: KeyV6, meta: VipMeta) -> Result<()> {
-    let mut entry = EntryV6 { high: key.high, low: key.low, tail: key.tail, meta: meta.0 };
-    let mut turn = 0_usize;
-    for _ in 0..10_000 {
-        let key = KeyV6 { high: entry.high, low: entry.low, tail: entry.tail };
-        let (first, second) = key.buckets(config.match_salt, config.match_mask_v6);
-        for bucket in [first, second] {
-            let free = table[bucket as usize].entries.iter_mut().find(|entry| entry.tail == 0);
-            if let Some(free) = free {
-                *free = entry;
-                return Ok(());
-            }
-        }
-        turn = turn.wrapping_mul(5).wrapping_add(3);
-        let bucket = &mut table[if turn & 4 == 0 { first } else { second } as usize];
-        std::mem::swap(&mut bucket.entries[turn >> 1 & 1], &mut entry);
+/// Every second /24 of a /8: ranges that do not merge.
+fn networks(first: u8) -> impl Iterator<Item = IpNet> {
+    (0..LISTED).filter_map(move |number| {
+        let network = Ipv4Addr::from_bits(u32::from(first) << 24 | number << 9);
+        Some(Ipv4Net::new(network, 24).ok()?.into())
+    })
+}
+
+fn hops(desired: &Desired) -> Result<NextHops> {
+    let mut hops = NextHops::new();
+    for (number, (id, backend)) in (0_u32..).zip(&desired.backends) {
+        let [.., high, low] = number.to_be_bytes();
+        let source = match backend.address {
+            IpAddr::V4(_) => Ipv4Addr::new(10, 0, 0, 1).into(),
+            IpAddr::V6(_) => "fd00::1".parse()?,
+        };
+        let via = Via {
+            ifindex: LOOPBACK,
+            port: 0,
+            destination_mac: [2, 0, 0, 1, high, low],
+            source_mac: [2, 0, 0, 0, 0, 1],
+            source,
+            mtu: 1_500,
+            tags: None,
+        };
+        hops.insert(id.clone(), NextHop::Via(via));
     }
-    None.context("the match table does not fit")
+    Ok(hops)
 }

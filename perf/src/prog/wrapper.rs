@@ -5,11 +5,13 @@
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{Array, MapData, ProgramArray},
-    programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp},
+    maps::{Array, MapData, PerCpuArray, ProgramArray},
+    programs::{ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode, xdp::XdpLink},
 };
 use lb::datapath::Plain;
+use zerocopy::{Immutable, IntoBytes};
 
+#[expect(dead_code, reason = "each half needs its part of what both share")]
 #[path = "../../../xdp-prog/src/bin/bench/params.rs"]
 mod params;
 
@@ -22,6 +24,7 @@ pub(crate) struct Wrapper {
     ebpf: Ebpf,
     params: Array<MapData, Plain<Params>>,
     flow_ids: Array<MapData, u32>,
+    sunk: PerCpuArray<MapData, u64>,
     targets: ProgramArray<MapData>,
 }
 
@@ -44,8 +47,9 @@ impl Wrapper {
         let mut take = |name| ebpf.take_map(name).with_context(|| format!("no map {name} in the wrapper's object"));
         let params = Array::try_from(take("PARAMS")?)?;
         let flow_ids = Array::try_from(take("FLOW_IDS")?)?;
+        let sunk = PerCpuArray::try_from(take("SUNK")?)?;
         let mut targets = ProgramArray::try_from(take("TARGETS")?)?;
-        for name in ["bench_flows", "floor_tx", "floor_read", "floor_write"] {
+        for name in ["bench_flows", "floor_tx", "floor_read", "floor_write", "sink"] {
             let program: &mut Xdp = ebpf.program_mut(name).with_context(|| format!("no {name}"))?.try_into()?;
             program.load().with_context(|| format!("load {name}"))?;
         }
@@ -54,7 +58,13 @@ impl Wrapper {
         {
             targets.set(index, program(&ebpf, name)?.fd()?, 0)?;
         }
-        Ok(Self { ebpf, params, flow_ids, targets })
+        Ok(Self {
+            ebpf,
+            params,
+            flow_ids,
+            sunk,
+            targets,
+        })
     }
 
     /// Chooses what [`target::PROGRAM`] jumps to. It must have been built with XDP fragments support, as the wrapper is.
@@ -79,6 +89,51 @@ impl Wrapper {
         ensure!(made == u64::from(repeat), "the wrapper made {made} packets of {repeat}");
         Ok(Run { ns: result.duration.as_secs_f64() * 1e9, action: result.return_value })
     }
+
+    /// Attaches one of the object's own programs to an interface of the calling thread's namespace; dropping the link detaches.
+    pub(crate) fn attach(&mut self, name: &str, interface: &str) -> Result<XdpLink> {
+        let program: &mut Xdp = self.ebpf.program_mut(name).with_context(|| format!("no {name}"))?.try_into()?;
+        let link = program.attach(interface, XdpMode::Driver).with_context(|| format!("attach {name} to {interface}"))?;
+        Ok(program.take_link(link)?)
+    }
+
+    /// Makes `packets` real packets, `batch` at a time, and sends them out of an interface of the calling thread's namespace.
+    pub(crate) fn send(&mut self, params: &Params, packets: u32, batch: u32, ifindex: u32) -> Result<()> {
+        self.params.set(0, Plain(*params), 0).context("PARAMS")?;
+        let context = XdpMd {
+            data_end: params::FRAME_LEN as u32,
+            ingress_ifindex: ifindex,
+            ..XdpMd::default()
+        };
+        let options = TestRunOptions {
+            data_in: Some(&[0; params::FRAME_LEN]),
+            ctx_in: Some(context.as_bytes()),
+            repeat: packets,
+            attrs: TestRunAttrs::new().xdp_live_frames(batch),
+            ..TestRunOptions::default()
+        };
+        program(&self.ebpf, "bench_flows")?
+            .test_run(options)
+            .context("BPF_PROG_TEST_RUN with BPF_F_TEST_XDP_LIVE_FRAMES")?;
+        Ok(())
+    }
+
+    /// Packets that `sink` has dropped.
+    pub(crate) fn sunk(&self) -> Result<u64> {
+        Ok(self.sunk.get(&0, 0).context("SUNK")?.iter().sum())
+    }
+}
+
+/// `struct xdp_md` (include/uapi/linux/bpf.h).
+#[repr(C)]
+#[derive(Default, IntoBytes, Immutable)]
+struct XdpMd {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
 }
 
 fn program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Xdp> {

@@ -29,7 +29,7 @@ pub(crate) mod target {
     /// What is measured.
     pub(crate) const PROGRAM: u32 = 3;
     /// Number of targets.
-    pub(crate) const COUNT: usize = 4;
+    pub(crate) const COUNT: usize = PROGRAM as usize + 1;
 }
 
 /// Bits of [`Params::kind`], and the value that says *all kinds, at random*.
