@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Result, bail};
 use lab::{KubeProxy, LinkKind, Policy, Proto, RawSocket, Server, Topology, require_root};
-use lab_support::{Daemon, Datagram, NodeFile, eventually, framed, tunnelled, vip_v4, vip_v6};
+use lab_support::{Bed, Daemon, Datagram, LbFile, NodeFile, eventually, framed, tunnelled, vip_v4, vip_v6};
 use lb::datapath::holders;
 use nix::sys::signal::Signal;
 
@@ -459,5 +459,48 @@ fn an_agent_that_ends_leaves_nothing_and_one_that_is_killed_leaves_only_what_is_
     rig.replies(1)?;
     assert!(rig.agent.end(Signal::SIGTERM)?.success());
     assert_eq!(rules()?.matches("blackhole").count(), 0, "{}", rules()?);
+    Ok(())
+}
+
+/// Real requests through an LB node's daemon for a VIP that no worker claims: requests of the client, requests that the LB node saw,
+/// packets that it sent on.
+fn unclaimed_behind_the_lb(more: &str) -> Result<[u64; 3]> {
+    const COUNT: usize = 20;
+    let topology = Topology::builder().workers(2).build()?;
+    let vips = [(Proto::Udp, vip_v4(1, PORT)), (Proto::Udp, vip_v6(1, PORT))];
+    let node_file = NodeFile::new(&topology).more(more);
+    let file = |topology: &Topology, lb: &lab::Node| LbFile::new(topology, lb).vips(&vips, "v4");
+    let bed = Bed::start_with(topology, file, &node_file)?;
+    for worker in bed.topology.workers() {
+        KubeProxy::install(worker, &[], Policy::Local)?;
+    }
+    let before = (bed.lb().counted()?, bed.topology.router().counters()?);
+    let client = bed.topology.client().with_timeout(Duration::from_millis(5));
+    for (_, vip) in vips {
+        assert!(
+            client.try_udp_get(vip, COUNT)?.iter().all(Result::is_err),
+            "nobody serves"
+        );
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let seen = bed.topology.router().counters()? - &before.1;
+    let sent = bed.lb().counted()?.of("forward tx") - before.0.of("forward tx");
+    Ok([
+        seen.from(LinkKind::Client).requests.packets,
+        seen.to(LinkKind::Lb).requests.packets,
+        sent,
+    ])
+}
+
+#[test]
+fn the_lb_node_sees_a_packet_that_no_worker_claims_exactly_once() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    assert_eq!(unclaimed_behind_the_lb("")?, [40, 40, 40]);
+    // The twin: without the rules each packet goes round until its TTL ends.
+    let [asked, seen, sent] = unclaimed_behind_the_lb("blackhole_unclaimed: false")?;
+    println!("without the rules the LB node sees {asked} packets {seen} times");
+    assert!(asked == 40 && seen > 400 && sent > 400, "{asked} {seen} {sent}");
     Ok(())
 }

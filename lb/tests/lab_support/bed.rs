@@ -25,10 +25,19 @@ impl Bed {
     /// Starts everything; each LB node gets the file that `file` makes for it, and every node with a pod serves the first one's VIPs
     /// (policy Local).
     pub(crate) fn start(topology: Topology, file: impl Fn(&Topology, &Node) -> LbFile) -> Result<Self> {
+        let node_file = NodeFile::new(&topology);
+        Self::start_with(topology, file, &node_file)
+    }
+
+    /// As [`Self::start`], with another file for the workers.
+    pub(crate) fn start_with(
+        topology: Topology,
+        file: impl Fn(&Topology, &Node) -> LbFile,
+        node_file: &NodeFile,
+    ) -> Result<Self> {
         let files: Vec<LbFile> = topology.lbs().iter().map(|lb| file(&topology, lb)).collect();
         let vips: Vec<(Proto, SocketAddr)> = files[0].vips.iter().map(|vip| (vip.proto, vip.at)).collect();
         let servers = topology.serve(&vips)?;
-        let node_file = NodeFile::new(&topology);
         let spawn_node = |worker| Daemon::spawn("node", worker, |socket| node_file.yaml(socket));
         let nodes = topology.workers().iter().map(spawn_node).collect::<Result<Vec<_>>>()?;
         let spawn_lb = |(node, file): (&Node, &LbFile)| Daemon::spawn("run", node, |socket| file.yaml(socket));

@@ -24,7 +24,7 @@ use std::{
 use anyhow::{Result, bail};
 
 /// More than anything here should take on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A VIP of `203.0.113.0/24`.
 pub(crate) fn vip_v4(last: u8, port: u16) -> SocketAddr {
