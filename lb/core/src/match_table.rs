@@ -111,6 +111,11 @@ impl<K: MatchKey> MatchTable<K> {
         }
     }
 
+    /// Salt and mask of [`MatchKey::choices`].
+    pub fn hashing(&self) -> (u64, u64) {
+        (self.salt, self.mask)
+    }
+
     /// Keys in the table.
     pub fn len(&self) -> usize {
         self.len

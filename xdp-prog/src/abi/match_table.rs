@@ -1,6 +1,10 @@
 //! The match table: (address, protocol, port) -> what to do, in 64-byte buckets, two choices per key.
 //!
-//! User space places the entries and proves the table complete; the program looks into two buckets and nowhere else.
+//! User space places the entries and proves the table complete; the program looks into two buckets and nowhere else. The first
+//! depends on the address alone, so one cache line holds what most packets need: a VIP of the address, or the address entry, or
+//! the knowledge that there is neither. Only where an entry of the bucket had to go to its second bucket does the first one say
+//! so ([`VipMeta::OVERFLOW`], in the meta word of way 0), and only then is the second one read.
+//!
 //! Write order for an entry: meta first, key last. Removal clears the key (the last word of an IPv6 key). A retarget is one
 //! store of the meta word.
 
@@ -39,11 +43,12 @@ impl KeyV4 {
         Self(address_be as u64 | (port_be as u64) << 32 | (protocol as u64) << 48 | 1 << 56)
     }
 
-    /// The key's two buckets, which may be the same, in tables with `mask + 1` buckets.
+    /// The key's two buckets, which may be the same, in tables with `mask + 1` buckets. All keys of an address share the first.
     #[inline(always)]
     pub const fn buckets(self, salt: u64, mask: u64) -> (u32, u32) {
-        let mixed = hash::mix(self.0 ^ salt);
-        (((mixed >> 48) & mask) as u32, ((mixed >> 32) & mask) as u32)
+        let address = hash::mix(self.0 & 0xffff_ffff ^ salt);
+        let key = hash::mix(self.0 ^ salt);
+        ((address >> 32 & mask) as u32, (key >> 48 & mask) as u32)
     }
 }
 
@@ -83,8 +88,9 @@ impl KeyV6 {
     /// The key's two buckets, see [`KeyV4::buckets`].
     #[inline(always)]
     pub const fn buckets(self, salt: u64, mask: u64) -> (u32, u32) {
-        let mixed = hash::mix(hash::mix(self.high ^ salt) ^ self.low ^ self.tail << 32);
-        (((mixed >> 48) & mask) as u32, ((mixed >> 32) & mask) as u32)
+        let address = hash::mix(hash::mix(self.high ^ salt) ^ self.low);
+        let key = hash::mix(address ^ self.tail);
+        ((address >> 32 & mask) as u32, (key >> 48 & mask) as u32)
     }
 }
 
@@ -141,6 +147,10 @@ impl VipMeta {
     pub const OPTIONS: u64 = 1 << 44;
     /// Address entry of an address that this node also uses itself: what no VIP port claims passes to the kernel.
     pub const OWN_ADDRESS: u64 = 1 << 45;
+
+    /// In the meta word of a bucket's way 0, whether or not that way is in use: an entry whose first bucket this is stands in its
+    /// second. Set before the first such entry is published, and left set.
+    pub const OVERFLOW: u64 = 1 << 46;
 
     /// A VIP that spreads over the table at `unit` of `slots` slots (a power of two, 256 to 65,536).
     pub const fn new(vip: VipIndex, unit: TableUnit, slots: usize, flags: u64) -> Self {

@@ -1,6 +1,6 @@
 //! IPv4: parse, match, hash. One bounds check for the common case; everything odd leaves by the address entry of the match table.
 
-use super::{Flow, decapsulated, is_on, policy, seed, unclaimed};
+use super::{Flow, Match, decapsulated, is_on, policy, seed, unclaimed};
 use crate::{
     abi::{BucketV4, KeyV4, VipMeta, WAYS_V4, feature},
     hash,
@@ -35,13 +35,11 @@ pub(super) fn classify<M: Frame + BalancerTables>(machine: &mut M, link: &Link) 
     let fragment = fragment & IPV4_FRAGMENT_MASK_BE != 0;
     let transport = protocol == PROTO_TCP || protocol == PROTO_UDP;
     let whole = l3 + IPV4_LEN + UDP_LEN <= end;
-    let reason = if version == VERSION_AND_LEN && !fragment && transport && whole {
+    let (key, ports, reason) = if version == VERSION_AND_LEN && !fragment && transport && whole {
         // SAFETY: 28 bytes from `l3` on are inside the frame.
         let ports: u32 = unsafe { load(l3 + IPV4_LEN) };
-        if let Some(meta) = find(machine, KeyV4::from_wire(destination, protocol, (ports >> 16) as u16)) {
-            return claimed(machine, link, l3, meta, protocol, ports);
-        }
-        Verdict::SlowUnservedPort
+        let key = KeyV4::from_wire(destination, protocol, (ports >> 16) as u16);
+        (Some(key), ports, Verdict::SlowUnservedPort)
     } else {
         if let Some(verdict) = decapsulated(machine, protocol) {
             return Err(verdict);
@@ -49,9 +47,12 @@ pub(super) fn classify<M: Frame + BalancerTables>(machine: &mut M, link: &Link) 
         if version >> 4 != 4 {
             return Err(Verdict::PassUnparsed);
         }
-        reason(version, fragment, protocol)
+        (None, 0, reason(version, fragment, protocol))
     };
-    Err(unclaimed(find(machine, KeyV4::from_wire(destination, 0, 0)), reason))
+    match find(machine, key, KeyV4::from_wire(destination, 0, 0)) {
+        Match::Vip(meta) => claimed(machine, link, l3, meta, protocol, ports),
+        found => Err(unclaimed(&found, reason)),
+    }
 }
 
 /// A packet that a VIP claims: may it pass, and by which hash does it choose? The caller has compared: header and ports are inside
@@ -115,9 +116,9 @@ fn reason(version: u8, fragment: bool, protocol: u8) -> Verdict {
     }
 }
 
-/// Looks a key up in its two buckets.
+/// Looks for `key`, if there is one, and for the address entry where it is not there.
 #[inline(always)]
-fn find<M: BalancerTables>(machine: &M, key: KeyV4) -> Option<VipMeta> {
+fn find<M: BalancerTables>(machine: &M, key: Option<KeyV4>, address: KeyV4) -> Match {
     let config = machine.config();
     // SAFETY: the configuration lives as long as the program.
     let (salt, mask) = unsafe {
@@ -126,8 +127,30 @@ fn find<M: BalancerTables>(machine: &M, key: KeyV4) -> Option<VipMeta> {
             word(&raw const (*config).match_mask_v4),
         )
     };
-    let (first, second) = key.buckets(salt, mask);
-    in_bucket(machine.bucket_v4(first)?, key).or_else(|| in_bucket(machine.bucket_v4(second)?, key))
+    let (first, second) = address.buckets(salt, mask);
+    let Some(bucket) = machine.bucket_v4(first) else {
+        return Match::Nothing;
+    };
+    // SAFETY: a pointer from a map lookup, words aligned.
+    let overflow = VipMeta(unsafe { word(&raw const (*bucket).metas[0]) }).has(VipMeta::OVERFLOW);
+    if let Some(key) = key {
+        if let Some(found) = in_bucket(bucket, key) {
+            return Match::Vip(found);
+        }
+        if overflow {
+            let (_, second) = key.buckets(salt, mask);
+            if let Some(found) = machine.bucket_v4(second).and_then(|bucket| in_bucket(bucket, key)) {
+                return Match::Vip(found);
+            }
+        }
+    }
+    if let Some(found) = in_bucket(bucket, address) {
+        return Match::Address(found);
+    }
+    if overflow && let Some(found) = machine.bucket_v4(second).and_then(|bucket| in_bucket(bucket, address)) {
+        return Match::Address(found);
+    }
+    Match::Nothing
 }
 
 #[inline(always)]

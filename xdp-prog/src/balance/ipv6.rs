@@ -1,6 +1,6 @@
 //! IPv6: parse, match, hash; the twin of the IPv4 room.
 
-use super::{Flow, decapsulated, is_on, policy, seed, unclaimed};
+use super::{Flow, Match, decapsulated, is_on, policy, seed, unclaimed};
 use crate::{
     abi::{BucketV6, KeyV6, VipMeta, WAYS_V6, feature},
     hash,
@@ -33,24 +33,22 @@ pub(super) fn classify<M: Frame + BalancerTables>(machine: &mut M, link: &Link) 
     }
     let transport = next_header == PROTO_TCP || next_header == PROTO_UDP;
     let whole = l3 + IPV6_LEN + UDP_LEN <= end;
-    let reason = if transport && whole {
+    let address = KeyV6::from_wire(destination[0], destination[1], 0, 0);
+    let (key, ports, reason) = if transport && whole {
         // SAFETY: 48 bytes from `l3` on are inside the frame.
         let ports: u32 = unsafe { load(l3 + IPV6_LEN) };
         let key = KeyV6::from_wire(destination[0], destination[1], next_header, (ports >> 16) as u16);
-        if let Some(meta) = find(machine, key) {
-            return claimed(machine, link, l3, meta, next_header, ports);
-        }
-        Verdict::SlowUnservedPort
+        (Some(key), ports, Verdict::SlowUnservedPort)
     } else {
         if let Some(verdict) = decapsulated(machine, next_header) {
             return Err(verdict);
         }
-        reason(next_header)
+        (None, 0, reason(next_header))
     };
-    Err(unclaimed(
-        find(machine, KeyV6::from_wire(destination[0], destination[1], 0, 0)),
-        reason,
-    ))
+    match find(machine, key, address) {
+        Match::Vip(meta) => claimed(machine, link, l3, meta, next_header, ports),
+        found => Err(unclaimed(&found, reason)),
+    }
 }
 
 /// A packet that a VIP claims: may it pass, and by which hash does it choose? The caller has compared: header and ports are inside
@@ -118,9 +116,9 @@ fn reason(next_header: u8) -> Verdict {
     }
 }
 
-/// Looks a key up in its two buckets.
+/// Looks for `key`, if there is one, and for the address entry where it is not there.
 #[inline(always)]
-fn find<M: BalancerTables>(machine: &M, key: KeyV6) -> Option<VipMeta> {
+fn find<M: BalancerTables>(machine: &M, key: Option<KeyV6>, address: KeyV6) -> Match {
     let config = machine.config();
     // SAFETY: the configuration lives as long as the program.
     let (salt, mask) = unsafe {
@@ -129,8 +127,30 @@ fn find<M: BalancerTables>(machine: &M, key: KeyV6) -> Option<VipMeta> {
             word(&raw const (*config).match_mask_v6),
         )
     };
-    let (first, second) = key.buckets(salt, mask);
-    in_bucket(machine.bucket_v6(first)?, key).or_else(|| in_bucket(machine.bucket_v6(second)?, key))
+    let (first, second) = address.buckets(salt, mask);
+    let Some(bucket) = machine.bucket_v6(first) else {
+        return Match::Nothing;
+    };
+    // SAFETY: a pointer from a map lookup, words aligned.
+    let overflow = VipMeta(unsafe { word(&raw const (*bucket).entries[0].meta) }).has(VipMeta::OVERFLOW);
+    if let Some(key) = key {
+        if let Some(found) = in_bucket(bucket, key) {
+            return Match::Vip(found);
+        }
+        if overflow {
+            let (_, second) = key.buckets(salt, mask);
+            if let Some(found) = machine.bucket_v6(second).and_then(|bucket| in_bucket(bucket, key)) {
+                return Match::Vip(found);
+            }
+        }
+    }
+    if let Some(found) = in_bucket(bucket, address) {
+        return Match::Address(found);
+    }
+    if overflow && let Some(found) = machine.bucket_v6(second).and_then(|bucket| in_bucket(bucket, address)) {
+        return Match::Address(found);
+    }
+    Match::Nothing
 }
 
 #[inline(always)]

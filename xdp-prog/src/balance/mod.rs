@@ -67,13 +67,23 @@ fn is_on<M: Tables + ?Sized>(machine: &M, feature: u64) -> bool {
     machine.features() & feature != 0
 }
 
-/// The verdict for a packet to a VIP address that no VIP claims.
+/// What the match table has for a packet.
+enum Match {
+    /// A VIP claims it.
+    Vip(VipMeta),
+    /// It is for a VIP address, and that is all; with the address entry's word.
+    Address(VipMeta),
+    /// It is not for us.
+    Nothing,
+}
+
+/// The verdict for a packet that no VIP claims; `reason` is why, if it is for a VIP address.
 #[inline(always)]
-fn unclaimed(address_entry: Option<VipMeta>, reason: Verdict) -> Verdict {
-    match address_entry {
-        None => Verdict::PassNotVip,
-        Some(meta) if meta.has(VipMeta::OWN_ADDRESS) => Verdict::PassOwnAddress,
-        Some(_) => reason,
+fn unclaimed(found: &Match, reason: Verdict) -> Verdict {
+    match found {
+        Match::Nothing => Verdict::PassNotVip,
+        Match::Vip(meta) | Match::Address(meta) if meta.has(VipMeta::OWN_ADDRESS) => Verdict::PassOwnAddress,
+        Match::Vip(_) | Match::Address(_) => reason,
     }
 }
 

@@ -56,8 +56,14 @@ impl Entries {
     /// Finds a place for a new key and moves published entries out of its way. The key itself is published later.
     pub(super) fn insert(&mut self, draft: &mut Draft<'_>, key: EntryKey) -> Result<(), Full> {
         match key {
-            EntryKey::V4(key) => self.v4.insert(key)?.iter().for_each(|step| relocate(draft, step)),
-            EntryKey::V6(key) => self.v6.insert(key)?.iter().for_each(|step| relocate(draft, step)),
+            EntryKey::V4(key) => {
+                let moves = self.v4.insert(key)?;
+                moves.iter().for_each(|step| relocate(draft, self.v4.hashing(), step));
+            }
+            EntryKey::V6(key) => {
+                let moves = self.v6.insert(key)?;
+                moves.iter().for_each(|step| relocate(draft, self.v6.hashing(), step));
+            }
         }
         Ok(())
     }
@@ -85,12 +91,12 @@ impl Entries {
                 .v4
                 .find(key)
                 .into_iter()
-                .for_each(|place| write(draft, place, key, meta.0)),
+                .for_each(|place| write(draft, self.v4.hashing(), place, key, meta.0)),
             EntryKey::V6(key) => self
                 .v6
                 .find(key)
                 .into_iter()
-                .for_each(|place| write(draft, place, key, meta.0)),
+                .for_each(|place| write(draft, self.v6.hashing(), place, key, meta.0)),
         }
     }
 
@@ -114,6 +120,11 @@ trait Words: MatchKey {
     fn meta_word(way: u32) -> u32;
     /// Position of the last of the key's words.
     fn last_word(way: u32) -> u32;
+}
+
+/// Position of the word that carries [`VipMeta::OVERFLOW`].
+fn overflow_word<K: Words>() -> u32 {
+    K::meta_word(0)
 }
 
 impl Words for KeyV4 {
@@ -142,10 +153,20 @@ impl Words for KeyV6 {
     }
 }
 
-/// Meta first, key last: whoever finds the key finds its meaning. Where the key stands already, that is one store.
-fn write<K: Words>(draft: &mut Draft<'_>, place: Place, key: K, meta: u64) {
+/// Meta first, key last: whoever finds the key finds its meaning. Where the key stands already, that is one store. Before an entry
+/// stands in its second bucket, the first one says that there is such a thing; it goes on saying so, which costs a look.
+fn write<K: Words>(draft: &mut Draft<'_>, (salt, mask): (u64, u64), place: Place, key: K, meta: u64) {
     draft.occupy(K::MAP, place);
-    draft.store(K::MAP, place.bucket, K::meta_word(place.way), meta);
+    let [first, _] = key.choices(salt, mask);
+    if place.bucket != first {
+        let word = draft.image().load(K::MAP, first, overflow_word::<K>());
+        draft.store(K::MAP, first, overflow_word::<K>(), word | VipMeta::OVERFLOW);
+    }
+    let kept = match K::meta_word(place.way) == overflow_word::<K>() {
+        true => draft.image().load(K::MAP, place.bucket, overflow_word::<K>()) & VipMeta::OVERFLOW,
+        false => 0,
+    };
+    draft.store(K::MAP, place.bucket, K::meta_word(place.way), meta | kept);
     for (word, value) in key.key_words(place.way) {
         draft.store(K::MAP, place.bucket, word, value);
     }
@@ -156,13 +177,13 @@ fn clear<K: Words>(draft: &mut Draft<'_>, place: Place) {
 }
 
 /// Both copies are equal until the original is cleared, so it does not matter which a packet finds.
-fn relocate<K: Words>(draft: &mut Draft<'_>, step: &Move<K>) {
+fn relocate<K: Words>(draft: &mut Draft<'_>, hashing: (u64, u64), step: &Move<K>) {
     let image = draft.image();
     let stands = |(word, value): (u32, u64)| image.load(K::MAP, step.from.bucket, word) == value;
     // An entry of this plan that is not published yet is only published where it stands in the end.
     if step.key.key_words(step.from.way).all(stands) {
         let meta = image.load(K::MAP, step.from.bucket, K::meta_word(step.from.way));
-        write(draft, step.to, step.key, meta);
+        write(draft, hashing, step.to, step.key, meta & !VipMeta::OVERFLOW);
         draft.copied(K::MAP, step.from, K::last_word(step.from.way));
     }
 }
