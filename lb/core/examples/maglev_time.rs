@@ -1,6 +1,6 @@
 //! Time to build lookup tables: `cargo run --release -p lb-core --example maglev_time`. A measurement, never a test.
 
-#![allow(clippy::print_stdout, reason = "the output is the point")]
+#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "it measures and prints")]
 
 use std::{hint::black_box, sync::Arc, time::Instant};
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::Capacity,
-    desired::{BackendId, Limits, VipKey},
+    desired::{BackendId, BackendSet, Limits, VipKey},
     ranges::RangeSet,
 };
 
@@ -39,6 +39,8 @@ pub(super) struct Books {
 pub(super) struct VipState {
     pub(super) index: VipIndex,
     pub(super) set: SetKey,
+    /// The set as it was last desired; equal to the other, and mostly the same one.
+    pub(super) desired_set: Arc<BackendSet>,
     pub(super) table: Table,
     /// Most slots that its table has had: tables only grow while the daemon runs.
     pub(super) most_slots: usize,

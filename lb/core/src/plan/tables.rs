@@ -189,6 +189,14 @@ impl Planning<'_> {
             None => {
                 check_set(key, &vip.set, slots, self.desired)?;
                 let set = SetKey::new(vip.set.clone(), slots);
+                // An equal set that is known stands in for it: from here on they compare by where they stand.
+                let known = self
+                    .books
+                    .lookup
+                    .sets
+                    .get_key_value(&set)
+                    .map(|(known, _)| known.clone());
+                let set = known.unwrap_or(set);
                 self.set_keys.insert(seen, set.clone());
                 set
             }

@@ -150,6 +150,7 @@ impl Planning<'_> {
         let state = VipState {
             index,
             set,
+            desired_set: vip.set.clone(),
             table,
             most_slots: table.slots,
             limits: vip.limits,
@@ -168,6 +169,7 @@ impl Planning<'_> {
         let (set, table) = self.acquire_table(key, vip, before.most_slots)?;
         let mut after = VipState {
             table,
+            desired_set: vip.set.clone(),
             most_slots: before.most_slots.max(table.slots),
             limits: vip.limits,
             ..before.clone()
@@ -273,5 +275,7 @@ fn meta_of(state: &VipState) -> VipMeta {
 
 /// Whether nothing about a VIP can have changed, seen without looking into its set.
 fn is_same(state: &VipState, vip: &Vip) -> bool {
-    Arc::ptr_eq(&state.set.set, &vip.set) && state.limits == vip.limits && state.allowed_sources == vip.allowed_sources
+    Arc::ptr_eq(&state.desired_set, &vip.set)
+        && state.limits == vip.limits
+        && state.allowed_sources == vip.allowed_sources
 }

@@ -8,6 +8,8 @@
 //! | `properties` | random histories |
 //! | `scenarios` | the orders that the design names, one by one |
 
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
 mod meaning;
 mod properties;
 mod reader;

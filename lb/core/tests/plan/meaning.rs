@@ -14,7 +14,7 @@ use xdp_prog::{
 };
 
 /// The image of `planner` says exactly what is desired.
-pub fn check(planner: &Planner, desired: &Desired, hops: &NextHops) {
+pub(crate) fn check(planner: &Planner, desired: &Desired, hops: &NextHops) {
     for (key, vip) in &desired.vips {
         let info = planner.vip(key).expect("the planner knows the VIP");
         let meta = find(&planner.image().view(planner.config()), key).unwrap_or_else(|| panic!("{key} is not found"));

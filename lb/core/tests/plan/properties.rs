@@ -1,11 +1,18 @@
 //! Random histories of a small world.
 
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
+
 use lb_core::{
     config::Capacity,
-    desired::{Desired, NextHops},
-    plan::{Plan, PlanError, Planner, Usage, Write},
+    desired::{Desired, NextHops, VipKey},
+    explain::explain,
+    plan::{Image, Plan, PlanError, Planner, Usage, Write},
 };
 use proptest::prelude::*;
+use xdp_prog::{abi::Config, verdict::Verdict};
 
 use crate::{
     meaning,
@@ -39,10 +46,69 @@ fn check_all_moments(before: &State<'_>, after: &State<'_>, plan: &Plan, random:
     }
 }
 
-/// Writes only go where packets do not look, but for single words; counters are zeroed before anybody counts.
+/// The packet logic itself at every prefix, with policy off: where it forwards to is where one of the two states would.
+fn check_packets_at_every_prefix(before: &State<'_>, after: &State<'_>, plan: &Plan, random: u64) {
+    let config = Config {
+        features: 0,
+        ..*after.planner.config()
+    };
+    let go = |image: &Image, key: &VipKey| {
+        let source = match key.address {
+            IpAddr::V4(_) => IpAddr::from([10, 1, (random >> 8) as u8, random as u8]),
+            IpAddr::V6(_) => IpAddr::V6(((0x2001_0db8_u128 << 96) | u128::from(random)).into()),
+        };
+        let source = SocketAddr::new(source, (random >> 16) as u16 | 1);
+        let outcome = explain(
+            image.view(&config),
+            1,
+            key.protocol,
+            source,
+            SocketAddr::new(key.address, key.port),
+        );
+        let outcome = outcome.unwrap();
+        (outcome.verdict, outcome.choice.map(|choice| choice.backend))
+    };
+    let keys: BTreeSet<_> = before.desired.vips.keys().chain(after.desired.vips.keys()).collect();
+    let ends: Vec<_> = keys
+        .iter()
+        .map(|key| [before, after].map(|state| go(state.planner.image(), key)))
+        .collect();
+    let mut image = before.planner.image().clone();
+    for write in &plan.writes {
+        image.apply(write);
+        for (key, ends) in keys.iter().zip(&ends) {
+            let (verdict, backend) = go(&image, key);
+            assert!(
+                ends.iter().any(|(_, end)| *end == backend),
+                "{key}: {verdict:?} {backend:?}, neither of {ends:?}"
+            );
+            // With a backend chosen, the verdict is its line's, which may be of either state; without one, it is a state's.
+            assert_ne!(verdict, Verdict::DropInternal, "{key}");
+            let forwards = [
+                Verdict::ForwardTx,
+                Verdict::ForwardLocal,
+                Verdict::SlowNextHop,
+                Verdict::SlowTooBig,
+            ];
+            // What is unclaimed meets the address entry, which changes with a store of its own.
+            let own = [before, after].map(|state| state.desired.own_addresses.contains(&key.address));
+            let unclaimed = match verdict {
+                Verdict::PassOwnAddress => own.contains(&true),
+                Verdict::SlowUnservedPort => own.contains(&false),
+                _ => false,
+            };
+            let known = ends.iter().any(|(end, _)| *end == verdict)
+                || backend.is_some() && forwards.contains(&verdict)
+                || backend.is_none() && unclaimed;
+            assert!(known, "{key}: {verdict:?}, neither of {ends:?}");
+        }
+    }
+}
+
+/// No needless waiting.
 fn check_shape(plan: &Plan) {
-    let starts_or_ends_idle = plan.writes.windows(2).all(|pair| pair != [Write::Grace, Write::Grace]);
-    assert!(starts_or_ends_idle, "two grace periods in a row");
+    let apart = plan.writes.windows(2).all(|pair| pair != [Write::Grace, Write::Grace]);
+    assert!(apart, "two grace periods in a row");
 }
 
 proptest! {
@@ -52,11 +118,10 @@ proptest! {
     ) {
         let mut planner = planner(salt);
         let mut desired = Desired::default();
-        let mut hops = NextHops::new();
-        for (new_desired, new_hops) in history {
+        for (new_desired, hops) in history {
             let before = planner.clone();
-            let Some(plan) = step(&mut planner, new_desired.as_ref(), &new_hops) else { continue };
-            let (old_desired, old_hops) = (desired.clone(), std::mem::replace(&mut hops, new_hops));
+            let Some(plan) = step(&mut planner, new_desired.as_ref(), &hops) else { continue };
+            let old_desired = desired.clone();
             desired = new_desired.unwrap_or(desired);
 
             let mut image = before.image().clone();
@@ -64,9 +129,10 @@ proptest! {
             prop_assert!(&image == planner.image());
             check_shape(&plan);
             meaning::check(&planner, &desired, &hops);
-            let old = State { planner: &before, desired: &old_desired, hops: &old_hops };
-            let new = State { planner: &planner, desired: &desired, hops: &hops };
+            let old = State { planner: &before, desired: &old_desired };
+            let new = State { planner: &planner, desired: &desired };
             check_all_moments(&old, &new, &plan, random);
+            check_packets_at_every_prefix(&old, &new, &plan, random);
             prop_assert_eq!(planner.plan(&desired, &hops).unwrap(), Plan::default());
             prop_assert_eq!(planner.plan_hops(&hops), Plan::default());
         }
@@ -83,7 +149,7 @@ proptest! {
         vips in 1..12u32, backends in 2..6u32, ranges in 4..32u32,
     ) {
         let capacity = Capacity { vips, backends, ranges, ..CAPACITY };
-        let mut planner = Planner::new(&capacity, &lb_config(salt), 250);
+        let mut planner = Planner::new(&capacity, &config(salt), 250);
         let mut reached = (Desired::default(), NextHops::new());
         for (desired, hops) in history {
             let before = planner.clone();
@@ -108,10 +174,6 @@ proptest! {
             prop_assert_eq!(step(&mut one, desired.as_ref(), &hops), step(&mut other, copied.as_ref(), &hops));
         }
     }
-}
-
-fn lb_config(salt: u64) -> xdp_prog::abi::Config {
-    config(salt)
 }
 
 fn deep_copy(mut desired: Desired) -> Desired {

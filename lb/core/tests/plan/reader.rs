@@ -4,13 +4,13 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use lb_core::{
-    desired::{Desired, NextHops, VipKey},
+    desired::{Desired, VipKey},
     plan::{Image, MapId, Planner, Write, rates},
 };
 use xdp_prog::abi::{KeyV4, KeyV6, LineMeta, SEGMENT_UNITS, SetRef, VipMeta};
 
 /// The maps at every moment of a plan: moment 0 is before the first write.
-pub struct History {
+pub(crate) struct History {
     base: Image,
     changes: BTreeMap<(MapId, u32, u32), Vec<(usize, u64)>>,
     /// Moments at which a grace period begins.
@@ -19,7 +19,7 @@ pub struct History {
 }
 
 impl History {
-    pub fn new(base: Image, writes: &[Write]) -> Self {
+    pub(crate) fn new(base: Image, writes: &[Write]) -> Self {
         let mut history = Self {
             base,
             changes: BTreeMap::new(),
@@ -68,7 +68,7 @@ impl History {
             .push((moment, value));
     }
 
-    pub fn moments(&self) -> usize {
+    pub(crate) fn moments(&self) -> usize {
         self.moments
     }
 
@@ -86,7 +86,7 @@ impl History {
 }
 
 /// A packet on its way through the program, from `moment` on.
-pub struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     history: &'a History,
     moment: usize,
     /// The last moment that it can see: the grace period that it holds up.
@@ -96,7 +96,7 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// With `random` 0 it sees one moment only.
-    pub fn new(history: &'a History, moment: usize, random: u64) -> Self {
+    pub(crate) fn new(history: &'a History, moment: usize, random: u64) -> Self {
         let end = history
             .graces
             .iter()
@@ -110,7 +110,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub fn load(&mut self, map: MapId, index: u32, word: u32) -> u64 {
+    pub(crate) fn load(&mut self, map: MapId, index: u32, word: u32) -> u64 {
         if self.random != 0 {
             // xorshift64; every other read time passes.
             self.random ^= self.random << 13;
@@ -126,15 +126,15 @@ impl<'a> Reader<'a> {
 
 /// What a packet to a VIP met.
 #[derive(Debug)]
-pub struct Seen {
-    pub meta: VipMeta,
-    pub backend: u16,
-    pub line: Option<[u64; 8]>,
-    pub options: Option<[u64; 5]>,
+pub(crate) struct Seen {
+    pub(crate) meta: VipMeta,
+    pub(crate) backend: u16,
+    pub(crate) line: Option<[u64; 8]>,
+    pub(crate) options: Option<[u64; 5]>,
 }
 
 /// The program's reads, in the program's order.
-pub fn walk(reader: &mut Reader<'_>, planner: &Planner, key: &VipKey, slot: u32) -> Option<Seen> {
+pub(crate) fn walk(reader: &mut Reader<'_>, planner: &Planner, key: &VipKey, slot: u32) -> Option<Seen> {
     let meta = VipMeta(find(reader, planner, key)?);
     let options = meta.has(VipMeta::OPTIONS).then(|| {
         let mut options = [0; 5];
@@ -199,14 +199,13 @@ fn find(reader: &mut Reader<'_>, planner: &Planner, key: &VipKey) -> Option<u64>
 }
 
 /// A state of the world and the planner that reached it.
-pub struct State<'a> {
-    pub planner: &'a Planner,
-    pub desired: &'a Desired,
-    pub hops: &'a NextHops,
+pub(crate) struct State<'a> {
+    pub(crate) planner: &'a Planner,
+    pub(crate) desired: &'a Desired,
 }
 
 /// Whatever a packet to `key` saw while `before` became `after`, it was right in one of the two.
-pub fn check(before: &State<'_>, after: &State<'_>, key: &VipKey, seen: Option<&Seen>) {
+pub(crate) fn check(before: &State<'_>, after: &State<'_>, key: &VipKey, seen: Option<&Seen>) {
     let (old, new) = (before.planner.vip(key), after.planner.vip(key));
     let Some(seen) = seen else {
         assert!(

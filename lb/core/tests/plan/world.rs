@@ -18,7 +18,7 @@ use lb_core::{
 use proptest::prelude::*;
 use xdp_prog::abi::{Config, feature};
 
-pub const CAPACITY: Capacity = Capacity {
+pub(crate) const CAPACITY: Capacity = Capacity {
     vips: 24,
     backends: 8,
     table_segments: 1,
@@ -26,7 +26,7 @@ pub const CAPACITY: Capacity = Capacity {
 };
 
 /// Everything on but what needs interfaces and sockets; match tables so small that entries move.
-pub fn config(salt: u64) -> Config {
+pub(crate) fn config(salt: u64) -> Config {
     Config {
         features: feature::LIMITS | feature::SOURCE_RANGES | feature::DENIED_SOURCES | feature::DECAP,
         seed: [1, 2, 3, 4],
@@ -37,19 +37,19 @@ pub fn config(salt: u64) -> Config {
     }
 }
 
-pub fn planner(salt: u64) -> Planner {
+pub(crate) fn planner(salt: u64) -> Planner {
     Planner::new(&CAPACITY, &config(salt), 250)
 }
 
-pub fn id(name: impl AsRef<str>) -> BackendId {
+pub(crate) fn id(name: impl AsRef<str>) -> BackendId {
     BackendId(Arc::from(name.as_ref()))
 }
 
-pub fn address(text: &str) -> IpAddr {
+pub(crate) fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub fn key(address: &str, port: u16) -> VipKey {
+pub(crate) fn key(address: &str, port: u16) -> VipKey {
     VipKey {
         address: self::address(address),
         protocol: Protocol::Tcp,
@@ -57,7 +57,7 @@ pub fn key(address: &str, port: u16) -> VipKey {
     }
 }
 
-pub fn set(members: &[(&str, u16)]) -> Arc<BackendSet> {
+pub(crate) fn set(members: &[(&str, u16)]) -> Arc<BackendSet> {
     let members = members
         .iter()
         .map(|(name, weight)| Member {
@@ -71,7 +71,7 @@ pub fn set(members: &[(&str, u16)]) -> Arc<BackendSet> {
     })
 }
 
-pub fn vip(set: &Arc<BackendSet>) -> Vip {
+pub(crate) fn vip(set: &Arc<BackendSet>) -> Vip {
     Vip {
         set: set.clone(),
         limits: Limits::default(),
@@ -80,7 +80,7 @@ pub fn vip(set: &Arc<BackendSet>) -> Vip {
 }
 
 /// VIPs with plain options, and every backend that they name at 192.0.2.x.
-pub fn desired(vips: &[(VipKey, &Arc<BackendSet>)]) -> Desired {
+pub(crate) fn desired(vips: &[(VipKey, &Arc<BackendSet>)]) -> Desired {
     let mut desired = Desired::default();
     for (key, set) in vips {
         desired.vips.insert(*key, vip(set));
@@ -95,7 +95,7 @@ pub fn desired(vips: &[(VipKey, &Arc<BackendSet>)]) -> Desired {
     desired
 }
 
-pub fn via() -> Via {
+pub(crate) fn via() -> Via {
     Via {
         ifindex: 3,
         port: 0,
@@ -107,7 +107,7 @@ pub fn via() -> Via {
     }
 }
 
-pub fn resolved(desired: &Desired) -> NextHops {
+pub(crate) fn resolved(desired: &Desired) -> NextHops {
     desired
         .backends
         .keys()
@@ -187,7 +187,7 @@ fn tunnels() -> impl Strategy<Value = Option<Tunnel>> {
 }
 
 /// A desired state. Sets are drawn once and shared, as a source shares them, or drawn for one VIP alone.
-pub fn states() -> impl Strategy<Value = Desired> {
+pub(crate) fn states() -> impl Strategy<Value = Desired> {
     let shared = proptest::collection::vec(sets(), 1..3);
     let vips = proptest::collection::btree_map(keys(), (vips(), any::<prop::sample::Index>(), any::<bool>()), 0..12);
     let own = proptest::sample::subsequence(vec!["203.0.113.1", "2001:db8:f::1", "198.51.100.1"], 0..=3);
@@ -274,7 +274,7 @@ fn hop(number: usize) -> impl Strategy<Value = Option<NextHop>> {
 }
 
 /// Next hops of all backends that there may be.
-pub fn hops() -> impl Strategy<Value = NextHops> {
+pub(crate) fn hops() -> impl Strategy<Value = NextHops> {
     (hop(0), hop(1), hop(2), hop(3), hop(4), hop(5)).prop_map(|(a, b, c, d, e, f)| {
         let hops = [a, b, c, d, e, f].into_iter().enumerate();
         hops.filter_map(|(number, hop)| Some((id(format!("n{number}")), hop?)))
@@ -283,6 +283,6 @@ pub fn hops() -> impl Strategy<Value = NextHops> {
 }
 
 /// What happens one after another: a new state with new next hops, or only new next hops.
-pub fn histories() -> impl Strategy<Value = Vec<(Option<Desired>, NextHops)>> {
+pub(crate) fn histories() -> impl Strategy<Value = Vec<(Option<Desired>, NextHops)>> {
     proptest::collection::vec((proptest::option::weighted(0.8, states()), hops()), 1..6)
 }
