@@ -74,12 +74,21 @@ fn compare(name: &str, seed: u64, features: u64, worker: bool) -> Result<BTreeMa
 }
 
 fn compare_tables(name: &str, random: &mut Random, tables: &Tables, kernel: &Kernel, first: usize) -> Result<Counts> {
+    let frames = (first..first + PER_TABLES).map(|number| (number, chaos::frame(random)));
+    compare_frames(name, tables, kernel, frames)
+}
+
+fn compare_frames(
+    name: &str,
+    tables: &Tables,
+    kernel: &Kernel,
+    frames: impl Iterator<Item = (usize, Vec<u8>)>,
+) -> Result<Counts> {
     let features = tables.config.features;
     let mut host = Host::new(tables.view(), LOOPBACK);
     let mut counts = Counts::default();
     let mut before = kernel.verdicts()?;
-    for number in first..first + PER_TABLES {
-        let frame = chaos::frame(random);
+    for (number, frame) in frames {
         // The host has one bucket for all VIPs: with a jiffy between packets none finds it empty that another one emptied.
         host.set_jiffies(number as u64 + 1);
         let outcome = if matches!(kernel, Kernel::Worker(_)) {
@@ -114,12 +123,7 @@ fn compare_tables(name: &str, random: &mut Random, tables: &Tables, kernel: &Ker
             counts.traffic(choice.vip.0, u32::from(choice.backend.0), ip_len(&frame));
         }
     }
-    assert_eq!(
-        kernel.counts()?,
-        counts,
-        "{name}: all counters after packet {}",
-        first + PER_TABLES
-    );
+    assert_eq!(kernel.counts()?, counts, "{name}: all counters");
     Ok(counts)
 }
 
@@ -244,6 +248,47 @@ fn the_worker_nodes_program_agrees_with_its_host_build() -> Result<()> {
             Verdict::DropTunnelEcn,
         ],
     );
+    Ok(())
+}
+
+/// Frames that were trouble once, and all their parts, on tables by chance.
+#[test]
+fn the_corpus_is_the_same_to_both_builds() -> Result<()> {
+    if !lab::require_root()? {
+        return Ok(());
+    }
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../xdp-prog/tests/corpus");
+    let mut corpus = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let text = std::fs::read_to_string(entry?.path())?;
+        let rows = text
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.contains(':'));
+        let bytes: Result<Vec<u8>, _> = rows
+            .flat_map(str::split_whitespace)
+            .map(|byte| u8::from_str_radix(byte, 16))
+            .collect();
+        corpus.push(bytes?);
+    }
+    assert!(corpus.len() >= 10, "the corpus is there");
+    let mut random = Random::seeded(0x5eed_0005);
+    for (features, worker) in [
+        (0, false),
+        (feature::ALL & !feature::SLOW_PATH, false),
+        (feature::ALL, false),
+        (0, true),
+    ] {
+        let tables = chaos::tables(&mut random, features);
+        let kernel = if worker {
+            Kernel::worker(&tables)?
+        } else {
+            Kernel::balancer(&tables)?
+        };
+        let parts = corpus
+            .iter()
+            .flat_map(|frame| (14..=frame.len()).map(|len| frame[..len].to_vec()));
+        compare_frames("corpus", &tables, &kernel, parts.enumerate())?;
+    }
     Ok(())
 }
 

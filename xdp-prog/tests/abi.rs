@@ -199,6 +199,7 @@ fn words(text: &mut String) {
     let meta = VipMeta::new(VipIndex(0x12345), TableUnit(0x6789a), 4096, VipMeta::OPTIONS);
     writeln!(text, "VipMeta 0x12345 0x6789a 4096 OPTIONS = {:#018x}", meta.0).unwrap();
     writeln!(text, "VipMeta OWN_ADDRESS = {:#018x}", VipMeta::OWN_ADDRESS).unwrap();
+    writeln!(text, "VipMeta OVERFLOW = {:#018x}", VipMeta::OVERFLOW).unwrap();
     for (name, flag) in [
         ("RESOLVED", LineMeta::RESOLVED),
         ("OUTER_V6", LineMeta::OUTER_V6),

@@ -34,7 +34,7 @@ fn range(first: &str, last: &str) -> Range {
 fn world() -> World {
     let v4 = [192, 0, 2, 80].into();
     let v6 = "2001:db8:1::80".parse().unwrap();
-    // One bucket of four ways and two of two: all keys but IPv6's fit anywhere, and those go where the key says.
+    // One bucket of four ways for IPv4; IPv6's keys go where they say.
     let meta = VipMeta::new(VipIndex(1), TableUnit(1), UNIT_SLOTS, 0).0;
     let keys = [
         KeyV4::new(v4, 6, 80).0,
@@ -57,6 +57,9 @@ fn world() -> World {
             .expect("room");
         let entry = &mut vips_v6[bucket].entries[way];
         (entry.high, entry.low, entry.tail, entry.meta) = (key.high, key.low, key.tail, meta);
+        if bucket != first as usize {
+            vips_v6[first as usize].entries[0].meta |= VipMeta::OVERFLOW;
+        }
     }
     let mut slots = vec![0; SEGMENT_WORDS];
     let words = UNIT_SLOTS / SLOTS_PER_WORD;

@@ -1,4 +1,5 @@
 //! Decapsulation: on a worker node, and by the balancer's program on an LB node that is a worker node too.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::net::IpAddr;
 

@@ -12,8 +12,8 @@ use xdp_prog::{
     host::View,
 };
 
-/// Buckets of either match table.
-pub(crate) const BUCKETS: usize = 64;
+/// Buckets of either match table: so many that entries placed without moving any find room.
+pub(crate) const BUCKETS: usize = 8192;
 /// Entries of `BACKENDS`.
 pub(crate) const BACKENDS: usize = 64;
 /// VIPs there is room for.
@@ -189,14 +189,18 @@ impl Tables {
         SetRef::new(offset as u32, log2).0
     }
 
+    /// An entry goes where it is already, else into its first bucket, else into its second; then the first one says so.
     fn entry_v4(&mut self, key: KeyV4, meta: VipMeta) {
         let (first, second) = key.buckets(self.config.match_salt, self.config.match_mask_v4);
         for wanted in [key.0, 0] {
-            for bucket in [first, second] {
-                let bucket = &mut self.vips_v4[bucket as usize];
+            for at in [first, second] {
+                let bucket = &mut self.vips_v4[at as usize];
                 if let Some(way) = bucket.keys.iter().position(|&key| key == wanted) {
                     bucket.keys[way] = key.0;
                     bucket.metas[way] |= meta.0;
+                    if at != first {
+                        self.vips_v4[first as usize].metas[0] |= VipMeta::OVERFLOW;
+                    }
                     return;
                 }
             }
@@ -207,9 +211,9 @@ impl Tables {
     fn entry_v6(&mut self, key: KeyV6, meta: VipMeta) {
         let (first, second) = key.buckets(self.config.match_salt, self.config.match_mask_v6);
         for wanted in [[key.high, key.low, key.tail], [0, 0, 0]] {
-            for bucket in [first, second] {
-                let found = self.vips_v6[bucket as usize]
-                    .entries
+            for at in [first, second] {
+                let entries = &mut self.vips_v6[at as usize].entries;
+                let found = entries
                     .iter_mut()
                     .find(|entry| [entry.high, entry.low, entry.tail] == wanted);
                 if let Some(entry) = found {
@@ -220,6 +224,9 @@ impl Tables {
                         tail: key.tail,
                         meta,
                     };
+                    if at != first {
+                        self.vips_v6[first as usize].entries[0].meta |= VipMeta::OVERFLOW;
+                    }
                     return;
                 }
             }
