@@ -18,7 +18,8 @@ impl Interrupt {
         signals.add(Signal::SIGINT);
         signals.add(Signal::SIGTERM);
         signals.thread_block().context("pthread_sigmask")?;
-        let waiting = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).context("signalfd")?;
+        let waiting =
+            SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).context("signalfd")?;
         Ok(Self { waiting })
     }
 

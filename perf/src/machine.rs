@@ -39,7 +39,11 @@ impl Machine {
     pub(crate) fn this() -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let cpu_line = |key: &str| {
-            cpuinfo.lines().filter_map(|line| line.split_once(':')).find(|(name, _)| name.trim() == key).map(|(_, v)| v.trim())
+            cpuinfo
+                .lines()
+                .filter_map(|line| line.split_once(':'))
+                .find(|(name, _)| name.trim() == key)
+                .map(|(_, v)| v.trim())
         };
         let load = read("/proc/loadavg");
         Self {
@@ -73,10 +77,16 @@ fn cpu_list(list: &str) -> usize {
 }
 
 fn caches() -> Vec<String> {
-    let of = |index: usize, what: &str| fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{index}/{what}"));
+    let of = |index: usize, what: &str| {
+        fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{index}/{what}"))
+    };
     (0..8)
         .map_while(|index| {
-            let (level, kind, size) = (of(index, "level").ok()?, of(index, "type").ok()?, of(index, "size").ok()?);
+            let (level, kind, size) = (
+                of(index, "level").ok()?,
+                of(index, "type").ok()?,
+                of(index, "size").ok()?,
+            );
             let kind = match kind.trim() {
                 "Data" => "d",
                 "Instruction" => "i",
@@ -115,7 +125,10 @@ mod tests {
     #[test]
     fn this_machine_says_what_it_is() {
         let machine = Machine::this();
-        assert!(machine.cpus >= 1 && machine.possible_cpus >= machine.cpus, "{machine:?}");
+        assert!(
+            machine.cpus >= 1 && machine.possible_cpus >= machine.cpus,
+            "{machine:?}"
+        );
         assert!(machine.kernel.contains('.') && machine.hz.is_some(), "{machine:?}");
         assert_eq!(machine.load_average.split(' ').count(), 3);
     }

@@ -29,6 +29,16 @@ impl Summary {
     }
 }
 
+/// Positions of the runs of a floor that were not disturbed: at most a tenth over its tenth percentile, but at least half of all.
+/// What is known of a floor does not depend on what is measured over it, so this does not flatter.
+pub(crate) fn quiet(floor: &[f64]) -> Vec<usize> {
+    let mut sorted = floor.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let usual = quantile(&sorted, 0.1).unwrap_or_default() * 1.1;
+    let half = quantile(&sorted, 0.5).unwrap_or_default();
+    (0..floor.len()).filter(|&at| floor[at] <= usual.max(half)).collect()
+}
+
 /// Between the two nearest ranks of a sorted list, in proportion.
 fn quantile(sorted: &[f64], fraction: f64) -> Option<f64> {
     let position = fraction * sorted.len().checked_sub(1)? as f64;
@@ -58,7 +68,7 @@ pub(crate) fn zipf(ranks: u32, count: usize, seed: u64) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Summary, zipf};
+    use super::{Summary, quiet, zipf};
 
     #[test]
     fn median_and_spread_of_an_odd_and_an_even_number_of_runs() {
@@ -77,6 +87,14 @@ mod tests {
         let summary = Summary::of(&runs).unwrap();
         assert_eq!(summary.median, 20.0);
         assert!(summary.p90 > 20.0);
+    }
+
+    #[test]
+    fn disturbed_runs_are_left_out_but_never_more_than_half() {
+        assert_eq!(quiet(&[45.0, 44.0, 61.0, 46.0, 45.0, 70.0]), [0, 1, 3, 4]);
+        assert_eq!(quiet(&[45.0, 60.0, 61.0, 62.0, 63.0]), [0, 1, 2]);
+        assert_eq!(quiet(&[45.0]), [0]);
+        assert_eq!(quiet(&[]), [0; 0]);
     }
 
     #[test]

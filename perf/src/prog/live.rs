@@ -13,11 +13,7 @@ use lb::datapath::{AttachMode, Balancer};
 use serde::{Deserialize, Serialize};
 use xdp_prog::verdict::Verdict;
 
-use super::{
-    measure,
-    rows::Row,
-    wrapper::Wrapper,
-};
+use super::{measure, rows::Row, wrapper::Wrapper};
 use crate::stats::Summary;
 
 /// Frames that the kernel makes before it lets the receiver run.
@@ -51,7 +47,12 @@ pub(crate) struct Live {
 }
 
 /// Measures all receivers in turns.
-pub(crate) fn measure(wrapper: &mut Wrapper, balancer: &Balancer, row: &Row, effort: measure::Effort) -> Result<Vec<Live>> {
+pub(crate) fn measure(
+    wrapper: &mut Wrapper,
+    balancer: &Balancer,
+    row: &Row,
+    effort: measure::Effort,
+) -> Result<Vec<Live>> {
     let (near, far) = (Netns::new("generator")?, Netns::new("balancer")?);
     for ns in [&near, &far] {
         // No neighbour discovery of the kernel's own among what is counted.

@@ -1,7 +1,8 @@
 //! From a row to figures.
 //!
 //! Never reports a row whose packets did not all come to the verdict that the row says: a benchmark of drops is a lie. Floor and
-//! program run in turns, and the figure is the median of the differences, so that what slows down both falls out.
+//! program run in turns, and the figure is the median of the differences, so that what slows down both falls out. Pairs whose floor
+//! was disturbed are left out: neighbours on a shared machine slow down the program too, and by more.
 
 use std::{collections::BTreeMap, hint::black_box};
 
@@ -14,7 +15,7 @@ use super::{
     tables::{VIP_V4, VIP_V6},
     wrapper::{Params, Wrapper, target},
 };
-use crate::stats::Summary;
+use crate::stats::{self, Summary};
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -46,7 +47,11 @@ pub(crate) struct Cost {
 /// Measures a row on a balancer that the wrapper is aimed at.
 pub(crate) fn row(wrapper: &mut Wrapper, balancer: &Balancer, row: &Row, effort: Effort) -> Result<Cost> {
     let mut pollution = vec![0_u64; row.caches.pollution() / size_of::<u64>()];
-    let repeat = if row.caches == Caches::Hot { effort.repeat } else { BURST };
+    let repeat = if row.caches == Caches::Hot {
+        effort.repeat
+    } else {
+        BURST
+    };
     let before = verdicts(balancer)?;
     let pairs = Pairs {
         program: target::PROGRAM,
@@ -62,7 +67,10 @@ pub(crate) fn row(wrapper: &mut Wrapper, balancer: &Balancer, row: &Row, effort:
         .collect();
     let expected = BTreeMap::from([(row.verdict, cost.packets)]);
     if counted != expected {
-        let list: Vec<String> = counted.iter().map(|(verdict, count)| format!("{count} {}", verdict.reason())).collect();
+        let list: Vec<String> = counted
+            .iter()
+            .map(|(verdict, count)| format!("{count} {}", verdict.reason()))
+            .collect();
         bail!(
             "verdicts are not as expected: {} instead of {} {}",
             list.join(", "),
@@ -76,7 +84,13 @@ pub(crate) fn row(wrapper: &mut Wrapper, balancer: &Balancer, row: &Row, effort:
 /// Measures one of the floors.
 pub(crate) fn floor(wrapper: &mut Wrapper, row: &Row, floor: u32, effort: Effort) -> Result<Cost> {
     let Effort { runs, repeat } = effort;
-    Pairs { program: floor, action: XDP_TX, runs, repeat }.measure(wrapper, row, || ())
+    Pairs {
+        program: floor,
+        action: XDP_TX,
+        runs,
+        repeat,
+    }
+    .measure(wrapper, row, || ())
 }
 
 /// Runs of floor and program in turns.
@@ -110,9 +124,11 @@ impl Pairs {
             tx.push(floor);
             over_tx.push(program - floor);
         }
+        let quiet = stats::quiet(&tx);
+        let of = |values: &[f64]| Summary::of(&quiet.iter().map(|&at| values[at]).collect::<Vec<_>>());
         Ok(Cost {
-            over_tx: Summary::of(&over_tx).context("no runs")?,
-            tx: Summary::of(&tx).context("no runs")?,
+            over_tx: of(&over_tx).context("no runs")?,
+            tx: of(&tx).context("no runs")?,
             packets: u64::from(self.runs) * u64::from(self.repeat),
         })
     }

@@ -55,7 +55,9 @@ pub(crate) struct Options {
 
 impl Options {
     fn wants(&self, title: &str) -> bool {
-        self.filter.as_ref().is_none_or(|filter| title.to_lowercase().contains(&filter.to_lowercase()))
+        self.filter
+            .as_ref()
+            .is_none_or(|filter| title.to_lowercase().contains(&filter.to_lowercase()))
     }
 }
 
@@ -76,9 +78,19 @@ pub(crate) fn run(options: &Options, interrupt: &Interrupt, progress: &Progress)
         wrapper: Wrapper::load()?,
         loaded: None,
         effort,
-        report: Report::new(machine, Effort { cpu, runs: effort.runs, repeat: effort.repeat, burst: measure::BURST }),
+        report: Report::new(
+            machine,
+            Effort {
+                cpu,
+                runs: effort.runs,
+                repeat: effort.repeat,
+                burst: measure::BURST,
+            },
+        ),
     };
-    bench.wrapper.set_flow_ids(&stats::zipf(1 << 20, wrapper::FLOW_IDS, 0x1f83_d9ab_fb41_bd6b))?;
+    bench
+        .wrapper
+        .set_flow_ids(&stats::zipf(1 << 20, wrapper::FLOW_IDS, 0x1f83_d9ab_fb41_bd6b))?;
     let rows: Vec<Row> = rows::all()
         .into_iter()
         .filter(|row| (row.quick || !options.quick) && options.wants(&row.title()))
@@ -101,7 +113,10 @@ impl Bench {
     fn steps(&mut self, rows: &[Row], options: &Options, interrupt: &Interrupt, progress: &Progress) -> Result<()> {
         let established = rows::all().into_iter().find(|row| row.group == "established flows");
         let established = established.context("no row of established flows")?;
-        for (name, floor) in [("header read", target::FLOOR_READ), ("adjust_head, 34 B written", target::FLOOR_WRITE)] {
+        for (name, floor) in [
+            ("header read", target::FLOOR_READ),
+            ("adjust_head, 34 B written", target::FLOOR_WRITE),
+        ] {
             if options.wants(&format!("floors: {name}")) && !self.stopped(interrupt) {
                 progress.at("floors", name);
                 self.floor(&established, name, floor)?;
@@ -114,7 +129,10 @@ impl Bench {
             progress.at(row.group, &format!("{} ({}/{})", row.title(), number + 1, rows.len()));
             self.row(row);
         }
-        let many = Shape { vips: 10_000, ..established.shape };
+        let many = Shape {
+            vips: 10_000,
+            ..established.shape
+        };
         if options.wants("memory") && !self.stopped(interrupt) {
             progress.at("memory", "10k VIPs on one node set");
             let cpus = self.report.machine.possible_cpus;
@@ -127,7 +145,14 @@ impl Bench {
         }
         if options.wants("live frames over veth") && !self.stopped(interrupt) {
             progress.at("live frames over veth", "one CPU");
-            let row = Row { name: "IPv4 TCP, 1M flows".into(), traffic: rows::Traffic { flows: Flows::Random(1 << 20), ..established.traffic }, ..established };
+            let row = Row {
+                name: "IPv4 TCP, 1M flows".into(),
+                traffic: rows::Traffic {
+                    flows: Flows::Random(1 << 20),
+                    ..established.traffic
+                },
+                ..established
+            };
             let measured = load(&mut self.loaded, &mut self.wrapper, row.shape)
                 .map(drop)
                 .and_then(|()| self.live(&row));
@@ -158,7 +183,11 @@ impl Bench {
 
     fn floor(&mut self, row: &Row, name: &str, floor: u32) -> Result<()> {
         let cost = measure::floor(&mut self.wrapper, row, floor, self.effort)?;
-        self.report.floors.push(Floor { name: name.to_owned(), over_tx_ns: cost.over_tx, tx_ns: cost.tx });
+        self.report.floors.push(Floor {
+            name: name.to_owned(),
+            over_tx_ns: cost.over_tx,
+            tx_ns: cost.tx,
+        });
         Ok(())
     }
 
@@ -193,7 +222,10 @@ impl Bench {
     }
 
     fn refuse(&mut self, title: &str, error: &anyhow::Error) {
-        self.report.refused.push(Refused { row: title.to_owned(), reason: format!("{error:#}") });
+        self.report.refused.push(Refused {
+            row: title.to_owned(),
+            reason: format!("{error:#}"),
+        });
     }
 }
 
@@ -206,13 +238,19 @@ fn load<'a>(loaded: &'a mut Option<(Shape, Balancer)>, wrapper: &mut Wrapper, sh
         wrapper.aim(balancer.program.fd()?)?;
         *loaded = Some((shape, balancer));
     }
-    loaded.as_ref().map(|(_, balancer)| balancer).context("no balancer is loaded")
+    loaded
+        .as_ref()
+        .map(|(_, balancer)| balancer)
+        .context("no balancer is loaded")
 }
 
 /// Keeps this thread on the last CPU: interrupts are mostly served by the first.
 fn pin() -> Result<usize> {
     let allowed = nix::sched::sched_getaffinity(Pid::from_raw(0))?;
-    let last = (0..CpuSet::count()).rev().find(|&cpu| allowed.is_set(cpu).unwrap_or(false)).context("no CPU")?;
+    let last = (0..CpuSet::count())
+        .rev()
+        .find(|&cpu| allowed.is_set(cpu).unwrap_or(false))
+        .context("no CPU")?;
     let mut only = CpuSet::new();
     only.set(last)?;
     sched_setaffinity(Pid::from_raw(0), &only)?;

@@ -2,10 +2,7 @@
 //!
 //! Never says how. A row is the tables, the packets, and what every packet must come to.
 
-use xdp_prog::{
-    abi::feature,
-    verdict::Verdict,
-};
+use xdp_prog::{abi::feature, verdict::Verdict};
 
 use super::{
     tables::{ALL_KINDS, DEFAULT_FEATURES, Shape},
@@ -168,7 +165,13 @@ fn not_for_a_vip() -> Vec<Row> {
         row("IPv4 TCP", BASE).quick(),
         row("IPv6 TCP", BASE_V6).quick(),
         row("IPv4 TCP past 10k VIPs", Shape { vips: 10_000, ..BASE }),
-        row("IPv6 TCP past 10k VIPs", Shape { vips: 10_000, ..BASE_V6 }),
+        row(
+            "IPv6 TCP past 10k VIPs",
+            Shape {
+                vips: 10_000,
+                ..BASE_V6
+            },
+        ),
     ]
 }
 
@@ -229,12 +232,27 @@ fn many_vips() -> Vec<Row> {
         slots: 1_024,
         ..BASE
     };
-    let own_large = Shape { backends: 1_000, slots: 65_536, ..own };
+    let own_large = Shape {
+        backends: 1_000,
+        slots: 65_536,
+        ..own
+    };
     vec![
         row("IPv4 TCP, one table", Shape { vips: 512, ..BASE }, Some(38.0)),
         row("IPv4 TCP, one table", Shape { vips: 10_000, ..BASE }, Some(38.0)).quick(),
-        row("IPv6 TCP, one table", Shape { vips: 10_000, ..BASE_V6 }, Some(38.0)),
-        row("IPv4 TCP, one largest table", Shape { vips: 10_000, ..LARGE }, Some(38.0)),
+        row(
+            "IPv6 TCP, one table",
+            Shape {
+                vips: 10_000,
+                ..BASE_V6
+            },
+            Some(38.0),
+        ),
+        row(
+            "IPv4 TCP, one largest table",
+            Shape { vips: 10_000, ..LARGE },
+            Some(38.0),
+        ),
         row("IPv4 TCP, own tables", own, Some(40.0)).quick(),
         row("IPv4 TCP, own tables", own_large, Some(110.0)).quick(),
         row("IPv4 TCP, own tables", Shape { vips: 10_000, ..own }, None),
@@ -243,14 +261,24 @@ fn many_vips() -> Vec<Row> {
 
 fn mixes() -> Vec<Row> {
     let row = |name: &str, shape, flows| Row::new("mixes", name, shape, flows);
-    let all_kinds = Shape { kinds: ALL_KINDS, ..BASE };
+    let all_kinds = Shape {
+        kinds: ALL_KINDS,
+        ..BASE
+    };
     let random_kinds = "v4/v6, TCP/UDP at random";
     vec![
         row("IPv4 TCP", BASE, Flows::Zipf(MILLION)).goal(V4_GOAL),
         row("IPv4 TCP", Shape { vips: 10_000, ..BASE }, Flows::Zipf(MILLION)).goal(38.0),
         row(random_kinds, all_kinds, Flows::Random(MILLION)),
         row(random_kinds, all_kinds, Flows::Zipf(MILLION)),
-        row(random_kinds, Shape { vips: 2_500, ..all_kinds }, Flows::Zipf(MILLION)),
+        row(
+            random_kinds,
+            Shape {
+                vips: 2_500,
+                ..all_kinds
+            },
+            Flows::Zipf(MILLION),
+        ),
     ]
 }
 
@@ -272,7 +300,12 @@ fn polluted() -> Vec<Row> {
 fn features() -> Vec<Row> {
     let one = |name: &str, features| {
         let shape = Shape { features, ..BASE };
-        Row::new("features, each beside the defaults", name, shape, Flows::Random(MILLION))
+        Row::new(
+            "features, each beside the defaults",
+            name,
+            shape,
+            Flows::Random(MILLION),
+        )
     };
     let with = |name, feature| one(name, DEFAULT_FEATURES | feature);
     vec![

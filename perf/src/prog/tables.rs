@@ -123,7 +123,11 @@ impl Shape {
         let limits = if on(feature::LIMITS) { limits } else { Limits::default() };
         // All clients of the wrapper are in 32.0.0.0/8 and 2001:db8:1::/64.
         let clients: Arc<[IpNet]> = networks(100)
-            .chain(["32.0.0.0/8", "2001:db8:1::/64"].into_iter().filter_map(|net| net.parse().ok()))
+            .chain(
+                ["32.0.0.0/8", "2001:db8:1::/64"]
+                    .into_iter()
+                    .filter_map(|net| net.parse().ok()),
+            )
             .collect();
         let allowed_sources = on(feature::SOURCE_RANGES).then_some(clients);
         let mut sets: [Option<Arc<BackendSet>>; 2] = [None, None];
@@ -133,14 +137,27 @@ impl Shape {
                 if self.own || sets[usize::from(v6)].is_none() {
                     sets[usize::from(v6)] = Some(self.set(&mut desired, if self.own { vip } else { 0 }, v6));
                 }
-                let Some(set) = sets[usize::from(v6)].clone() else { continue };
+                let Some(set) = sets[usize::from(v6)].clone() else {
+                    continue;
+                };
                 let key = VipKey {
                     address: address(vip, v6),
-                    protocol: if kind & kind::UDP == 0 { Protocol::Tcp } else { Protocol::Udp },
+                    protocol: if kind & kind::UDP == 0 {
+                        Protocol::Tcp
+                    } else {
+                        Protocol::Udp
+                    },
                     port: PORT,
                 };
                 let allowed_sources = allowed_sources.clone();
-                desired.vips.insert(key, Vip { set, limits, allowed_sources });
+                desired.vips.insert(
+                    key,
+                    Vip {
+                        set,
+                        limits,
+                        allowed_sources,
+                    },
+                );
             }
         }
         if on(feature::DENIED_SOURCES) {

@@ -44,18 +44,26 @@ impl Wrapper {
             .btf(None)
             .load(OBJECT)
             .context("cannot load the benchmark's wrapper (root is needed: CAP_BPF, CAP_NET_ADMIN)")?;
-        let mut take = |name| ebpf.take_map(name).with_context(|| format!("no map {name} in the wrapper's object"));
+        let mut take = |name| {
+            ebpf.take_map(name)
+                .with_context(|| format!("no map {name} in the wrapper's object"))
+        };
         let params = Array::try_from(take("PARAMS")?)?;
         let flow_ids = Array::try_from(take("FLOW_IDS")?)?;
         let sunk = PerCpuArray::try_from(take("SUNK")?)?;
         let mut targets = ProgramArray::try_from(take("TARGETS")?)?;
         for name in ["bench_flows", "floor_tx", "floor_read", "floor_write", "sink"] {
-            let program: &mut Xdp = ebpf.program_mut(name).with_context(|| format!("no {name}"))?.try_into()?;
+            let program: &mut Xdp = ebpf
+                .program_mut(name)
+                .with_context(|| format!("no {name}"))?
+                .try_into()?;
             program.load().with_context(|| format!("load {name}"))?;
         }
-        for (index, name) in
-            [(target::FLOOR_TX, "floor_tx"), (target::FLOOR_READ, "floor_read"), (target::FLOOR_WRITE, "floor_write")]
-        {
+        for (index, name) in [
+            (target::FLOOR_TX, "floor_tx"),
+            (target::FLOOR_READ, "floor_read"),
+            (target::FLOOR_WRITE, "floor_write"),
+        ] {
             targets.set(index, program(&ebpf, name)?.fd()?, 0)?;
         }
         Ok(Self {
@@ -69,7 +77,9 @@ impl Wrapper {
 
     /// Chooses what [`target::PROGRAM`] jumps to. It must have been built with XDP fragments support, as the wrapper is.
     pub(crate) fn aim(&mut self, program: &ProgramFd) -> Result<()> {
-        self.targets.set(target::PROGRAM, program, 0).context("cannot put the program into the wrapper's jump table")
+        self.targets
+            .set(target::PROGRAM, program, 0)
+            .context("cannot put the program into the wrapper's jump table")
     }
 
     /// Sets the flows of [`choice::TABLE`]: up to [`FLOW_IDS`] numbers, repeated as often as they fit.
@@ -83,17 +93,32 @@ impl Wrapper {
     /// Makes `repeat` packets and runs a target on each.
     pub(crate) fn run(&mut self, params: &Params, repeat: u32) -> Result<Run> {
         self.params.set(0, Plain(*params), 0).context("PARAMS")?;
-        let options = TestRunOptions { data_in: Some(&[0; params::FRAME_LEN]), repeat, ..TestRunOptions::default() };
-        let result = program(&self.ebpf, "bench_flows")?.test_run(options).context("BPF_PROG_TEST_RUN of the wrapper")?;
+        let options = TestRunOptions {
+            data_in: Some(&[0; params::FRAME_LEN]),
+            repeat,
+            ..TestRunOptions::default()
+        };
+        let result = program(&self.ebpf, "bench_flows")?
+            .test_run(options)
+            .context("BPF_PROG_TEST_RUN of the wrapper")?;
         let made = self.params.get(&0, 0).context("PARAMS")?.0.packets - params.packets;
         ensure!(made == u64::from(repeat), "the wrapper made {made} packets of {repeat}");
-        Ok(Run { ns: result.duration.as_secs_f64() * 1e9, action: result.return_value })
+        Ok(Run {
+            ns: result.duration.as_secs_f64() * 1e9,
+            action: result.return_value,
+        })
     }
 
     /// Attaches one of the object's own programs to an interface of the calling thread's namespace; dropping the link detaches.
     pub(crate) fn attach(&mut self, name: &str, interface: &str) -> Result<XdpLink> {
-        let program: &mut Xdp = self.ebpf.program_mut(name).with_context(|| format!("no {name}"))?.try_into()?;
-        let link = program.attach(interface, XdpMode::Driver).with_context(|| format!("attach {name} to {interface}"))?;
+        let program: &mut Xdp = self
+            .ebpf
+            .program_mut(name)
+            .with_context(|| format!("no {name}"))?
+            .try_into()?;
+        let link = program
+            .attach(interface, XdpMode::Driver)
+            .with_context(|| format!("attach {name} to {interface}"))?;
         Ok(program.take_link(link)?)
     }
 

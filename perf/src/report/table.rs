@@ -29,16 +29,39 @@ pub(crate) fn write_table(report: &Report, out: &mut impl Write) -> io::Result<(
 }
 
 fn header(report: &Report, out: &mut impl Write) -> io::Result<()> {
-    let Machine { kernel, cpu, cpus, possible_cpus, jit, jit_harden, load_average, .. } = &report.machine;
-    let guest = if report.machine.virtual_machine { " (virtual machine)" } else { "" };
+    let Machine {
+        kernel,
+        cpu,
+        cpus,
+        possible_cpus,
+        jit,
+        jit_harden,
+        load_average,
+        ..
+    } = &report.machine;
+    let guest = if report.machine.virtual_machine {
+        " (virtual machine)"
+    } else {
+        ""
+    };
     writeln!(out, "kernel       {kernel}")?;
-    writeln!(out, "CPU          {cpu}{guest}; {cpus} online, {possible_cpus} possible; {}", report.machine.caches.join(", "))?;
+    writeln!(
+        out,
+        "CPU          {cpu}{guest}; {cpus} online, {possible_cpus} possible; {}",
+        report.machine.caches.join(", ")
+    )?;
     for (number, (name, state)) in report.machine.mitigations.iter().enumerate() {
         let label = if number == 0 { "mitigations" } else { "" };
         writeln!(out, "{label:<12} {name}: {state}")?;
     }
-    let hz = report.machine.hz.map_or_else(|| "unknown".to_owned(), |hz| hz.to_string());
-    writeln!(out, "settings     HZ {hz}, JIT {jit}, JIT hardening {jit_harden}, load average {load_average}")?;
+    let hz = report
+        .machine
+        .hz
+        .map_or_else(|| "unknown".to_owned(), |hz| hz.to_string());
+    writeln!(
+        out,
+        "settings     HZ {hz}, JIT {jit}, JIT hardening {jit_harden}, load average {load_average}"
+    )?;
     if let Some(program) = &report.program {
         writeln!(
             out,
@@ -58,25 +81,42 @@ fn header(report: &Report, out: &mut impl Write) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "             {} packets; with polluted caches of {} packets, mean of the burst. All packets of a row had its verdict.",
+        "             {} packets, without those whose XDP_TX was disturbed; with polluted caches of {} packets, mean of the burst,",
         effort.repeat, effort.burst
+    )?;
+    writeln!(
+        out,
+        "             after writing 4 MiB (L2) or 64 MiB (LLC). Every packet of a row came to the verdict that the row says."
     )
 }
 
 fn floors(report: &Report, out: &mut impl Write) -> io::Result<()> {
-    let Some(first) = report.floors.first() else { return Ok(()) };
+    let Some(first) = report.floors.first() else {
+        return Ok(());
+    };
     writeln!(out, "\nfloors")?;
     let tx = summary(&first.tx_ns);
     writeln!(out, "  {:<48}{tx}", "XDP_TX itself: wrapper and the kernel's loop")?;
     for floor in &report.floors {
-        writeln!(out, "  {:<48}{}", format!("+ {}", floor.name), summary(&floor.over_tx_ns))?;
+        writeln!(
+            out,
+            "  {:<48}{}",
+            format!("+ {}", floor.name),
+            summary(&floor.over_tx_ns)
+        )?;
     }
     Ok(())
 }
 
 fn rows(report: &Report, out: &mut impl Write) -> io::Result<()> {
     let mut group = "";
-    let width = report.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).max(20);
+    let width = report
+        .rows
+        .iter()
+        .map(|row| row.name.chars().count())
+        .max()
+        .unwrap_or(0)
+        .max(20);
     for row in &report.rows {
         if row.group != group {
             group = &row.group;
@@ -114,8 +154,14 @@ fn rows(report: &Report, out: &mut impl Write) -> io::Result<()> {
 }
 
 fn live(report: &Report, out: &mut impl Write) -> io::Result<()> {
-    let Some(first) = report.live.first() else { return Ok(()) };
-    writeln!(out, "\nlive frames over veth, generator and both ends on one CPU: {}", first.traffic)?;
+    let Some(first) = report.live.first() else {
+        return Ok(());
+    };
+    writeln!(
+        out,
+        "\nlive frames over veth, generator and both ends on one CPU: {}",
+        first.traffic
+    )?;
     for live in &report.live {
         let name = match live.receiver {
             Receiver::Drop => "one crossing, XDP_DROP",
@@ -124,7 +170,10 @@ fn live(report: &Report, out: &mut impl Write) -> io::Result<()> {
         };
         let Summary { median, p10, p90, .. } = live.mpps;
         let came = live.delivered * 100.0;
-        writeln!(out, "  {name:<48}{median:.2} Mpps ({p10:.2}..{p90:.2}), {came:.1} % came to their end")?;
+        writeln!(
+            out,
+            "  {name:<48}{median:.2} Mpps ({p10:.2}..{p90:.2}), {came:.1} % came to their end"
+        )?;
     }
     Ok(())
 }
@@ -157,9 +206,20 @@ fn builds(report: &Report, out: &mut impl Write) -> io::Result<()> {
 fn memory(report: &Report, out: &mut impl Write) -> io::Result<()> {
     let Some(memory) = &report.memory else { return Ok(()) };
     let scaled = format!("{} CPUs, MiB", memory.scaled_to_cpus);
-    writeln!(out, "\n{:<32} {:>10} {scaled:>14}", format!("memory, {} VIPs on one node set", memory.vips), "here, MiB")?;
+    writeln!(
+        out,
+        "\n{:<32} {:>10} {scaled:>14}",
+        format!("memory, {} VIPs on one node set", memory.vips),
+        "here, MiB"
+    )?;
     for map in memory.maps.iter().filter(|map| map.scaled_bytes as f64 >= MIB / 100.0) {
-        writeln!(out, "  {:<30} {:>10.2} {:>14.2}", map.map, map.bytes as f64 / MIB, map.scaled_bytes as f64 / MIB)?;
+        writeln!(
+            out,
+            "  {:<30} {:>10.2} {:>14.2}",
+            map.map,
+            map.bytes as f64 / MIB,
+            map.scaled_bytes as f64 / MIB
+        )?;
     }
     writeln!(
         out,
