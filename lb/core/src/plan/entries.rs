@@ -157,7 +157,7 @@ impl Words for KeyV6 {
 /// stands in its second bucket, the first one says that there is such a thing; it goes on saying so, which costs a look.
 fn write<K: Words>(draft: &mut Draft<'_>, (salt, mask): (u64, u64), place: Place, key: K, meta: u64) {
     draft.occupy(K::MAP, place);
-    let [first, _] = key.choices(salt, mask);
+    let [first, ..] = key.choices(salt, mask);
     if place.bucket != first {
         let word = draft.image().load(K::MAP, first, overflow_word::<K>());
         draft.store(K::MAP, first, overflow_word::<K>(), word | VipMeta::OVERFLOW);
