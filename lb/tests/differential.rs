@@ -26,7 +26,7 @@ use xdp_prog::{
 /// Packets of each test; the four tests together send 160,000.
 const PACKETS: usize = 40_000;
 /// Packets between new tables.
-const PER_TABLES: usize = 2_000;
+const PER_TABLES: usize = 4_000;
 
 /// What the kernel should make of the host's outcome: there are no sockets here, and the reason stands in front of what the slow
 /// path would get.

@@ -9,9 +9,13 @@
 //! | [`ways`] | transmit, redirect, local, no next hop, no backend, too big, large and multi-buffer frames |
 //! | [`untouched`] | what is not for a VIP, and what the fast path leaves to the slow path |
 //! | [`broken`] | truncated frames, lengths that lie, header lengths and versions that cannot be |
+//! | [`matching`] | the match table as packets meet it |
 //! | [`policy`] | martians, deny-list, source ranges |
 //! | [`limits`] | packet and SYN limits |
+//! | [`slow_path`] | the hook: a socket gets the reason in front of the packet |
+//! | [`features`] | every feature alone, and all but each one |
 //! | [`worker`] | decapsulation, on a worker node and on an LB node |
+//! | [`tunnel_rules`] | what is not decapsulated |
 //! | [`roundtrip`] | what the balancer puts on, the worker node takes off |
 //! | [`verdicts`] | every verdict is reached |
 
@@ -20,10 +24,14 @@ mod support;
 
 mod broken;
 mod encapsulation;
+mod features;
 mod limits;
+mod matching;
 mod policy;
 mod roundtrip;
+mod slow_path;
 mod sources;
+mod tunnel_rules;
 mod untouched;
 mod verdicts;
 mod ways;

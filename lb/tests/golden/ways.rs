@@ -9,7 +9,6 @@ use xdp_prog::{
 use crate::support::{
     bed::{Bed, Sent},
     frames::{DOT1Q, Packet, TCP, UDP},
-    kernel::Action,
     site::{CLIENT_V4, CLIENT_V6, LOOPBACK, VIP_V4, VIP_V6, Way, at},
     tables::Tables,
 };
@@ -230,19 +229,5 @@ fn tables_that_contradict_each_other_are_an_internal_drop() -> Result<()> {
         let frame = Packet::tcp(CLIENT_V4, &at(VIP_V4, port)).frame();
         bed.unchanged(what, &frame, Verdict::DropInternal)?;
     }
-    Ok(())
-}
-
-#[test]
-fn with_the_slow_path_on_and_no_socket_the_packet_is_a_counted_drop() -> Result<()> {
-    if !lab::require_root()? {
-        return Ok(());
-    }
-    let (tables, ..) = one_vip(feature::SLOW_PATH, Way::v4(1).line_with(0, 0, [0, 0]));
-    let mut bed = Bed::balancer(tables)?;
-    let frame = packet().frame();
-    let left = bed.step("no socket", &frame, Verdict::DropNoSlowPath, None)?;
-    assert!(left.ends_with(&frame), "the packet itself is not touched");
-    assert_eq!(bed.kernel.run(&frame)?.action, Action::Drop);
     Ok(())
 }
