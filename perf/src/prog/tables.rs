@@ -180,7 +180,7 @@ impl Shape {
         let members = (first..first + self.backends).map(|number| {
             let id = BackendId(format!("node-{number:06}-{}", if outer_v6 { "v6" } else { "v4" }).into());
             let address: IpAddr = if outer_v6 {
-                Ipv6Addr::from_bits(0xfd00 << 112 | u128::from(number) + 2).into()
+                Ipv6Addr::from_bits((0xfd00 << 112) + u128::from(number) + 2).into()
             } else {
                 Ipv4Addr::from_bits(0x0a01_0000 + number).into()
             };

@@ -195,7 +195,7 @@ fn builds(report: &Report, out: &mut impl Write) -> io::Result<()> {
             format!("{} backends", build.backends),
             build.slots,
             ms(&build.ms),
-            ms(&build.peer_ms),
+            build.peer_ms.as_ref().map_or_else(|| "-".to_owned(), ms),
             build.goal_ms.map_or_else(|| "-".to_owned(), |goal| goal.to_string()),
             build.goal_ms.map_or("-", |goal| said(build.ms.median <= goal))
         )?;
