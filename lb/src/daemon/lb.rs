@@ -23,7 +23,7 @@ use tokio::{sync::watch, time::timeout};
 use super::{
     explain,
     life::{self, Life, Wake},
-    tables::{Carried, Tables},
+    tables::Tables,
     unclaimed::{Priority, Unclaimed},
     views,
 };
@@ -97,7 +97,7 @@ impl Lb {
             tracing::warn!("{warning}");
         }
         let desired = desired(&file.config, &view.borrow());
-        let mut tables = Tables::load(&file, Carried::default())?;
+        let mut tables = Tables::load(&file, None)?;
         tables.reach(&desired, &view.borrow().next_hops)?;
         let mut unclaimed = Unclaimed::new(Priority::Lb).await?;
         let prefixes = unclaimed_prefixes(&desired, &view.borrow().next_hops);
@@ -196,7 +196,7 @@ impl Lb {
         // Rules first: what the new tables hand up must not get away.
         self.unclaimed.set(&names(&new.config), &unclaimed_prefixes(&desired, &now.next_hops)).await?;
         if fresh {
-            let mut tables = Tables::load(new, Carried::default())?;
+            let mut tables = Tables::load(new, Some(&self.tables))?;
             tables.reach(&desired, &now.next_hops)?;
             tables.take_over(&mut self.attachments, &self.tables)?;
             self.tables = tables;

@@ -44,8 +44,9 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Loads a program for this configuration, with empty tables.
-    pub(super) fn load(file: &LbFile, carried: Carried) -> anyhow::Result<Self> {
+    /// Loads a program for this configuration, with empty tables. Its lookup tables will be no smaller than those of the program that
+    /// it shall take over from: their size decides where flows go.
+    pub(super) fn load(file: &LbFile, before: Option<&Self>) -> anyhow::Result<Self> {
         let LbFile { config, seed } = file;
         let (match_mask_v4, match_mask_v6) = match_table::masks_for(config.capacity.vips);
         let (source_mask_v4, source_mask_v6) = config.encap.source_masks();
@@ -64,7 +65,11 @@ impl Tables {
         let names: Vec<&str> = config.interfaces.iter().map(|interface| &*interface.name).collect();
         balancer.ports.add(&names)?;
         let planner = Planner::new(&config.capacity, &constants, hz);
-        Ok(Self { balancer, planner, carried })
+        let planner = match before {
+            Some(before) => planner.following(&before.planner),
+            None => planner,
+        };
+        Ok(Self { balancer, planner, carried: Carried::default() })
     }
 
     /// Makes the maps say what is desired; returns how many writes that took.

@@ -31,6 +31,8 @@ pub(super) struct Books {
     pub(super) lookup: Lookup,
     pub(super) range_sets: RangeSets,
     pub(super) settings: [Option<Arc<RangeSet>>; setting::COUNT as usize],
+    /// Least slots of a VIP's table, from before this planner's maps.
+    pub(super) grown: Arc<BTreeMap<VipKey, usize>>,
     /// See [`super::draft::Draft`].
     pub(super) lines_in_use: BTreeSet<BackendIndex>,
 }
@@ -68,6 +70,7 @@ impl Books {
             lookup: Lookup::new(capacity.table_segments),
             range_sets: RangeSets::new(capacity.ranges),
             settings: Default::default(),
+            grown: Arc::default(),
             lines_in_use: BTreeSet::new(),
         }
     }

@@ -144,6 +144,15 @@ impl Planner {
         }
     }
 
+    /// Takes over from the planner of the maps before these how large each VIP's table has been: tables only grow while the daemon
+    /// runs, because flows move with their size. Before the first plan.
+    #[must_use]
+    pub fn following(mut self, before: &Self) -> Self {
+        let vips = before.books.vips.iter();
+        self.books.grown = Arc::new(vips.map(|(key, vip)| (*key, vip.most_slots)).collect());
+        self
+    }
+
     /// What to write so that the maps say what is desired. From then on the planner takes the writes for done.
     ///
     /// # Errors

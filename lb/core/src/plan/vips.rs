@@ -145,7 +145,8 @@ impl Planning<'_> {
         if has_limits(&vip.limits) {
             self.draft.zero(Write::ZeroLimits(index));
         }
-        let (set, table) = self.acquire_table(key, vip, 0)?;
+        let grown = self.books.grown.get(&key).copied().unwrap_or_default();
+        let (set, table) = self.acquire_table(key, vip, grown)?;
         let (range_set, allowed) = self.allowed_sources(key, vip)?;
         let state = VipState {
             index,
