@@ -82,12 +82,25 @@ impl Daemon {
 
     /// Starts a role and does not wait.
     pub(crate) fn spawn(role: &'static str, node: &Node, yaml: impl FnOnce(&Path) -> String) -> Result<Self> {
+        Self::spawn_as(role, node, yaml, &[])
+    }
+
+    /// As [`Self::spawn`], as root without any capability.
+    pub(crate) fn spawn_without_privileges(
+        role: &'static str,
+        node: &Node,
+        yaml: impl FnOnce(&Path) -> String,
+    ) -> Result<Self> {
+        Self::spawn_as(role, node, yaml, &["setpriv", "--inh-caps=-all", "--bounding-set=-all"])
+    }
+
+    fn spawn_as(role: &'static str, node: &Node, yaml: impl FnOnce(&Path) -> String, wrapper: &[&str]) -> Result<Self> {
         let directory = TempDir::with_prefix("vipline-lab-")?;
         fs::write(
             directory.path().join("config.yaml"),
             yaml(&directory.path().join("control.sock")),
         )?;
-        let process = process(role, node, directory.path())?;
+        let process = process(role, node, directory.path(), wrapper)?;
         Ok(Self {
             process,
             role,
@@ -99,7 +112,7 @@ impl Daemon {
     /// Starts again, with the same file, after the process has ended.
     pub(crate) fn start_again(&mut self) -> Result<()> {
         ensure!(self.process.ended()?.is_some(), "it still runs");
-        self.process = process(self.role, &self.node, self.directory.path())?;
+        self.process = process(self.role, &self.node, self.directory.path(), &[])?;
         self.ready()
     }
 
@@ -276,11 +289,13 @@ impl Daemon {
     }
 }
 
-fn process(role: &str, node: &Node, directory: &Path) -> Result<Process> {
+fn process(role: &str, node: &Node, directory: &Path, wrapper: &[&str]) -> Result<Process> {
     let log = File::options().create(true).append(true).open(directory.join("log"))?;
-    let mut command = node.ns().command(VIPLINE);
+    let mut words = wrapper.iter().copied().chain([VIPLINE, role]);
+    let mut command = node.ns().command(words.next().context("no command")?);
     command
-        .args([role, "--config"])
+        .args(words)
+        .arg("--config")
         .arg(directory.join("config.yaml"))
         .stderr(log);
     Process::start(command)
