@@ -117,7 +117,7 @@ pub(crate) fn tables(random: &mut Random, features: u64) -> Tables {
             (options.packet_rate, options.packet_burst) = random.one_of(&[(0, 0), most, most, most, none]);
             (options.syn_rate, options.syn_burst) = random.one_of(&[(0, 0), most, none]);
         }
-        if random.once_in(4) {
+        if tables.serves(address) && random.once_in(4) {
             tables.address(address, VipMeta::OWN_ADDRESS);
         }
     }

@@ -132,7 +132,7 @@ impl Tables {
         index
     }
 
-    /// As [`Tables::vip_with`]; `None` where there is a VIP on this port already.
+    /// As [`Tables::vip_with`]; `None` where there is a VIP on this port already, or no room for it: entries are not moved here.
     pub(crate) fn vip_once(
         &mut self,
         address: &str,
@@ -141,10 +141,41 @@ impl Tables {
         backends: &[u16],
         flags: u64,
     ) -> Option<u32> {
-        if !self.taken.insert((address.to_owned(), protocol, port)) {
+        if !self.taken.insert((address.to_owned(), protocol, port)) || !self.has_room(address, 0, 0) {
             return None;
         }
-        Some(self.vip_with(address, protocol, port, backends, flags))
+        self.address(address, 0);
+        self.has_room(address, protocol, port)
+            .then(|| self.vip_with(address, protocol, port, backends, flags))
+    }
+
+    /// Whether there is a VIP, or room for one, at an address.
+    pub(crate) fn serves(&self, address: &str) -> bool {
+        self.has_room(address, 0, 0)
+    }
+
+    /// Whether an entry is there or has a free way.
+    fn has_room(&self, address: &str, protocol: u8, port: u16) -> bool {
+        match address.parse().expect("an address") {
+            IpAddr::V4(v4) => {
+                let key = KeyV4::new(v4, protocol, port);
+                let [first, second, third] = key.buckets(self.config.match_salt, self.config.match_mask_v4);
+                let fits = |at: u32| self.vips_v4[at as usize].keys.iter().any(|&is| is == 0 || is == key.0);
+                [first, second, third].into_iter().any(fits)
+            }
+            IpAddr::V6(v6) => {
+                let key = KeyV6::new(v6, protocol, port);
+                let [first, second, third] = key.buckets(self.config.match_salt, self.config.match_mask_v6);
+                let is_it = |entry: &EntryV6| [entry.high, entry.low, entry.tail] == [key.high, key.low, key.tail];
+                let fits = |at: u32| {
+                    self.vips_v6[at as usize]
+                        .entries
+                        .iter()
+                        .any(|is| is.tail == 0 || is_it(is))
+                };
+                [first, second, third].into_iter().any(fits)
+            }
+        }
     }
 
     /// A match entry with any meta word.
@@ -191,9 +222,9 @@ impl Tables {
 
     /// An entry goes where it is already, else into its first bucket, else into its second; then the first one says so.
     fn entry_v4(&mut self, key: KeyV4, meta: VipMeta) {
-        let (first, second) = key.buckets(self.config.match_salt, self.config.match_mask_v4);
+        let [first, second, third] = key.buckets(self.config.match_salt, self.config.match_mask_v4);
         for wanted in [key.0, 0] {
-            for at in [first, second] {
+            for at in [first, second, third] {
                 let bucket = &mut self.vips_v4[at as usize];
                 if let Some(way) = bucket.keys.iter().position(|&key| key == wanted) {
                     bucket.keys[way] = key.0;
@@ -209,9 +240,9 @@ impl Tables {
     }
 
     fn entry_v6(&mut self, key: KeyV6, meta: VipMeta) {
-        let (first, second) = key.buckets(self.config.match_salt, self.config.match_mask_v6);
+        let [first, second, third] = key.buckets(self.config.match_salt, self.config.match_mask_v6);
         for wanted in [[key.high, key.low, key.tail], [0, 0, 0]] {
-            for at in [first, second] {
+            for at in [first, second, third] {
                 let entries = &mut self.vips_v6[at as usize].entries;
                 let found = entries
                     .iter_mut()
