@@ -5,12 +5,15 @@ mod lab_support;
 use std::{
     collections::BTreeSet,
     hash::{BuildHasher as _, RandomState},
+    io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr},
+    os::unix::net::UnixStream,
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result};
-use lab::{Proto, require_root};
-use lab_support::{Bed, Daemon, LbFile, eventually, vip_v4, vip_v6, vipline, word};
+use lab::{Proto, Topology, require_root};
+use lab_support::{Bed, Daemon, LbFile, NodeFile, eventually, vip_v4, vip_v6, vipline, word};
 use lb::control::{BackendView, CounterView, ExplainView, NextHopKind, Role, SetView, StatusView, VipView};
 use serde_json::Value;
 
@@ -94,18 +97,15 @@ fn explain_tells_what_is_not_forwarded_and_why_and_counts_nothing() -> Result<()
     if !require_root()? {
         return Ok(());
     }
-    let bed = Bed::start(
-        lab::Topology::builder().workers(2).lb_pods().build()?,
-        |topology, lb| {
-            let mut file = LbFile::new(topology, lb)
-                .vips(&vips(), "v4")
-                .vips(&[(Proto::Tcp, vip_v4(2, 80))], "none");
-            file.sets
-                .push(("none", vec![("lb-1".to_owned(), lb.addr_v4().into(), 100)]));
-            file.vips[0].options = ", allowed_sources: [10.10.0.0/16]".to_owned();
-            file.more("protection: { denied_sources: [10.10.9.0/24] }")
-        },
-    )?;
+    let bed = Bed::start(Topology::builder().workers(2).lb_pods().build()?, |topology, lb| {
+        let mut file = LbFile::new(topology, lb)
+            .vips(&vips(), "v4")
+            .vips(&[(Proto::Tcp, vip_v4(2, 80))], "none");
+        file.sets
+            .push(("none", vec![("lb-1".to_owned(), lb.addr_v4().into(), 100)]));
+        file.vips[0].options = ", allowed_sources: [10.10.0.0/16]".to_owned();
+        file.more("protection: { denied_sources: [10.10.9.0/24] }")
+    })?;
     let before = bed.lb().counted()?;
     let backends = bed.lb().backends()?;
     for (proto, source, destination, verdict) in [
@@ -317,6 +317,44 @@ fn a_workers_agent_answers_what_it_can_and_refuses_the_rest() -> Result<()> {
     ] {
         let error = agent.cli(command).expect_err("refused").to_string();
         assert!(error.contains("ask an LB node"), "{command:?}: {error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn clients_that_say_nothing_or_nonsense_keep_nobody_waiting_for_long() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let topology = Topology::builder().workers(1).build()?;
+    let daemon = Daemon::node(topology.worker(0), &NodeFile::new(&topology))?;
+    // More than it serves at a time.
+    let silent = (0..40)
+        .map(|_| Ok(UnixStream::connect(daemon.socket())?))
+        .collect::<Result<Vec<_>>>()?;
+    let start = Instant::now();
+    eventually("a client is answered all the same", || Ok(daemon.status().is_ok()))?;
+    println!("answered after {:?} behind 40 that say nothing", start.elapsed());
+    drop(silent);
+
+    for nonsense in [
+        "\n",
+        "{}\n",
+        "status\n",
+        "{\"ask\":\"everything\"}\n",
+        "{\"ask\":\"status\",\"more\":1}\n",
+        &"x".repeat(100_000),
+    ] {
+        let mut stream = UnixStream::connect(daemon.socket())?;
+        // It may hang up before it has heard all of it.
+        let _ = stream.write_all(nonsense.as_bytes());
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        assert!(
+            answer.is_empty() || answer.contains("error"),
+            "{nonsense:.20}: {answer}"
+        );
+        daemon.status()?;
     }
     Ok(())
 }

@@ -17,7 +17,9 @@ use tokio::{
 
 use super::{MAX_CLIENTS, MAX_REQUEST, Reply, Request};
 
-/// Longest time a client may take to say what it wants or to take the answer.
+/// Longest time a client may take to say what it wants: those that say nothing keep the others waiting for a place no longer.
+const HEARING: Duration = Duration::from_secs(1);
+/// Longest time a client may take to take the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why the socket cannot be opened.
@@ -130,7 +132,11 @@ async fn accept(listener: UnixListener, questions: mpsc::Sender<Answer>) {
 async fn serve(stream: UnixStream, questions: &mpsc::Sender<Answer>) {
     let (reader, mut writer) = stream.into_split();
     let mut line = Vec::new();
-    let read = BufReader::new(reader.take(MAX_REQUEST as u64)).read_until(b'\n', &mut line).await;
+    let mut reader = BufReader::new(reader.take(MAX_REQUEST as u64));
+    let read = match timeout(HEARING, reader.read_until(b'\n', &mut line)).await {
+        Ok(read) => read,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
     let reply = match read.map_err(|error| error.to_string()).and_then(|_| parse(&line)) {
         Err(why) => Reply::Error(why),
         Ok(request) => {
