@@ -13,7 +13,7 @@ use lab::{
     Counters, KubeProxy, LinkKind, Mtus, Node, Policy, Proto, RawSocket, Reply, Topology, TopologyBuilder, VipRule,
     VlanTags, require_root,
 };
-use lab_support::{Bed, Counted, LbFile, assert_spread, count_servers, eventually, vip_v4, vip_v6};
+use lab_support::{Bed, Counted, LbFile, NodeFile, assert_spread, count_servers, eventually, vip_v4, vip_v6};
 use lb::control::NextHopKind;
 
 const WORKERS: [(&str, u32); 3] = [("worker-1", 1), ("worker-2", 1), ("worker-3", 1)];
@@ -422,5 +422,48 @@ fn what_is_not_for_a_vip_passes_untouched() -> Result<()> {
         seen.from(LinkKind::Lb).tunnel.packets + seen.from(LinkKind::Lb).requests.packets,
         0
     );
+    Ok(())
+}
+
+#[test]
+fn a_vip_on_the_lb_nodes_own_address_leaves_the_other_ports_to_its_kernel() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let topology = Topology::builder().workers(2).build()?;
+    let lb = topology.lb(0).clone();
+    let own = [
+        SocketAddr::new(lb.addr_v4().into(), 80),
+        SocketAddr::new(lb.addr_v6().into(), 80),
+    ];
+    let mut node_file = NodeFile::new(&topology);
+    node_file.vip_prefixes = own
+        .map(|vip| format!("{}/{}", vip.ip(), if vip.is_ipv4() { 32 } else { 128 }))
+        .to_vec();
+    let vips = own.map(|vip| (Proto::Tcp, vip));
+    let bed = Bed::start_with(
+        topology,
+        |topology, lb| LbFile::new(topology, lb).vips(&vips, "v4"),
+        &node_file,
+    )?;
+    let kernel = lab::Server::start(lb.ns(), "lb-1", 0)?;
+    for vip in own {
+        let counts = count_servers(&bed.topology.client().http_get(vip, 40)?);
+        assert_spread(&vip.to_string(), &counts, &WORKERS[..2]);
+        let before = bed.lb().counted()?;
+        for reply in bed
+            .topology
+            .client()
+            .http_get(SocketAddr::new(vip.ip(), kernel.port()), 20)?
+        {
+            assert_eq!(reply.server, "lb-1");
+        }
+        bed.topology.client().ping(vip.ip(), 100)?;
+        let counted = bed.lb().counted()?;
+        assert!(
+            counted.of("pass own_address") - before.of("pass own_address") >= 20 * 4 + 3,
+            "{vip}"
+        );
+    }
     Ok(())
 }
