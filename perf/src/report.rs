@@ -149,4 +149,14 @@ impl Report {
             interrupted: false,
         }
     }
+
+    /// Whether nothing was measured, and nothing refused.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.floors.is_empty()
+            && self.rows.is_empty()
+            && self.live.is_empty()
+            && self.builds.is_empty()
+            && self.memory.is_none()
+            && self.refused.is_empty()
+    }
 }

@@ -144,11 +144,32 @@ fn closed_pipe_is_no_failure() -> Result<()> {
         return Ok(());
     }
     let line = format!(
-        "{} prog --filter 'nothing is called this' | true; exit ${{PIPESTATUS[0]}}",
+        "{} prog --filter floors --runs 1 --repeat 100 | true; exit ${{PIPESTATUS[0]}}",
         env!("CARGO_BIN_EXE_vipline-perf")
     );
     let output = Command::new("bash").args(["-c", &line]).output()?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("panic"));
+    Ok(())
+}
+
+#[test]
+fn filter_that_fits_nothing_is_an_error() -> Result<()> {
+    if !lab::require_root()? {
+        return Ok(());
+    }
+    let output = prog(&["--filter", "nothing is called this"])?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--filter") && output.stdout.is_empty());
+    Ok(())
+}
+
+#[test]
+fn demo_has_rows_to_show() -> Result<()> {
+    if !lab::require_root()? {
+        return Ok(());
+    }
+    let report = report(&["--quick", "--filter", "demo", "--runs", "1", "--repeat", "100"])?;
+    assert_eq!(report["rows"].as_array().map(Vec::len), Some(2));
     Ok(())
 }

@@ -54,7 +54,11 @@ pub(crate) fn measure(runs: u32) -> Result<Vec<Build>> {
             for _ in 0..runs {
                 ours.push(ms(|| drop(black_box(maglev::build(black_box(&members), slots)))));
             }
-            let peer_runs = if backends <= PEER_BACKENDS { runs.min(PEER_RUNS) } else { 0 };
+            let peer_runs = if backends <= PEER_BACKENDS {
+                runs.min(PEER_RUNS)
+            } else {
+                0
+            };
             for _ in 0..peer_runs {
                 peer.push(ms(|| drop(black_box(peer_table(black_box(&names), slots)))));
             }

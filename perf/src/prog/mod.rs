@@ -19,7 +19,7 @@ mod rows;
 mod tables;
 mod wrapper;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use lb::datapath::Balancer;
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -98,7 +98,12 @@ pub(crate) fn run(options: &Options, interrupt: &Interrupt, progress: &Progress)
     bench.facts(rows.first().map(|row| row.shape))?;
     bench.steps(&rows, options, interrupt, progress)?;
     progress.done();
-    Ok(bench.report)
+    let report = bench.report;
+    ensure!(
+        !report.is_empty() || report.interrupted,
+        "nothing to measure is called like --filter"
+    );
+    Ok(report)
 }
 
 struct Bench {

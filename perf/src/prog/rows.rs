@@ -28,6 +28,8 @@ pub(crate) struct Row {
     pub(crate) goal: Option<f64>,
     /// Part of `--quick`.
     pub(crate) quick: bool,
+    /// Shown by `make demo`, which asks for `--filter demo`.
+    pub(crate) demo: bool,
 }
 
 /// Packets of a row.
@@ -180,7 +182,8 @@ fn established() -> Vec<Row> {
     for (kinds, name, goal) in KINDS {
         for count in [1, 256, 1 << 16, MILLION] {
             let shape = Shape { kinds, ..BASE };
-            let row = Row::new("established flows", name, shape, Flows::Random(count)).goal(goal);
+            let mut row = Row::new("established flows", name, shape, Flows::Random(count)).goal(goal);
+            row.demo = count == MILLION;
             let quick = [V4, V6].contains(&kinds) && (count == 1 || count == MILLION);
             rows.push(if quick { row.quick() } else { row });
         }
@@ -342,6 +345,7 @@ impl Row {
             caches: Caches::Hot,
             goal: None,
             quick: false,
+            demo: false,
         }
     }
 
@@ -355,16 +359,17 @@ impl Row {
         self
     }
 
-    /// What `--filter` is matched with: group, name, flows, caches.
+    /// What `--filter` is matched with: group, packets, flows, VIPs, backends, caches.
     pub(crate) fn title(&self) -> String {
         format!(
-            "{}: {}, {} flows, {} VIPs, {} backends, {}",
+            "{}: {}, {} flows, {} VIPs, {} backends, {}{}",
             self.group,
             self.name,
             self.traffic.flows.label(),
             self.shape.vips,
             self.shape.backends,
-            self.caches.label()
+            self.caches.label(),
+            if self.demo { ", demo" } else { "" }
         )
     }
 }
