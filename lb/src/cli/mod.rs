@@ -43,11 +43,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Node(args) => daemon::node(&args.config, args.log),
         Command::Check(args) => check(&args),
         Command::Status(args) => print::<StatusView>(&args, &Request::Status, show::status),
-        Command::Vips(args) => print::<Vec<VipView>>(&args, &Request::Vips, show::vips),
-        Command::Backends(args) => print::<Vec<BackendView>>(&args, &Request::Backends, show::backends),
+        Command::Vips(args) => print::<Vec<VipView>>(&args, &Request::Vips, |out, view| show::vips(out, view)),
+        Command::Backends(args) => print::<Vec<BackendView>>(&args, &Request::Backends, |out, view| show::backends(out, view)),
         Command::Counters(args) => {
             let all = args.all;
-            print::<Vec<CounterView>>(&args.ask, &Request::Counters, |out, view| show::counters(out, view, all))
+            print::<Vec<CounterView>>(&args.ask, &Request::Counters, |out, view| {
+                show::counters(out, view, all)
+            })
         }
         Command::Explain(args) => {
             let request = Request::Explain {
@@ -81,7 +83,11 @@ where
 }
 
 fn check(args: &args::CheckArgs) -> anyhow::Result<ExitCode> {
-    let result = if args.node { daemon::check_node(&args.config) } else { daemon::check_lb(&args.config) };
+    let result = if args.node {
+        daemon::check_node(&args.config)
+    } else {
+        daemon::check_lb(&args.config)
+    };
     let mut out = io::stdout().lock();
     match (result, args.output) {
         (Ok(summary), Format::Table) => writeln!(out, "{}: good: {summary}", args.config.display())?,
@@ -112,7 +118,10 @@ fn report(error: &anyhow::Error) -> String {
 
 /// Whether nobody reads our output any more. A daemon that hung up is another matter.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    !error.is::<ClientError>() && error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    })
+    !error.is::<ClientError>()
+        && error.chain().any(|cause| {
+            cause
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        })
 }

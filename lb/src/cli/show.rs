@@ -13,7 +13,13 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
         Role::Lb => "LB node",
         Role::Node => "worker node",
     };
-    writeln!(out, "vipline {} ({role}), pid {}, up {}", view.version, view.pid, duration(view.uptime_s))?;
+    writeln!(
+        out,
+        "vipline {} ({role}), pid {}, up {}",
+        view.version,
+        view.pid,
+        duration(view.uptime_s)
+    )?;
     writeln!(out, "config     {} (revision {})", view.config, view.revision)?;
     let ago = duration(view.last_reload.seconds_ago);
     match &view.last_reload.error {
@@ -26,7 +32,11 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
         }
     }
     for interface in &view.interfaces {
-        write!(out, "interface  {} (index {}): {}", interface.name, interface.ifindex, interface.mode)?;
+        write!(
+            out,
+            "interface  {} (index {}): {}",
+            interface.name, interface.ifindex, interface.mode
+        )?;
         match &interface.native_refused {
             Some(why) => writeln!(out, ": SLOW, because native mode was refused: {why}")?,
             None => writeln!(out)?,
@@ -39,11 +49,15 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
         writeln!(out, "tables     {} VIPs, {} lookup tables", view.vips, view.tables)?;
         writeln!(out, "backends   {} of {} reachable", view.backends_ready, view.backends)?;
     }
-    let packets: Vec<_> = view.packets.iter().map(|(fate, count)| format!("{fate} {count}")).collect();
+    let packets: Vec<_> = view
+        .packets
+        .iter()
+        .map(|(fate, count)| format!("{fate} {count}"))
+        .collect();
     writeln!(out, "packets    {}", packets.join(", "))
 }
 
-pub(super) fn vips(out: &mut dyn io::Write, views: &Vec<VipView>) -> io::Result<()> {
+pub(super) fn vips(out: &mut dyn io::Write, views: &[VipView]) -> io::Result<()> {
     let rows = views.iter().map(|view| {
         vec![
             format!("{} {}", view.protocol, socket(view.address, view.port)),
@@ -67,31 +81,51 @@ fn options(view: &VipView) -> String {
     if let Some(ranges) = &view.allowed_sources {
         words.push(format!("{} source ranges", ranges.len()));
     }
-    if words.is_empty() { "-".to_owned() } else { words.join(", ") }
+    if words.is_empty() {
+        "-".to_owned()
+    } else {
+        words.join(", ")
+    }
 }
 
-pub(super) fn backends(out: &mut dyn io::Write, views: &Vec<BackendView>) -> io::Result<()> {
+pub(super) fn backends(out: &mut dyn io::Write, views: &[BackendView]) -> io::Result<()> {
     let rows = views.iter().map(|view| {
         let shares: Vec<_> = view
             .sets
             .iter()
-            .map(|set| format!("{:.1} % of {} VIPs", 100.0 * set.slots as f64 / set.of.max(1) as f64, set.vips))
+            .map(|set| {
+                format!(
+                    "{:.1} % of {} VIPs",
+                    100.0 * set.slots as f64 / set.of.max(1) as f64,
+                    set.vips
+                )
+            })
             .collect();
         vec![
             view.name.clone(),
             view.address.to_string(),
             next_hop(&view.next_hop),
-            if shares.is_empty() { "-".to_owned() } else { shares.join("; ") },
+            if shares.is_empty() {
+                "-".to_owned()
+            } else {
+                shares.join("; ")
+            },
             number(view.packets as f64),
             bytes(view.bytes as f64),
         ]
     });
-    table(out, &["BACKEND", "ADDRESS", "NEXT HOP", "SHARE", ">PACKETS", ">BYTES"], rows.collect())
+    table(
+        out,
+        &["BACKEND", "ADDRESS", "NEXT HOP", "SHARE", ">PACKETS", ">BYTES"],
+        rows.collect(),
+    )
 }
 
 fn next_hop(kind: &NextHopKind) -> String {
     match kind {
-        NextHopKind::Via { interface, mac, mtu, .. } => format!("{mac} on {interface}, MTU {mtu}"),
+        NextHopKind::Via {
+            interface, mac, mtu, ..
+        } => format!("{mac} on {interface}, MTU {mtu}"),
         NextHopKind::Local => "this node".to_owned(),
         NextHopKind::Unresolved { reason } => format!("UNRESOLVED: {reason}"),
     }
@@ -99,7 +133,12 @@ fn next_hop(kind: &NextHopKind) -> String {
 
 pub(super) fn counters(out: &mut dyn io::Write, views: &[CounterView], all: bool) -> io::Result<()> {
     let rows = views.iter().filter(|view| all || view.packets > 0).map(|view| {
-        vec![view.fate.clone(), view.reason.clone(), view.packets.to_string(), view.meaning.clone()]
+        vec![
+            view.fate.clone(),
+            view.reason.clone(),
+            view.packets.to_string(),
+            view.meaning.clone(),
+        ]
     });
     table(out, &["VERDICT", "REASON", ">PACKETS", "MEANING"], rows.collect())
 }
