@@ -1,5 +1,7 @@
 //! The command line against a daemon at work: what it shows is what happened, and `explain` says where packets really go.
 
+#![expect(clippy::print_stdout, reason = "what was measured is shown with the test's output")]
+
 mod lab_support;
 
 use std::{

@@ -1,5 +1,7 @@
 //! LB nodes that are workers too: a backend that is this node, two of them behind one another, and what nobody claims there.
 
+#![expect(clippy::print_stdout, reason = "what was measured is shown with the test's output")]
+
 mod lab_support;
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};

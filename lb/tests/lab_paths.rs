@@ -91,7 +91,7 @@ fn ten_thousand_vips_are_served_and_share_one_table() -> Result<()> {
         return Ok(());
     }
     let at = |number: u16| {
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             vip_v4(9, 10_000 + number)
         } else {
             vip_v6(9, 10_000 + number)

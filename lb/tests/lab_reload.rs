@@ -1,5 +1,7 @@
 //! Changes of the LB node's file while connections are open: what goes on, what moves, and what a bad file does.
 
+#![expect(clippy::print_stdout, reason = "what was measured is shown with the test's output")]
+
 mod lab_support;
 
 use std::{collections::BTreeMap, fs, net::SocketAddr, time::Duration};
