@@ -226,3 +226,55 @@ fn a_backend_without_a_route_waits_for_one() -> Result<()> {
     client.http_get(vip_v4(1, 80), 40)?;
     Ok(())
 }
+
+#[test]
+fn an_interface_that_goes_down_and_comes_up_serves_again() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let bed = both_families(Topology::builder().workers(2).two_interfaces().build()?)?;
+    let (lb, client) = (bed.topology.lb(0), bed.topology.client());
+    for (_, vip) in vips() {
+        client.http_get(vip, 20)?;
+    }
+    lb.ns().sh("ip link set dev eth1 down")?;
+    // Routes by it are gone with it: the default route leads to workers too, by the other interface.
+    for name in ["worker-1", "worker-2"] {
+        eventually("the other interface takes over", || {
+            Ok(next_hop(&bed, name)?.is_ok_and(|(_, interface)| interface == "eth0"))
+        })?;
+    }
+    client.http_get(vip_v4(1, 80), 20)?;
+
+    let back = lb.back();
+    lb.ns().sh("ip link set dev eth1 up")?;
+    lb.ns().sh(&format!("ip addr replace {}/64 dev eth1 nodad", back.v6))?;
+    lb.ns()
+        .sh(&format!("ip route replace 10.30.0.0/16 via {}", back.gateway_v4))?;
+    lb.ns()
+        .sh(&format!("ip -6 route replace fd00:30::/32 via {}", back.gateway_v6))?;
+    for name in ["worker-1", "worker-2", "worker-1-v6", "worker-2-v6"] {
+        eventually("it is used again", || {
+            Ok(next_hop(&bed, name)?.is_ok_and(|(_, interface)| interface == "eth1"))
+        })?;
+    }
+    let before = bed.lb().counted()?;
+    for (_, vip) in vips() {
+        client.http_get(vip, 20)?;
+    }
+    assert!(bed.lb().counted()?.of("forward redirect") - before.of("forward redirect") >= 2 * 20 * 4);
+
+    // The interface that clients come by, too.
+    let front = lb.eth0();
+    lb.ns().sh("ip link set dev eth0 down")?;
+    lb.ns().sh("ip link set dev eth0 up")?;
+    lb.ns().sh(&format!("ip addr replace {}/64 dev eth0 nodad", front.v6))?;
+    lb.ns()
+        .sh(&format!("ip route replace default via {}", front.gateway_v4))?;
+    lb.ns()
+        .sh(&format!("ip -6 route replace default via {}", front.gateway_v6))?;
+    for (_, vip) in vips() {
+        eventually("clients are served again", || Ok(client.http_get(vip, 20).is_ok()))?;
+    }
+    Ok(())
+}
