@@ -6,11 +6,12 @@ use std::cell::UnsafeCell;
 
 use crate::{
     abi::{
-        BackendIndex, BackendLine, BucketV4, BucketV6, Config, LimitState, MAX_PORTS, Range, SEGMENT_WORDS, Traffic,
-        VipIndex, VipOptions,
+        BackendIndex, BackendLine, BucketV4, BucketV6, Config, KeyV4, KeyV6, LimitState, MAX_PORTS, Range,
+        SEGMENT_WORDS, Traffic, VipIndex, VipOptions,
     },
-    balance, decap,
-    machine::{BalancerTables, Frame, Ranges, Tables},
+    balance::{self, Match},
+    decap,
+    machine::{BalancerTables, Constants, Frame, MatchTables, Ranges, Tables},
     ranges,
     verdict::Verdict,
 };
@@ -173,11 +174,23 @@ impl Ranges for Host<'_> {
     }
 }
 
-impl Tables for Host<'_> {
+impl Constants for Host<'_> {
     fn config(&self) -> *const Config {
         self.view.config
     }
+}
 
+impl MatchTables for Host<'_> {
+    fn bucket_v4(&self, index: u32) -> Option<*const BucketV4> {
+        at(self.view.vips_v4, index)
+    }
+
+    fn bucket_v6(&self, index: u32) -> Option<*const BucketV6> {
+        at(self.view.vips_v6, index)
+    }
+}
+
+impl Tables for Host<'_> {
     fn features(&self) -> u64 {
         self.view.config.features
     }
@@ -192,12 +205,12 @@ impl Tables for Host<'_> {
 }
 
 impl BalancerTables for Host<'_> {
-    fn bucket_v4(&self, index: u32) -> Option<*const BucketV4> {
-        at(self.view.vips_v4, index)
+    fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> Match {
+        balance::ipv4::overflow(self, key, address)
     }
 
-    fn bucket_v6(&self, index: u32) -> Option<*const BucketV6> {
-        at(self.view.vips_v6, index)
+    fn overflow_v6(&self, key: Option<KeyV6>, address: KeyV6) -> Match {
+        balance::ipv6::overflow(self, key, address)
     }
 
     fn slot_word(&self, segment: u32, word: u32) -> Option<*const u64> {

@@ -141,12 +141,14 @@ macro_rules! program {
             }
         }
 
-        impl $crate::machine::Tables for Machine {
+        impl $crate::machine::Constants for Machine {
             #[inline(always)]
             fn config(&self) -> *const Config {
                 &raw const CONFIG
             }
+        }
 
+        impl $crate::machine::Tables for Machine {
             #[inline(always)]
             fn features(&self) -> u64 {
                 self.features

@@ -3,7 +3,8 @@
 //! Everything is inlined: in the kernel's build no call remains but the helpers named here.
 
 use crate::{
-    abi::{BackendLine, BucketV4, BucketV6, Config, LimitState, Range, Traffic, VipOptions},
+    abi::{BackendLine, BucketV4, BucketV6, Config, KeyV4, KeyV6, LimitState, Range, Traffic, VipOptions},
+    balance::Match,
     verdict::Verdict,
 };
 
@@ -37,10 +38,22 @@ pub trait Ranges {
     fn range(&self, index: u32) -> Option<*const Range>;
 }
 
-/// What both programs have: constants, settings, range sets.
-pub trait Tables {
+/// Read-only constants.
+pub trait Constants {
     /// Read-only constants.
     fn config(&self) -> *const Config;
+}
+
+/// The match tables.
+pub trait MatchTables: Constants {
+    /// Bucket of the IPv4 match table.
+    fn bucket_v4(&self, index: u32) -> Option<*const BucketV4>;
+    /// Bucket of the IPv6 match table.
+    fn bucket_v6(&self, index: u32) -> Option<*const BucketV6>;
+}
+
+/// What both programs have: constants, settings, range sets.
+pub trait Tables: Constants {
     /// [`Config::features`], read once per packet.
     fn features(&self) -> u64;
     /// A setting; `None` past the end of the map.
@@ -51,11 +64,11 @@ pub trait Tables {
 }
 
 /// What the balancer has beside.
-pub trait BalancerTables: Tables {
-    /// Bucket of the IPv4 match table.
-    fn bucket_v4(&self, index: u32) -> Option<*const BucketV4>;
-    /// Bucket of the IPv6 match table.
-    fn bucket_v6(&self, index: u32) -> Option<*const BucketV6>;
+pub trait BalancerTables: Tables + MatchTables {
+    /// [`crate::balance::ipv4::overflow`], out of line in the kernel's build: only buckets that overflowed pay for the call.
+    fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> Match;
+    /// [`crate::balance::ipv6::overflow`], likewise.
+    fn overflow_v6(&self, key: Option<KeyV6>, address: KeyV6) -> Match;
     /// Word of slot memory.
     fn slot_word(&self, segment: u32, word: u32) -> Option<*const u64>;
     /// Backend line.

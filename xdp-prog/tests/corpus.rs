@@ -49,8 +49,8 @@ fn world() -> World {
         ..Config::EMPTY
     };
     for key in [KeyV6::new(v6, 6, 80), KeyV6::new(v6, 17, 53), KeyV6::address(v6)] {
-        let (first, second) = key.buckets(config.match_salt, config.match_mask_v6);
-        let (bucket, way) = [first, second]
+        let [first, second, third] = key.buckets(config.match_salt, config.match_mask_v6);
+        let (bucket, way) = [first, second, third]
             .into_iter()
             .flat_map(|bucket| [(bucket as usize, 0), (bucket as usize, 1)])
             .find(|&(bucket, way)| vips_v6[bucket].entries[way].tail == 0)

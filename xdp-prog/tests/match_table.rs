@@ -13,6 +13,11 @@ const VIPS: u32 = 8_192;
 /// More than chance leaves over, out of [`VIPS`]: one multiplication is not quite chance, and these the planner moves.
 const FEW: usize = 32;
 
+/// The first two of a key's three buckets: the third is for sets that these cannot hold, which planner and program share alike.
+fn two([first, second, _]: [u32; 3]) -> (u32, u32) {
+    (first, second)
+}
+
 type Set<K> = (&'static str, fn(u32) -> K);
 
 fn v4(address: u32, port: u32) -> KeyV4 {
@@ -79,7 +84,7 @@ fn the_choices_place_sets_of_vips_about_as_well_as_chance_would() {
             for (name, key) in OF_V4 {
                 let chance = |n| (random(key(n).0 & 0xffff_ffff, buckets), random(key(n).0, buckets));
                 let most = left_over(buckets, WAYS_V4, (0..VIPS).map(chance)) * 3 + FEW;
-                let left = left_over(buckets, WAYS_V4, (0..VIPS).map(|n| key(n).buckets(salt, mask)));
+                let left = left_over(buckets, WAYS_V4, (0..VIPS).map(|n| two(key(n).buckets(salt, mask))));
                 assert!(
                     left <= most,
                     "IPv4, {name}, 1/{spare} full, salt {salt:#x}: {left} without room, at most {most}"
@@ -96,7 +101,7 @@ fn the_choices_place_sets_of_vips_about_as_well_as_chance_would() {
                     )
                 };
                 let most = left_over(buckets, WAYS_V6, (0..VIPS).map(chance)) * 3 + FEW;
-                let left = left_over(buckets, WAYS_V6, (0..VIPS).map(|n| key(n).buckets(salt, mask)));
+                let left = left_over(buckets, WAYS_V6, (0..VIPS).map(|n| two(key(n).buckets(salt, mask))));
                 assert!(
                     left <= most,
                     "IPv6, {name}, 1/{spare} full, salt {salt:#x}: {left} without room, at most {most}"
@@ -115,14 +120,14 @@ fn the_two_choices_are_seldom_the_same() {
             let most = ideal + 6.0 * ideal.sqrt() + 6.0;
             let same = |choices: (u32, u32)| choices.0 == choices.1;
             for (name, key) in OF_V4 {
-                let count = (0..VIPS).filter(|&n| same(key(n).buckets(salt, mask))).count();
+                let count = (0..VIPS).filter(|&n| same(two(key(n).buckets(salt, mask)))).count();
                 assert!(
                     (count as f64) < most,
                     "IPv4, {name}, salt {salt:#x}: {count} of {VIPS}, at most {most:.0}"
                 );
             }
             for (name, key) in OF_V6 {
-                let count = (0..VIPS).filter(|&n| same(key(n).buckets(salt, mask))).count();
+                let count = (0..VIPS).filter(|&n| same(two(key(n).buckets(salt, mask)))).count();
                 assert!(
                     (count as f64) < most,
                     "IPv6, {name}, salt {salt:#x}: {count} of {VIPS}, at most {most:.0}"

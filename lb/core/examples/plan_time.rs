@@ -1,6 +1,11 @@
 //! Time to plan: `cargo run --release -p lb-core --example plan_time`. A measurement, never a test.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods, reason = "it measures and prints")]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "it measures and prints"
+)]
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 

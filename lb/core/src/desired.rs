@@ -67,7 +67,12 @@ pub struct VipKey {
 impl fmt::Display for VipKey {
     /// `tcp 203.0.113.10:80`, `udp [2001:db8::1]:53`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.protocol, std::net::SocketAddr::new(self.address, self.port))
+        write!(
+            f,
+            "{} {}",
+            self.protocol,
+            std::net::SocketAddr::new(self.address, self.port)
+        )
     }
 }
 

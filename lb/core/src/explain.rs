@@ -36,7 +36,10 @@ pub fn first_frame(protocol: Protocol, source: SocketAddr, destination: SocketAd
     };
     let mut frame = Vec::new();
     let written = match protocol {
-        Protocol::Tcp => ip.tcp(source.port(), destination.port(), 0, WINDOW).syn().write(&mut frame, &[]),
+        Protocol::Tcp => ip
+            .tcp(source.port(), destination.port(), 0, WINDOW)
+            .syn()
+            .write(&mut frame, &[]),
         Protocol::Udp => ip.udp(source.port(), destination.port()).write(&mut frame, &[]),
     };
     debug_assert!(written.is_ok(), "an empty packet fits and a vector takes it");
@@ -63,10 +66,7 @@ pub fn explain(
 mod tests {
     use std::collections::BTreeMap;
 
-    use xdp_prog::{
-        abi::Config,
-        verdict::Verdict,
-    };
+    use xdp_prog::{abi::Config, verdict::Verdict};
 
     use super::{ExplainError, explain, first_frame};
     use crate::{
@@ -80,21 +80,58 @@ mod tests {
 
     #[test]
     fn the_answer_names_a_backend_of_the_set_and_is_the_same_every_time() {
-        let capacity = Capacity { vips: 16, backends: 16, table_segments: 1, ranges: 16 };
+        let capacity = Capacity {
+            vips: 16,
+            backends: 16,
+            table_segments: 1,
+            ranges: 16,
+        };
         let (match_mask_v4, match_mask_v6) = match_table::masks_for(capacity.vips);
-        let config = Config { match_mask_v4, match_mask_v6, ..Config::EMPTY };
+        let config = Config {
+            match_mask_v4,
+            match_mask_v6,
+            ..Config::EMPTY
+        };
         let mut planner = Planner::new(&capacity, &config, 250);
         let ids = ["a", "b"].map(|name| BackendId(name.into()));
         let set = BackendSet {
-            members: ids.iter().map(|id| Member { backend: id.clone(), weight: 1 }).collect(),
+            members: ids
+                .iter()
+                .map(|id| Member {
+                    backend: id.clone(),
+                    weight: 1,
+                })
+                .collect(),
             table_slots: None,
         };
-        let key = VipKey { address: [203, 0, 113, 10].into(), protocol: Protocol::Tcp, port: 80 };
+        let key = VipKey {
+            address: [203, 0, 113, 10].into(),
+            protocol: Protocol::Tcp,
+            port: 80,
+        };
         let desired = Desired {
-            vips: [(key, Vip { set: set.into(), limits: Limits::default(), allowed_sources: None })].into(),
+            vips: [(
+                key,
+                Vip {
+                    set: set.into(),
+                    limits: Limits::default(),
+                    allowed_sources: None,
+                },
+            )]
+            .into(),
             backends: BTreeMap::from([
-                (ids[0].clone(), Backend { address: [10, 0, 0, 1].into() }),
-                (ids[1].clone(), Backend { address: [10, 0, 0, 2].into() }),
+                (
+                    ids[0].clone(),
+                    Backend {
+                        address: [10, 0, 0, 1].into(),
+                    },
+                ),
+                (
+                    ids[1].clone(),
+                    Backend {
+                        address: [10, 0, 0, 2].into(),
+                    },
+                ),
             ]),
             ..Desired::default()
         };
@@ -114,13 +151,22 @@ mod tests {
         for port in 1000..1400 {
             let ask = || {
                 let source = ([198, 51, 100, 7], port).into();
-                explain(planner.image().view(&config), 1, Protocol::Tcp, source, ([203, 0, 113, 10], 80).into()).unwrap()
+                explain(
+                    planner.image().view(&config),
+                    1,
+                    Protocol::Tcp,
+                    source,
+                    ([203, 0, 113, 10], 80).into(),
+                )
+                .unwrap()
             };
             let outcome = ask();
             assert_eq!(outcome.verdict, Verdict::ForwardTx);
             assert_eq!(outcome, ask());
             let choice = outcome.choice.unwrap();
-            *seen.entry(planner.backend_at(choice.backend).unwrap().clone()).or_insert(0) += 1;
+            *seen
+                .entry(planner.backend_at(choice.backend).unwrap().clone())
+                .or_insert(0) += 1;
         }
         assert!(ids.iter().all(|id| seen[id] > 120), "{seen:?}");
         let elsewhere = ([203, 0, 113, 10], 81).into();
@@ -131,7 +177,11 @@ mod tests {
 
     #[test]
     fn families_do_not_mix() {
-        let error = first_frame(Protocol::Udp, "1.2.3.4:1".parse().unwrap(), "[2001:db8::1]:53".parse().unwrap());
+        let error = first_frame(
+            Protocol::Udp,
+            "1.2.3.4:1".parse().unwrap(),
+            "[2001:db8::1]:53".parse().unwrap(),
+        );
         assert!(matches!(error, Err(ExplainError::MixedFamilies(..))));
     }
 }

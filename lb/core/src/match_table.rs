@@ -10,10 +10,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use xdp_prog::abi::{KeyV4, KeyV6, MAX_BUCKETS, WAYS_V4, WAYS_V6};
-
-/// Buckets that the program looks into for a key.
-pub const CHOICES: usize = 2;
+use xdp_prog::abi::{CHOICES, KeyV4, KeyV6, MAX_BUCKETS, WAYS_V4, WAYS_V6};
 
 /// A key of a match table.
 pub trait MatchKey: Copy + Ord {
@@ -26,14 +23,14 @@ pub trait MatchKey: Copy + Ord {
 impl MatchKey for KeyV4 {
     const WAYS: usize = WAYS_V4;
     fn choices(self, salt: u64, mask: u64) -> [u32; CHOICES] {
-        self.buckets(salt, mask).into()
+        self.buckets(salt, mask)
     }
 }
 
 impl MatchKey for KeyV6 {
     const WAYS: usize = WAYS_V6;
     fn choices(self, salt: u64, mask: u64) -> [u32; CHOICES] {
-        self.buckets(salt, mask).into()
+        self.buckets(salt, mask)
     }
 }
 
@@ -288,12 +285,19 @@ mod tests {
     }
 
     #[test]
-    fn addresses_with_a_few_ports_each_fit_a_table_sized_for_them() {
-        // All entries of an address share their first bucket, so each has one other to go to. Addresses with many ports fill
-        // that one like single-choice hashing does: at 16 ports an address, IPv6 tables take only about a sixth of what they are
-        // sized for. A third bucket for entries that overflow would take them all.
+    fn addresses_with_few_or_many_ports_fit_a_table_sized_for_them() {
+        // All entries of an address share their first bucket; the other two depend on the whole key.
         for salt in 0..5 {
-            for (addresses, ports) in [(16_384u32, 1u16), (8192, 2), (4096, 4), (1, 500)] {
+            for (addresses, ports) in [
+                (16_384u32, 1u16),
+                (8192, 2),
+                (4096, 4),
+                (2048, 7),
+                (1024, 15),
+                (64, 255),
+                (10, 500),
+                (1, 16_000),
+            ] {
                 let (mask_v4, mask_v6) = masks_for(16_384);
                 let (mut v4, mut v6) = (MatchTable::new(salt, mask_v4), MatchTable::new(salt, mask_v6));
                 for (address, port) in (0..addresses).flat_map(|address| (0..=ports).map(move |port| (address, port))) {

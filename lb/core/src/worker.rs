@@ -52,12 +52,18 @@ impl WorkerTables {
         let sets = [
             (setting::TUNNEL_SOURCES, of(&tunnel.sources)),
             (setting::TUNNEL_VIPS, of(&tunnel.vip_prefixes)),
-            (setting::TUNNEL_LOCALS, RangeSet::from_addresses(tunnel.locals.iter().copied().collect::<Vec<IpAddr>>())),
+            (
+                setting::TUNNEL_LOCALS,
+                RangeSet::from_addresses(tunnel.locals.iter().copied().collect::<Vec<IpAddr>>()),
+            ),
             (setting::TUNNEL_DENIED, of(&tunnel.denied_inner_sources)),
         ];
         let needed: usize = sets.iter().map(|(_, set)| set.padded_len()).sum();
         if needed > room as usize || sets.iter().any(|(_, set)| !set.fits()) {
-            return Err(NoRoom { needed, room: room as usize });
+            return Err(NoRoom {
+                needed,
+                room: room as usize,
+            });
         }
         let mut ranges = Vec::with_capacity(needed);
         let settings = sets.map(|(position, set)| {
@@ -65,33 +71,68 @@ impl WorkerTables {
             ranges.extend(set.padded());
             (position, SetRef::new(place, set.padded_log2()).0)
         });
-        Ok(Self { ranges, offset, settings })
+        Ok(Self {
+            ranges,
+            offset,
+            settings,
+        })
     }
 }
 
 /// Destinations that must die on an LB node that is a worker node too when nothing there claims them: whatever it decapsulates,
 /// and the VIP addresses of sets in which it is a backend itself. Anything else the program never hands up for a VIP.
 pub fn unclaimed_prefixes(desired: &Desired, hops: &NextHops) -> Vec<IpNet> {
-    let mut prefixes = desired.tunnel.as_ref().map(|tunnel| tunnel.vip_prefixes.clone()).unwrap_or_default();
+    let mut prefixes = desired
+        .tunnel
+        .as_ref()
+        .map(|tunnel| tunnel.vip_prefixes.clone())
+        .unwrap_or_default();
     let is_local = |set: &crate::desired::BackendSet| {
-        set.members.iter().any(|member| hops.get(&member.backend) == Some(&NextHop::Local))
+        set.members
+            .iter()
+            .any(|member| hops.get(&member.backend) == Some(&NextHop::Local))
     };
-    prefixes.extend(desired.vips.iter().filter(|(_, vip)| is_local(&vip.set)).map(|(key, _)| IpNet::from(key.address)));
+    prefixes.extend(
+        desired
+            .vips
+            .iter()
+            .filter(|(_, vip)| is_local(&vip.set))
+            .map(|(key, _)| IpNet::from(key.address)),
+    );
     IpNet::aggregate(&prefixes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::{WorkerTables, unclaimed_prefixes};
-    use crate::desired::{BackendId, BackendSet, Desired, Limits, Member, NextHop, NextHops, Protocol, Tunnel, Vip, VipKey};
+    use crate::desired::{
+        BackendId, BackendSet, Desired, Limits, Member, NextHop, NextHops, Protocol, Tunnel, Vip, VipKey,
+    };
 
     #[test]
     fn only_vips_with_this_node_as_a_backend_die_here_and_neighbours_are_merged() {
         let vip = |host: u8, backend: &str| {
-            let key = VipKey { address: [203, 0, 113, host].into(), protocol: Protocol::Tcp, port: 80 };
-            let members = vec![Member { backend: BackendId(backend.into()), weight: 1 }];
-            let set = BackendSet { members, table_slots: None };
-            (key, Vip { set: set.into(), limits: Limits::default(), allowed_sources: None })
+            let key = VipKey {
+                address: [203, 0, 113, host].into(),
+                protocol: Protocol::Tcp,
+                port: 80,
+            };
+            let members = vec![Member {
+                backend: BackendId(backend.into()),
+                weight: 1,
+            }];
+            let set = BackendSet {
+                members,
+                table_slots: None,
+            };
+            (
+                key,
+                Vip {
+                    set: set.into(),
+                    limits: Limits::default(),
+                    allowed_sources: None,
+                },
+            )
         };
         let desired = Desired {
             vips: [vip(2, "here"), vip(3, "here"), vip(4, "there")].into(),
@@ -100,7 +141,10 @@ mod tests {
         let hops = NextHops::from([(BackendId("here".into()), NextHop::Local)]);
         assert_eq!(unclaimed_prefixes(&desired, &hops), ["203.0.113.2/31".parse().unwrap()]);
         assert_eq!(unclaimed_prefixes(&desired, &NextHops::new()), []);
-        let desired = Desired { tunnel: Some(tunnel()), ..desired };
+        let desired = Desired {
+            tunnel: Some(tunnel()),
+            ..desired
+        };
         assert_eq!(unclaimed_prefixes(&desired, &hops), ["203.0.113.0/24".parse().unwrap()]);
     }
 
@@ -129,6 +173,9 @@ mod tests {
     #[test]
     fn too_many_ranges_are_refused_with_the_numbers() {
         let error = WorkerTables::build(&tunnel(), 8, 0).unwrap_err();
-        assert!(error.to_string().contains("need 5 ranges, a half of RANGES has 4"), "{error}");
+        assert!(
+            error.to_string().contains("need 5 ranges, a half of RANGES has 4"),
+            "{error}"
+        );
     }
 }

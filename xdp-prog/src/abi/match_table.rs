@@ -1,9 +1,10 @@
-//! The match table: (address, protocol, port) -> what to do, in 64-byte buckets, two choices per key.
+//! The match table: (address, protocol, port) -> what to do, in 64-byte buckets, three choices per key.
 //!
-//! User space places the entries and proves the table complete; the program looks into two buckets and nowhere else. The first
+//! User space places the entries and proves the table complete; the program looks into at most three buckets and nowhere else. The first
 //! depends on the address alone, so one cache line holds what most packets need: a VIP of the address, or the address entry, or
-//! the knowledge that there is neither. Only where an entry of the bucket had to go to its second bucket does the first one say
-//! so ([`VipMeta::OVERFLOW`], in the meta word of way 0), and only then is the second one read.
+//! the knowledge that there is neither. Only where an entry of the bucket had to go to its second or third bucket does the first one say
+//! so ([`VipMeta::OVERFLOW`], in the meta word of way 0), and only then are they read. These depend on the whole key: an address
+//! with a thousand ports does not fill one bucket a thousand times.
 //!
 //! Write order for an entry: meta first, key last. Removal clears the key (the last word of an IPv6 key). A retarget is one
 //! store of the meta word.
@@ -19,6 +20,8 @@ use crate::hash;
 pub const WAYS_V4: usize = 4;
 /// Entries in an IPv6 bucket.
 pub const WAYS_V6: usize = 2;
+/// Buckets that may hold a key.
+pub const CHOICES: usize = 3;
 
 /// An IPv4 match key in one word: `address | port << 32 | protocol << 48 | 1 << 56`, address and port as on the wire.
 ///
@@ -43,12 +46,16 @@ impl KeyV4 {
         Self(address_be as u64 | (port_be as u64) << 32 | (protocol as u64) << 48 | 1 << 56)
     }
 
-    /// The key's two buckets, which may be the same, in tables with `mask + 1` buckets. All keys of an address share the first.
+    /// The first of the key's buckets, which all keys of an address share, in tables of `mask + 1` buckets.
     #[inline(always)]
-    pub const fn buckets(self, salt: u64, mask: u64) -> (u32, u32) {
-        let address = hash::mix(self.0 & 0xffff_ffff ^ salt);
-        let key = hash::mix(self.0 ^ salt);
-        ((address >> 32 & mask) as u32, (key >> 48 & mask) as u32)
+    pub const fn home(self, salt: u64, mask: u64) -> u32 {
+        (hash::mix(self.0 & 0xffff_ffff ^ salt) >> 32 & mask) as u32
+    }
+
+    /// All of the key's buckets, some of which may be the same; the first is [`Self::home`].
+    #[inline(always)]
+    pub const fn buckets(self, salt: u64, mask: u64) -> [u32; CHOICES] {
+        others(self.home(salt, mask), hash::mix(self.0 ^ salt), mask)
     }
 }
 
@@ -85,13 +92,36 @@ impl KeyV6 {
         }
     }
 
-    /// The key's two buckets, see [`KeyV4::buckets`].
+    /// See [`KeyV4::home`].
     #[inline(always)]
-    pub const fn buckets(self, salt: u64, mask: u64) -> (u32, u32) {
-        let address = hash::mix(hash::mix(self.high ^ salt) ^ self.low);
-        let key = hash::mix(address ^ self.tail);
-        ((address >> 32 & mask) as u32, (key >> 48 & mask) as u32)
+    pub const fn home(self, salt: u64, mask: u64) -> u32 {
+        (self.address_hash(salt) >> 32 & mask) as u32
     }
+
+    /// See [`KeyV4::buckets`].
+    #[inline(always)]
+    pub const fn buckets(self, salt: u64, mask: u64) -> [u32; CHOICES] {
+        others(
+            self.home(salt, mask),
+            hash::mix(self.address_hash(salt) ^ self.tail),
+            mask,
+        )
+    }
+
+    #[inline(always)]
+    const fn address_hash(self, salt: u64) -> u64 {
+        hash::mix(hash::mix(self.high ^ salt) ^ self.low)
+    }
+}
+
+/// The first bucket with the two that a hash of the whole key gives.
+#[inline(always)]
+const fn others(home: u32, key_hash: u64, mask: u64) -> [u32; CHOICES] {
+    [
+        home,
+        (key_hash >> 48 & mask) as u32,
+        (hash::mix(key_hash) >> 32 & mask) as u32,
+    ]
 }
 
 /// The two halves of an IPv6 address as a packet holds them.
@@ -148,8 +178,8 @@ impl VipMeta {
     /// Address entry of an address that this node also uses itself: what no VIP port claims passes to the kernel.
     pub const OWN_ADDRESS: u64 = 1 << 45;
 
-    /// In the meta word of a bucket's way 0, whether or not that way is in use: an entry whose first bucket this is stands in its
-    /// second. Set before the first such entry is published, and left set.
+    /// In the meta word of a bucket's way 0, whether or not that way is in use: an entry whose first bucket this is stands in
+    /// another. Set before the first such entry is published, and left set.
     pub const OVERFLOW: u64 = 1 << 46;
 
     /// A VIP that spreads over the table at `unit` of `slots` slots (a power of two, 256 to 65,536).

@@ -14,7 +14,7 @@ mod range;
 
 pub use backend::{BackendLine, LineMeta, OuterHeader};
 pub use counters::{LimitState, Traffic};
-pub use match_table::{BucketV4, BucketV6, EntryV6, KeyV4, KeyV6, VipMeta, WAYS_V4, WAYS_V6};
+pub use match_table::{BucketV4, BucketV6, CHOICES, EntryV6, KeyV4, KeyV6, VipMeta, WAYS_V4, WAYS_V6};
 pub use options::VipOptions;
 pub use range::{Range, SetRef, number};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

@@ -9,8 +9,8 @@
 //! | [`forward`] | slot, backend line, encapsulation |
 
 mod forward;
-mod ipv4;
-mod ipv6;
+pub mod ipv4;
+pub mod ipv6;
 mod policy;
 
 pub(crate) use ipv4::is_martian as is_martian_v4;
@@ -68,13 +68,41 @@ fn is_on<M: Tables + ?Sized>(machine: &M, feature: u64) -> bool {
 }
 
 /// What the match table has for a packet.
-enum Match {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Match {
     /// A VIP claims it.
     Vip(VipMeta),
     /// It is for a VIP address, and that is all; with the address entry's word.
     Address(VipMeta),
     /// It is not for us.
     Nothing,
+}
+
+impl Match {
+    const IS_VIP: u64 = 1 << 62;
+    const IS_ADDRESS: u64 = 1 << 63;
+
+    /// In one word, as a subprogram returns it: bits that no [`VipMeta`] has say which.
+    #[inline(always)]
+    pub const fn to_word(self) -> u64 {
+        match self {
+            Self::Vip(meta) => meta.0 | Self::IS_VIP,
+            Self::Address(meta) => meta.0 | Self::IS_ADDRESS,
+            Self::Nothing => 0,
+        }
+    }
+
+    /// From [`Self::to_word`].
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        if word & Self::IS_VIP != 0 {
+            Self::Vip(VipMeta(word))
+        } else if word & Self::IS_ADDRESS != 0 {
+            Self::Address(VipMeta(word))
+        } else {
+            Self::Nothing
+        }
+    }
 }
 
 /// The verdict for a packet that no VIP claims; `reason` is why, if it is for a VIP address.

@@ -13,10 +13,11 @@ mod program {
         programs::XdpContext,
     };
     use xdp_prog::{
-        abi::{BackendLine, BucketV4, BucketV6, LimitState, Traffic, VipOptions},
-        balance, decap,
+        abi::{BackendLine, BucketV4, BucketV6, KeyV4, KeyV6, LimitState, Traffic, VipOptions},
+        balance::{self, Match},
+        decap,
         kernel::action,
-        machine::{BalancerTables, Frame as _},
+        machine::{BalancerTables, Constants, Frame as _, MatchTables},
         verdict::Verdict,
     };
 
@@ -63,6 +64,51 @@ mod program {
         )
     }
 
+    struct MatchMaps;
+
+    impl Constants for MatchMaps {
+        #[inline(always)]
+        fn config(&self) -> *const Config {
+            &raw const CONFIG
+        }
+    }
+
+    macro_rules! match_tables {
+        ($($name:ty),+) => {$(
+            impl MatchTables for $name {
+                #[inline(always)]
+                fn bucket_v4(&self, index: u32) -> Option<*const BucketV4> {
+                    VIPS_V4.get_ptr(index)
+                }
+
+                #[inline(always)]
+                fn bucket_v6(&self, index: u32) -> Option<*const BucketV6> {
+                    VIPS_V6.get_ptr(index)
+                }
+            }
+        )+};
+    }
+
+    match_tables!(Machine, MatchMaps);
+
+    /// A subprogram of its own; a key of 0 is none.
+    #[inline(never)]
+    fn overflow_v4(key: u64, address: u64) -> u64 {
+        let key = if key == 0 { None } else { Some(KeyV4(key)) };
+        balance::ipv4::overflow(&MatchMaps, key, KeyV4(address)).to_word()
+    }
+
+    /// A subprogram of its own; a tail of 0 is no key.
+    #[inline(never)]
+    fn overflow_v6(high: u64, low: u64, tail: u64) -> u64 {
+        let key = if tail == 0 {
+            None
+        } else {
+            Some(KeyV6 { high, low, tail })
+        };
+        balance::ipv6::overflow(&MatchMaps, key, KeyV6::from_wire(high, low, 0, 0)).to_word()
+    }
+
     /// A subprogram of its own: the worker side, for tunnel packets only.
     #[inline(never)]
     fn decapsulate(ctx: *mut core::ffi::c_void) -> u32 {
@@ -71,13 +117,13 @@ mod program {
 
     impl BalancerTables for Machine {
         #[inline(always)]
-        fn bucket_v4(&self, index: u32) -> Option<*const BucketV4> {
-            VIPS_V4.get_ptr(index)
+        fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> Match {
+            Match::from_word(overflow_v4(key.map_or(0, |key| key.0), address.0))
         }
 
         #[inline(always)]
-        fn bucket_v6(&self, index: u32) -> Option<*const BucketV6> {
-            VIPS_V6.get_ptr(index)
+        fn overflow_v6(&self, key: Option<KeyV6>, address: KeyV6) -> Match {
+            Match::from_word(overflow_v6(address.high, address.low, key.map_or(0, |key| key.tail)))
         }
 
         #[inline(always)]

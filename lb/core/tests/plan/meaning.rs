@@ -47,15 +47,15 @@ fn find(view: &View<'_>, key: &VipKey) -> Option<VipMeta> {
     let meta = match key.address {
         IpAddr::V4(address) => {
             let key = KeyV4::new(address, protocol, key.port);
-            let (first, second) = key.buckets(config.match_salt, config.match_mask_v4);
-            let ways = [first, second].map(|bucket| view.vips_v4[bucket as usize]);
+            let [first, second, third] = key.buckets(config.match_salt, config.match_mask_v4);
+            let ways = [first, second, third].map(|bucket| view.vips_v4[bucket as usize]);
             ways.iter()
                 .find_map(|bucket| Some(bucket.metas[bucket.keys.iter().position(|other| *other == key.0)?]))
         }
         IpAddr::V6(address) => {
             let key = KeyV6::new(address, protocol, key.port);
-            let (first, second) = key.buckets(config.match_salt, config.match_mask_v6);
-            let ways = [first, second].map(|bucket| view.vips_v6[bucket as usize].entries);
+            let [first, second, third] = key.buckets(config.match_salt, config.match_mask_v6);
+            let ways = [first, second, third].map(|bucket| view.vips_v6[bucket as usize].entries);
             let found = ways
                 .iter()
                 .flatten()

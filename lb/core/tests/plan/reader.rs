@@ -171,9 +171,12 @@ fn find(reader: &mut Reader<'_>, planner: &Planner, key: &VipKey) -> Option<u64>
     match key.address {
         IpAddr::V4(address) => {
             let key = KeyV4::new(address, protocol, key.port);
-            let (first, second) = key.buckets(config.match_salt, config.match_mask_v4);
+            let [first, second, third] = key.buckets(config.match_salt, config.match_mask_v4);
             let overflow = VipMeta(reader.load(MapId::VipsV4, first, 4)).has(VipMeta::OVERFLOW);
-            for bucket in [Some(first), overflow.then_some(second)].into_iter().flatten() {
+            for bucket in [Some(first), overflow.then_some(second), overflow.then_some(third)]
+                .into_iter()
+                .flatten()
+            {
                 for way in 0..4 {
                     if reader.load(MapId::VipsV4, bucket, way) == key.0 {
                         return Some(reader.load(MapId::VipsV4, bucket, 4 + way));
@@ -183,9 +186,12 @@ fn find(reader: &mut Reader<'_>, planner: &Planner, key: &VipKey) -> Option<u64>
         }
         IpAddr::V6(address) => {
             let key = KeyV6::new(address, protocol, key.port);
-            let (first, second) = key.buckets(config.match_salt, config.match_mask_v6);
+            let [first, second, third] = key.buckets(config.match_salt, config.match_mask_v6);
             let overflow = VipMeta(reader.load(MapId::VipsV6, first, 3)).has(VipMeta::OVERFLOW);
-            for bucket in [Some(first), overflow.then_some(second)].into_iter().flatten() {
+            for bucket in [Some(first), overflow.then_some(second), overflow.then_some(third)]
+                .into_iter()
+                .flatten()
+            {
                 for way in 0..2 {
                     if reader.load(MapId::VipsV6, bucket, way * 4 + 2) == key.tail
                         && reader.load(MapId::VipsV6, bucket, way * 4 + 1) == key.low
