@@ -45,8 +45,10 @@ pub(super) enum Command {
     /// Traffic as it happens: packets and bytes per second by VIP, by backend and by verdict.
     Top(TopArgs),
     /// Where a flow would go, from the tables that the program reads.
-    #[command(after_help = "Example: vipline explain tcp 198.51.100.7:40000 203.0.113.10:80\n         \
-                            vipline explain udp [2001:db8::7]:5000 [2001:db8:f00d::10]:53")]
+    #[command(
+        after_help = "Example: vipline explain tcp 198.51.100.7:40000 203.0.113.10:80\n         \
+                            vipline explain udp [2001:db8::7]:5000 [2001:db8:f00d::10]:53"
+    )]
     Explain(ExplainArgs),
 }
 

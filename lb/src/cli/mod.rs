@@ -44,7 +44,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(args) => check(&args),
         Command::Status(args) => print::<StatusView>(&args, &Request::Status, show::status),
         Command::Vips(args) => print::<Vec<VipView>>(&args, &Request::Vips, |out, view| show::vips(out, view)),
-        Command::Backends(args) => print::<Vec<BackendView>>(&args, &Request::Backends, |out, view| show::backends(out, view)),
+        Command::Backends(args) => {
+            print::<Vec<BackendView>>(&args, &Request::Backends, |out, view| show::backends(out, view))
+        }
         Command::Counters(args) => {
             let all = args.all;
             print::<Vec<CounterView>>(&args.ask, &Request::Counters, |out, view| {

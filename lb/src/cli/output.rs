@@ -73,8 +73,15 @@ mod tests {
     #[test]
     fn columns_align() {
         let mut out = Vec::new();
-        table(&mut out, &["NAME", ">COUNT"], vec![vec!["a".into(), "1".into()], vec!["bbbb".into(), "22222".into()]])
-            .unwrap();
-        assert_eq!(String::from_utf8(out).unwrap(), "NAME  COUNT\na         1\nbbbb  22222\n");
+        table(
+            &mut out,
+            &["NAME", ">COUNT"],
+            vec![vec!["a".into(), "1".into()], vec!["bbbb".into(), "22222".into()]],
+        )
+        .unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "NAME  COUNT\na         1\nbbbb  22222\n"
+        );
     }
 }

@@ -86,7 +86,10 @@ fn look(args: &TopArgs) -> anyhow::Result<Look> {
     Ok(Look {
         at: Instant::now(),
         vips: vips.iter().map(|vip| (name(vip), (vip.packets, vip.bytes))).collect(),
-        backends: backends.into_iter().map(|backend| (backend.name, (backend.packets, backend.bytes))).collect(),
+        backends: backends
+            .into_iter()
+            .map(|backend| (backend.name, (backend.packets, backend.bytes)))
+            .collect(),
         verdicts: verdicts
             .into_iter()
             .map(|verdict| (format!("{} {}", verdict.fate, verdict.reason), (verdict.packets, 0)))
@@ -121,11 +124,23 @@ fn print(out: &mut dyn io::Write, rates: &Rates) -> io::Result<()> {
         vec![
             rate.name.clone(),
             number(rate.packets_per_second),
-            if rate.bytes_per_second > 0.0 { bytes(rate.bytes_per_second) } else { "-".to_owned() },
+            if rate.bytes_per_second > 0.0 {
+                bytes(rate.bytes_per_second)
+            } else {
+                "-".to_owned()
+            },
         ]
     };
-    for (heading, list) in [("VIP", &rates.vips), ("BACKEND", &rates.backends), ("VERDICT", &rates.verdicts)] {
-        table(out, &[heading, ">PACKETS/s", ">BYTES/s"], list.iter().map(row).collect())?;
+    for (heading, list) in [
+        ("VIP", &rates.vips),
+        ("BACKEND", &rates.backends),
+        ("VERDICT", &rates.verdicts),
+    ] {
+        table(
+            out,
+            &[heading, ">PACKETS/s", ">BYTES/s"],
+            list.iter().map(row).collect(),
+        )?;
         writeln!(out)?;
     }
     Ok(())
@@ -147,7 +162,10 @@ mod tests {
             ("set back".into(), (4, 40)),
         ]);
         let rates = rates(&before, &now, Duration::from_secs(2), 15);
-        let seen: Vec<_> = rates.iter().map(|r| (r.name.as_str(), r.packets_per_second, r.bytes_per_second)).collect();
+        let seen: Vec<_> = rates
+            .iter()
+            .map(|r| (r.name.as_str(), r.packets_per_second, r.bytes_per_second))
+            .collect();
         assert_eq!(seen, [("b", 50.0, 50.0), ("a", 5.0, 1000.0), ("set back", 2.0, 20.0)]);
     }
 }

@@ -18,7 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("cannot reach the daemon at {path}: {source}; is `vipline run` or `vipline node` running, and is --socket right?")]
+    #[error(
+        "cannot reach the daemon at {path}: {source}; is `vipline run` or `vipline node` running, and is --socket right?"
+    )]
     Connect {
         /// The socket.
         path: PathBuf,
@@ -52,10 +54,18 @@ pub enum ClientError {
 ///
 /// When nobody listens there, the connection breaks, versions differ, or the daemon refuses.
 pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<T, ClientError> {
-    let talk = |source| ClientError::Talk { path: path.to_owned(), source };
-    let decode = |source| ClientError::Decode { path: path.to_owned(), source };
-    let mut stream =
-        UnixStream::connect(path).map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;
+    let talk = |source| ClientError::Talk {
+        path: path.to_owned(),
+        source,
+    };
+    let decode = |source| ClientError::Decode {
+        path: path.to_owned(),
+        source,
+    };
+    let mut stream = UnixStream::connect(path).map_err(|source| ClientError::Connect {
+        path: path.to_owned(),
+        source,
+    })?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(talk)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(talk)?;
     let mut line = serde_json::to_string(request).map_err(decode)?;

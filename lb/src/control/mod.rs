@@ -6,7 +6,7 @@ mod server;
 mod view;
 
 pub use client::{ClientError, ask};
-pub use server::{Answer, Listener, ListenError};
+pub use server::{Answer, ListenError, Listener};
 pub use view::{
     BackendView, CounterView, ExplainView, InterfaceView, NextHopKind, ReloadView, Role, SetView, StatusView, VipView,
 };

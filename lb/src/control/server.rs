@@ -75,7 +75,10 @@ impl Listener {
     ///
     /// When the path cannot be used, or another daemon answers there.
     pub fn open(path: &Path) -> Result<Self, ListenError> {
-        let fail = |source| ListenError { path: path.to_owned(), source };
+        let fail = |source| ListenError {
+            path: path.to_owned(),
+            source,
+        };
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(fail(io::ErrorKind::AddrInUse.into()));
         }
@@ -90,7 +93,10 @@ impl Listener {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
         let (sender, questions) = mpsc::channel(MAX_CLIENTS);
         tokio::spawn(accept(listener, sender));
-        Ok(Self { path: path.to_owned(), questions })
+        Ok(Self {
+            path: path.to_owned(),
+            questions,
+        })
     }
 
     /// The next question; never ends while the socket is open.
@@ -109,7 +115,9 @@ impl Drop for Listener {
 async fn accept(listener: UnixListener, questions: mpsc::Sender<Answer>) {
     let places = Arc::new(Semaphore::new(MAX_CLIENTS));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let questions = questions.clone();

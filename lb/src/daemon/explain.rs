@@ -25,7 +25,12 @@ pub(super) fn explain(
         .and_then(|key| tables.planner.vip(&key));
     let backend = choice
         .filter(|choice| choice.backend != BackendIndex::NONE)
-        .and_then(|choice| tables.planner.backends().find(|backend| backend.index == choice.backend));
+        .and_then(|choice| {
+            tables
+                .planner
+                .backends()
+                .find(|backend| backend.index == choice.backend)
+        });
     Ok(ExplainView {
         flow: format!("{protocol} {source} -> {destination}"),
         fate: outcome.verdict.fate().name().to_owned(),

@@ -194,7 +194,9 @@ impl Lb {
         let now = view.borrow_and_update().clone();
         let desired = desired(&new.config, &now);
         // Rules first: what the new tables hand up must not get away.
-        self.unclaimed.set(&names(&new.config), &unclaimed_prefixes(&desired, &now.next_hops)).await?;
+        self.unclaimed
+            .set(&names(&new.config), &unclaimed_prefixes(&desired, &now.next_hops))
+            .await?;
         if fresh {
             let mut tables = Tables::load(new, Some(&self.tables))?;
             tables.reach(&desired, &now.next_hops)?;
@@ -214,8 +216,15 @@ impl Lb {
             Request::Vips => question.with(self.tables.vips(&self.file.config.desired, &view).map_err(text)),
             Request::Backends => question.with(self.tables.backends(&view).map_err(text)),
             Request::Counters => question.with(self.tables.verdicts().map(views::counters).map_err(text)),
-            Request::Explain { protocol, source, destination } => {
-                let ingress = self.attachments.first().map_or(0, |attachment| attachment.interface().index);
+            Request::Explain {
+                protocol,
+                source,
+                destination,
+            } => {
+                let ingress = self
+                    .attachments
+                    .first()
+                    .map_or(0, |attachment| attachment.interface().index);
                 let answer = explain::explain(&mut self.tables, &view, ingress, protocol.into(), source, destination);
                 question.with(answer.map_err(text));
             }
@@ -266,7 +275,10 @@ fn desired(config: &LbConfig, view: &NextHopView) -> Desired {
 }
 
 fn loaded(file: &LbFile) -> Loaded<'_> {
-    Loaded { config: &file.config, seed: &file.seed }
+    Loaded {
+        config: &file.config,
+        seed: &file.seed,
+    }
 }
 
 fn settings(config: &LbConfig) -> Settings {
@@ -274,7 +286,14 @@ fn settings(config: &LbConfig) -> Settings {
         Encap::Node { source_v4, source_v6 } => Sources::node(*source_v4, *source_v6),
         Encap::Prefix { v4, v6 } => Sources::prefix(*v4, *v6),
     };
-    Settings { interfaces: config.interfaces.iter().map(|interface| interface.name.clone()).collect(), sources }
+    Settings {
+        interfaces: config
+            .interfaces
+            .iter()
+            .map(|interface| interface.name.clone())
+            .collect(),
+        sources,
+    }
 }
 
 fn names(config: &LbConfig) -> Vec<&str> {
@@ -282,7 +301,11 @@ fn names(config: &LbConfig) -> Vec<&str> {
 }
 
 fn addresses(desired: &Desired) -> BTreeMap<BackendId, IpAddr> {
-    desired.backends.iter().map(|(id, backend)| (id.clone(), backend.address)).collect()
+    desired
+        .backends
+        .iter()
+        .map(|(id, backend)| (id.clone(), backend.address))
+        .collect()
 }
 
 /// Waits a moment until every backend can be reached; those that cannot are what they are.

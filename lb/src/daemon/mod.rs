@@ -58,9 +58,14 @@ pub fn node(config: &Path, log: LogFormat) -> anyhow::Result<ExitCode> {
 ///
 /// Everything that is wrong with it.
 pub fn check_lb(config: &Path) -> Result<String, FileError> {
-    let lb_core::config::LbConfig { desired, interfaces, .. } = file::read_lb(config)?.config;
+    let lb_core::config::LbConfig {
+        desired, interfaces, ..
+    } = file::read_lb(config)?.config;
     let (vips, backends) = (desired.vips.len(), desired.backends.len());
-    Ok(format!("{vips} VIPs, {backends} backends, {} interfaces", interfaces.len()))
+    Ok(format!(
+        "{vips} VIPs, {backends} backends, {} interfaces",
+        interfaces.len()
+    ))
 }
 
 /// Validates a worker node's configuration; says what it describes.
@@ -71,7 +76,10 @@ pub fn check_lb(config: &Path) -> Result<String, FileError> {
 pub fn check_node(config: &Path) -> Result<String, FileError> {
     let config = file::read_node(config)?;
     let (sources, prefixes) = (config.lb_sources.len(), config.vip_prefixes.len());
-    Ok(format!("{sources} LB sources, {prefixes} VIP prefixes, {} interfaces", config.interfaces.len()))
+    Ok(format!(
+        "{sources} LB sources, {prefixes} VIP prefixes, {} interfaces",
+        config.interfaces.len()
+    ))
 }
 
 fn unusable(error: &FileError, config: &Path) -> anyhow::Result<ExitCode> {
@@ -80,7 +88,10 @@ fn unusable(error: &FileError, config: &Path) -> anyhow::Result<ExitCode> {
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }
 
 fn start_logging(format: LogFormat) {
@@ -88,7 +99,9 @@ fn start_logging(format: LogFormat) {
         .with_env_var("VIPLINE_LOG")
         .with_default_directive(tracing::Level::INFO.into())
         .from_env_lossy();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
     match format {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).with_target(false).init(),
         LogFormat::Json => builder.json().init(),

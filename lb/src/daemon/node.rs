@@ -52,7 +52,11 @@ pub(super) async fn serve(path: &Path, config: NodeConfig, watch: Watch) -> anyh
     let mut life = Life::new(watch)?;
     let mut listener = Listener::open(&config.control_socket)?;
     let settings = Settings {
-        interfaces: config.interfaces.iter().map(|interface| interface.name.clone()).collect(),
+        interfaces: config
+            .interfaces
+            .iter()
+            .map(|interface| interface.name.clone())
+            .collect(),
         ..Settings::default()
     };
     let (_driver, mut view) = NextHopDriver::start(settings, BTreeMap::new())?;
@@ -164,7 +168,10 @@ impl Node {
             ("interfaces", new.interfaces != self.config.interfaces),
             ("control_socket", new.control_socket != self.config.control_socket),
         ] {
-            anyhow::ensure!(!differs, "`{key}` changed, which needs a restart; put the old value back, or restart");
+            anyhow::ensure!(
+                !differs,
+                "`{key}` changed, which needs a restart; put the old value back, or restart"
+            );
         }
         for warning in new.warnings() {
             tracing::warn!("{warning}");
@@ -186,7 +193,9 @@ impl Node {
                 question.with(counters.map(views::counters).map_err(|error| error.to_string()));
             }
             Request::Vips | Request::Backends | Request::Explain { .. } => {
-                question.with::<()>(Err("a worker node's agent has no VIPs: ask an LB node's daemon".to_owned()));
+                question.with::<()>(Err(
+                    "a worker node's agent has no VIPs: ask an LB node's daemon".to_owned()
+                ));
             }
         }
     }
@@ -224,11 +233,18 @@ impl Node {
 }
 
 fn tunnel(config: &NodeConfig, view: &NextHopView) -> Tunnel {
-    Tunnel { locals: view.own_addresses.clone(), ..config.tunnel() }
+    Tunnel {
+        locals: view.own_addresses.clone(),
+        ..config.tunnel()
+    }
 }
 
 async fn set_rules(unclaimed: &mut Unclaimed, config: &NodeConfig) -> anyhow::Result<()> {
     let interfaces: Vec<&str> = config.interfaces.iter().map(|interface| &*interface.name).collect();
-    let prefixes = if config.blackhole_unclaimed { &*config.vip_prefixes } else { &[] };
+    let prefixes = if config.blackhole_unclaimed {
+        &*config.vip_prefixes
+    } else {
+        &[]
+    };
     Ok(unclaimed.set(&interfaces, prefixes).await?)
 }

@@ -69,7 +69,11 @@ impl Tables {
             Some(before) => planner.following(&before.planner),
             None => planner,
         };
-        Ok(Self { balancer, planner, carried: Carried::default() })
+        Ok(Self {
+            balancer,
+            planner,
+            carried: Carried::default(),
+        })
     }
 
     /// Makes the maps say what is desired; returns how many writes that took.
@@ -102,7 +106,10 @@ impl Tables {
         for position in 0..attachments.len() {
             if let Err(error) = self.balancer.program.take_over(&mut attachments[position]) {
                 for attachment in &mut attachments[..position] {
-                    old.balancer.program.take_over(attachment).context("cannot go back to the old program")?;
+                    old.balancer
+                        .program
+                        .take_over(attachment)
+                        .context("cannot go back to the old program")?;
                 }
                 return Err(error.into());
             }
@@ -122,7 +129,10 @@ impl Tables {
         }
         let counts = self.balancer.counters.backends.sums(backend_end(&self.planner))?;
         for backend in self.planner.backends() {
-            add(totals.backends.entry(backend.id.clone()).or_default(), at(&counts, u32::from(backend.index.0)));
+            add(
+                totals.backends.entry(backend.id.clone()).or_default(),
+                at(&counts, u32::from(backend.index.0)),
+            );
         }
         Ok(totals)
     }
@@ -142,14 +152,22 @@ impl Tables {
         let ready = |id: &BackendId| matches!(view.next_hops.get(id), Some(NextHop::Via(_) | NextHop::Local));
         let views = self.planner.vips().map(|vip| {
             let mut traffic = at(&counts, vip.index.0);
-            add(&mut traffic, self.carried.vips.get(&vip.key).copied().unwrap_or_default());
+            add(
+                &mut traffic,
+                self.carried.vips.get(&vip.key).copied().unwrap_or_default(),
+            );
             let wanted = desired.vips.get(&vip.key);
             VipView {
                 address: vip.key.address,
                 protocol: vip.key.protocol.name().to_owned(),
                 port: vip.key.port,
                 backends: vip.set.members.len(),
-                ready: vip.set.members.iter().filter(|member| member.weight > 0 && ready(&member.backend)).count(),
+                ready: vip
+                    .set
+                    .members
+                    .iter()
+                    .filter(|member| member.weight > 0 && ready(&member.backend))
+                    .count(),
                 slots: vip.table.slots,
                 shared_by: vip.shared_by,
                 limited: wanted.is_some_and(|vip| vip.limits.packets.is_some() || vip.limits.syns.is_some()),
@@ -169,7 +187,10 @@ impl Tables {
         let mut sets = self.sets();
         let views = self.planner.backends().map(|backend| {
             let mut traffic = at(&counts, u32::from(backend.index.0));
-            add(&mut traffic, self.carried.backends.get(backend.id).copied().unwrap_or_default());
+            add(
+                &mut traffic,
+                self.carried.backends.get(backend.id).copied().unwrap_or_default(),
+            );
             BackendView {
                 name: backend.id.to_string(),
                 address: backend.address,
@@ -210,7 +231,9 @@ impl Tables {
                 let interfaces = self.balancer.ports.interfaces();
                 let [a, b, c, d, e, f] = via.destination_mac;
                 NextHopKind::Via {
-                    interface: interfaces.get(usize::from(via.port)).map_or_else(String::new, |i| i.name.clone()),
+                    interface: interfaces
+                        .get(usize::from(via.port))
+                        .map_or_else(String::new, |i| i.name.clone()),
                     mac: format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
                     source: via.source,
                     mtu: via.mtu,
@@ -218,7 +241,10 @@ impl Tables {
             }
             Some(NextHop::Local) => NextHopKind::Local,
             Some(NextHop::Unresolved) | None => NextHopKind::Unresolved {
-                reason: view.unresolved.get(id).map_or_else(|| "not looked up yet".to_owned(), ToString::to_string),
+                reason: view
+                    .unresolved
+                    .get(id)
+                    .map_or_else(|| "not looked up yet".to_owned(), ToString::to_string),
             },
         }
     }
@@ -247,10 +273,18 @@ fn at(counts: &[Traffic], index: u32) -> Traffic {
 
 /// Entries of `VIP_COUNTERS` up to the last in use.
 fn vip_end(planner: &Planner) -> u32 {
-    planner.vips().map(|vip| vip.index).max().map_or(0, |VipIndex(index)| index + 1)
+    planner
+        .vips()
+        .map(|vip| vip.index)
+        .max()
+        .map_or(0, |VipIndex(index)| index + 1)
 }
 
 /// Entries of `BACKEND_COUNTERS` up to the last in use.
 fn backend_end(planner: &Planner) -> u32 {
-    planner.backends().map(|backend| backend.index).max().map_or(0, |BackendIndex(index)| u32::from(index) + 1)
+    planner
+        .backends()
+        .map(|backend| backend.index)
+        .max()
+        .map_or(0, |BackendIndex(index)| u32::from(index) + 1)
 }

@@ -37,7 +37,11 @@ pub(super) enum RuleError {
     Socket(#[from] std::io::Error),
     /// The kernel refused.
     #[error("policy rule to drop unclaimed packets for {prefix} from {interface}: {source}")]
-    Rule { interface: String, prefix: IpNet, source: rtnetlink::Error },
+    Rule {
+        interface: String,
+        prefix: IpNet,
+        source: rtnetlink::Error,
+    },
     /// The kernel refused to list them.
     #[error("cannot list policy rules: {0}")]
     List(rtnetlink::Error),
@@ -58,7 +62,12 @@ impl Unclaimed {
     /// Takes away what an earlier process of the same role left.
     pub(super) async fn new(priority: Priority) -> Result<Self, RuleError> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
-        let this = Self { handle, connection: tokio::spawn(connection), priority, rules: BTreeSet::new() };
+        let this = Self {
+            handle,
+            connection: tokio::spawn(connection),
+            priority,
+            rules: BTreeSet::new(),
+        };
         this.remove_all().await?;
         Ok(this)
     }
@@ -73,13 +82,20 @@ impl Unclaimed {
             return Ok(());
         }
         for (interface, prefix) in wanted.difference(&self.rules) {
-            self.add(interface, *prefix)
-                .await
-                .map_err(|source| RuleError::Rule { interface: interface.clone(), prefix: *prefix, source })?;
+            self.add(interface, *prefix).await.map_err(|source| RuleError::Rule {
+                interface: interface.clone(),
+                prefix: *prefix,
+                source,
+            })?;
         }
         for message in self.ours().await? {
             if !rule_of(&message).is_some_and(|rule| wanted.contains(&rule)) {
-                self.handle.rule().del(message).execute().await.map_err(RuleError::Remove)?;
+                self.handle
+                    .rule()
+                    .del(message)
+                    .execute()
+                    .await
+                    .map_err(RuleError::Remove)?;
             }
         }
         self.rules = wanted;
@@ -89,7 +105,12 @@ impl Unclaimed {
     /// Takes all rules away.
     pub(super) async fn remove_all(&self) -> Result<(), RuleError> {
         for message in self.ours().await? {
-            self.handle.rule().del(message).execute().await.map_err(RuleError::Remove)?;
+            self.handle
+                .rule()
+                .del(message)
+                .execute()
+                .await
+                .map_err(RuleError::Remove)?;
         }
         Ok(())
     }

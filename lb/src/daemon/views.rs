@@ -25,7 +25,11 @@ pub(super) fn by_fate(counts: &[(Verdict, u64)]) -> Vec<(String, u64)> {
     [Fate::Forward, Fate::Pass, Fate::Slow, Fate::Drop]
         .into_iter()
         .map(|fate| {
-            let packets = counts.iter().filter(|(verdict, _)| verdict.fate() == fate).map(|(_, packets)| packets).sum();
+            let packets = counts
+                .iter()
+                .filter(|(verdict, _)| verdict.fate() == fate)
+                .map(|(_, packets)| packets)
+                .sum();
             (fate.name().to_owned(), packets)
         })
         .collect()

@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use lb_core::config::{self, ConfigErrors, LbConfig, MAX_CONFIG_BYTES, NodeConfig, Seed, SeedError, SeedKey, parse_seed};
+use lb_core::config::{
+    self, ConfigErrors, LbConfig, MAX_CONFIG_BYTES, NodeConfig, Seed, SeedError, SeedKey, parse_seed,
+};
 
 /// Time between two looks at the file.
 pub const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -79,13 +81,17 @@ pub struct LbFile {
 /// When a file cannot be read or is wrong.
 pub fn read_lb(path: &Path) -> Result<LbFile, FileError> {
     let bytes = read(path, MAX_CONFIG_BYTES as u64)?;
-    let config = config::text(&bytes).and_then(LbConfig::parse).map_err(FileError::Config)?;
+    let config = config::text(&bytes)
+        .and_then(LbConfig::parse)
+        .map_err(FileError::Config)?;
     let seed = match &config.seed {
         Seed::Inline(seed) => *seed,
         Seed::File(path) => {
             let bytes = read(path, MAX_SEED_BYTES)?;
-            parse_seed(&String::from_utf8_lossy(&bytes))
-                .map_err(|source| FileError::Seed { path: path.clone(), source })?
+            parse_seed(&String::from_utf8_lossy(&bytes)).map_err(|source| FileError::Seed {
+                path: path.clone(),
+                source,
+            })?
         }
     };
     Ok(LbFile { config, seed })
@@ -98,14 +104,23 @@ pub fn read_lb(path: &Path) -> Result<LbFile, FileError> {
 /// As [`read_lb`].
 pub fn read_node(path: &Path) -> Result<NodeConfig, FileError> {
     let bytes = read(path, MAX_CONFIG_BYTES as u64)?;
-    config::text(&bytes).and_then(NodeConfig::parse).map_err(FileError::Config)
+    config::text(&bytes)
+        .and_then(NodeConfig::parse)
+        .map_err(FileError::Config)
 }
 
 /// Reads at most one byte more than the bound, which is enough to see that the file is too long.
 fn read(path: &Path, bound: u64) -> Result<Vec<u8>, FileError> {
-    let fail = |source| FileError::Read { path: path.to_owned(), source };
+    let fail = |source| FileError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let mut bytes = Vec::new();
-    fs::File::open(path).map_err(fail)?.take(bound + 1).read_to_end(&mut bytes).map_err(fail)?;
+    fs::File::open(path)
+        .map_err(fail)?
+        .take(bound + 1)
+        .read_to_end(&mut bytes)
+        .map_err(fail)?;
     Ok(bytes)
 }
 
