@@ -156,7 +156,7 @@ impl Lb {
         let new = file::read_lb(&self.path)?;
         let decision = reload::decide(loaded(&self.file), loaded(&new));
         let fresh = match &decision {
-            Reload::Apply => false,
+            Reload::Apply => self.tables.is_lost(),
             Reload::ReplaceProgram { why } => {
                 let why: Vec<String> = why.iter().map(ToString::to_string).collect();
                 tracing::info!("the program is replaced in place: {}", why.join("; "));

@@ -1,4 +1,4 @@
-//! The two daemons: [`run`] for LB nodes, [`node`] for worker nodes. Here is what they share; never anything about packets.
+//! The two daemons: [`run`] for LB nodes, [`node()`] for worker nodes. Here is what they share; never anything about packets.
 
 mod explain;
 mod lb;

@@ -41,6 +41,8 @@ pub(super) struct Tables {
     pub(super) balancer: Balancer,
     pub(super) planner: Planner,
     carried: Carried,
+    /// A write failed half-way: the maps are in a safe state that the planner does not know.
+    lost: bool,
 }
 
 impl Tables {
@@ -73,6 +75,7 @@ impl Tables {
             balancer,
             planner,
             carried: Carried::default(),
+            lost: false,
         })
     }
 
@@ -83,13 +86,22 @@ impl Tables {
     /// When it does not fit: nothing has changed then. When a write failed: the maps are in a safe state that the planner does not
     /// know, and only a new program helps.
     pub(super) fn reach(&mut self, desired: &Desired, hops: &NextHops) -> anyhow::Result<usize> {
+        anyhow::ensure!(
+            !self.lost,
+            "an earlier change of the maps failed half-way; the next reload loads them anew"
+        );
         let plan = self.planner.plan(desired, hops)?;
-        let applied = self.balancer.apply(&plan.writes)?;
+        let applied = self.balancer.apply(&plan.writes).inspect_err(|_| self.lost = true)?;
         if applied.writes > 0 {
             let summary = plan.summary;
             tracing::debug!(?summary, writes = applied.writes, took = ?applied.took, "tables written");
         }
         Ok(applied.writes)
+    }
+
+    /// Whether only a new program helps.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// Attaches to an interface.

@@ -137,7 +137,7 @@ mod program {
     /// The VIP of a flow: always the same, and spread over all of them.
     #[inline(always)]
     fn vip(params: &Params, flow: u64) -> u64 {
-        u64::from((flow as u32).wrapping_mul(0x9e37_79b1)) * params.vips >> 32
+        (u64::from((flow as u32).wrapping_mul(0x9e37_79b1)) * params.vips) >> 32
     }
 
     /// Source and destination port as on the wire: 4,096 ports of each client; the service's is 80.

@@ -11,12 +11,12 @@ mod program {
         use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 
         #[xdp(frags)]
-        pub fn pass(_ctx: XdpContext) -> u32 {
+        pub(crate) fn pass(_ctx: XdpContext) -> u32 {
             xdp_action::XDP_PASS
         }
 
         #[xdp(frags)]
-        pub fn reflect(ctx: XdpContext) -> u32 {
+        pub(crate) fn reflect(ctx: XdpContext) -> u32 {
             let macs = ctx.data() as *mut [[u8; 6]; 2];
             if ctx.data() + size_of::<[[u8; 6]; 2]>() > ctx.data_end() {
                 return xdp_action::XDP_DROP;
@@ -45,7 +45,7 @@ mod program {
 
         /// Egress: puts the tags on, inner first. With TX VLAN offload off the kernel writes them into the packet.
         #[classifier]
-        pub fn vlan_push(ctx: TcContext) -> i32 {
+        pub(crate) fn vlan_push(ctx: TcContext) -> i32 {
             let inner = INNER_TAG.load();
             if inner != 0 && !push(&ctx, inner) {
                 return TC_ACT_SHOT;
@@ -59,7 +59,7 @@ mod program {
 
         /// Ingress: takes exactly these tags off; what carries others, or none, is dropped.
         #[classifier]
-        pub fn vlan_pop(ctx: TcContext) -> i32 {
+        pub(crate) fn vlan_pop(ctx: TcContext) -> i32 {
             if !pop(&ctx, OUTER_TAG.load()) {
                 return TC_ACT_SHOT;
             }
