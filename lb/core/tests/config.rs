@@ -1,5 +1,7 @@
 //! Configuration files that are right: what they become. What is wrong with the others is in `config_corpus.rs`.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{net::IpAddr, path::PathBuf};
 
 use lb_core::{

@@ -1,6 +1,12 @@
 //! No bytes make the configuration panic, hang or grow: random text, random YAML of our own words, and wrong or right files with
 //! random cuts, copies and flips.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on has failed, and this one reads files (lb-core itself does not)"
+)]
+
 use std::{fs, path::Path, time::Instant};
 
 use lb_core::config::{ConfigErrors, LbConfig, MAX_CONFIG_BYTES, NodeConfig, Problem, text};

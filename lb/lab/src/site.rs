@@ -126,7 +126,7 @@ impl<'a> Site<'a> {
         Ok(worker)
     }
 
-    /// A pod behind `node`, reachable from everywhere: 10.244.<index>.10 and fd00:244:<index>::10.
+    /// A pod behind `node`, reachable from everywhere: `10.244.<index>.10` and `fd00:244:<index>::10`.
     fn pod(&mut self, node: &mut Node, index: u8, mtu: u32) -> Result<()> {
         const GROUP: u8 = 244;
         let name = format!("{}-pod", node.name());

@@ -250,7 +250,7 @@ fn broken_messages_are_read_as_far_as_they_go_and_never_panic() {
                     messages(&broken).for_each(drop);
                     attributes(&broken).for_each(drop);
                     let broken = Bytes(broken);
-                    (broken.event(kind), broken.answer(kind));
+                    drop((broken.event(kind), broken.answer(kind)));
                 }
             }
         }
