@@ -70,7 +70,7 @@ impl Links {
                     source_mac: top.mac.ok_or_else(|| Unresolved::EgressNotEthernet(name()))?,
                     mtu: top.mtu,
                     tags: match vlans.as_slice() {
-                        [] => None,
+                        [] => self.has_vlans(interfaces).then_some(VlanTags::Untagged),
                         [(id, false)] => Some(VlanTags::One(*id)),
                         [(inner, false), (outer, ad)] => Some(VlanTags::Two {
                             outer: *outer,
@@ -84,6 +84,14 @@ impl Links {
             vlans.extend(link.vlan.map(|vlan| (vlan.id, vlan.ad)));
         }
         Err(Unresolved::EgressNotConfigured(name()))
+    }
+
+    /// Whether the kernel knows of VLANs here. Then what it would send untagged goes untagged, whatever tags a packet came with; where it
+    /// knows of none, tags are somebody else's (an offload, tc) and stay on.
+    fn has_vlans(&self, interfaces: &[Arc<str>]) -> bool {
+        self.by_index
+            .values()
+            .any(|link| link.vlan.is_some() && self.is_egress(link.ifindex, interfaces))
     }
 
     /// A link, the link below it, and so on. The kernel has no loops, but its messages may be read while it changes.

@@ -185,3 +185,33 @@ fn vlan_devices_on_a_configured_interface_give_tags() {
         }
     }
 }
+
+#[test]
+fn where_the_kernel_knows_vlans_an_untagged_way_is_untagged() {
+    let mut world = World::new();
+    world.backends(&[("192.0.2.1", via(None))]);
+    world.tell(Event::Neighbour(neighbour(
+        "192.0.2.1",
+        NeighbourState::Reachable,
+        Some(GW_MAC),
+    )));
+    world.pass(PASS_GAP);
+    assert_eq!(world.via("b0").tags, None, "no VLANs: what a packet came with stays on it");
+    let clients = |parent| Link {
+        vlan: Some(Vlan {
+            parent,
+            id: 100,
+            ad: false,
+        }),
+        ..link(10, "clients")
+    };
+    world.tell(Event::Link(clients(WG0)));
+    world.pass(PASS_GAP);
+    assert_eq!(world.via("b0").tags, None, "they are not on a configured interface");
+    world.tell(Event::Link(clients(ETH1)));
+    world.pass(PASS_GAP);
+    assert_eq!(world.via("b0").tags, Some(VlanTags::Untagged));
+    world.tell(Event::LinkGone(10));
+    world.pass(PASS_GAP);
+    assert_eq!(world.via("b0").tags, None);
+}
