@@ -7,7 +7,7 @@ mod lab_support;
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use anyhow::Result;
-use lab::{KubeProxy, LinkKind, Node, Policy, Proto, Topology, require_root};
+use lab::{KubeProxy, LinkKind, Node, Policy, Proto, Topology, TopologyBuilder, VlanTags, require_root};
 use lab_support::{Bed, LbFile, assert_spread, count_servers, vip_v4, vip_v6};
 use lb::control::NextHopKind;
 
@@ -82,12 +82,9 @@ fn a_backend_that_is_this_node_is_served_here_without_a_tunnel() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn lb_nodes_decapsulate_for_each_other_in_their_balancer() -> Result<()> {
-    if !require_root()? {
-        return Ok(());
-    }
-    let bed = Bed::start(Topology::builder().workers(1).lbs(2).lb_pods().build()?, everyone(true))?;
+/// Two LB nodes and a worker are all each other's backends.
+fn for_each_other(builder: TopologyBuilder) -> Result<()> {
+    let bed = Bed::start(builder.workers(1).lbs(2).lb_pods().build()?, everyone(true))?;
     for vip in all_vips() {
         let before = [bed.lbs[0].counted()?, bed.lbs[1].counted()?];
         let replies = bed.topology.client().http_get(vip, 200)?;
@@ -118,6 +115,22 @@ fn lb_nodes_decapsulate_for_each_other_in_their_balancer() -> Result<()> {
         bed.topology.client().download(vip, 1_000_000)?;
     }
     Ok(())
+}
+
+#[test]
+fn lb_nodes_decapsulate_for_each_other_in_their_balancer() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    for_each_other(Topology::builder())
+}
+
+#[test]
+fn lb_nodes_decapsulate_for_each_other_behind_vlan_tags() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    for_each_other(Topology::builder().vlan(VlanTags::Two { outer: 7, inner: 300 }))
 }
 
 #[test]

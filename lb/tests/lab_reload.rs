@@ -423,3 +423,44 @@ fn a_bad_file_changes_nothing_and_is_said_until_a_good_one_comes() -> Result<()>
     assert!(!status.contains("REFUSED"), "{status}");
     Ok(())
 }
+
+#[test]
+fn a_vip_whose_backends_are_all_drained_says_so_and_comes_back() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let bed = bed(2)?;
+    let lb = bed.lb();
+    let client = bed.topology.client().with_timeout(Duration::from_millis(100));
+    let mut drained = bed.file();
+    for name in ["worker-1", "worker-2"] {
+        drained.weight("v4", name, 0);
+    }
+    lb.reload_lb(&drained)?;
+    let before = lb.counted()?;
+    assert!(client.try_udp_get(vip(), 20)?.iter().all(Result::is_err));
+    assert_eq!(lb.counted()?.since(&before), BTreeMap::from([("slow no_backend", 20)]));
+    assert!(
+        lb.vips()?.iter().all(|vip| (vip.ready, vip.backends) == (0, 2)),
+        "{:?}",
+        lb.vips()?
+    );
+    assert!(lb.log()?.contains("no backend with a weight above 0"), "{}", lb.log()?);
+
+    // One VIP without any backend, beside one that is served.
+    let yaml = bed.file().yaml(&lb.socket()).replacen(
+        "protocol: udp, port: 80, backends: v4",
+        "protocol: udp, port: 80, backends: []",
+        1,
+    );
+    lb.reload(&yaml)?;
+    client.http_get(vip(), 20)?;
+    let before = lb.counted()?.of("slow no_backend");
+    assert!(client.try_udp_get(vip(), 20)?.iter().all(Result::is_err));
+    assert_eq!(lb.counted()?.of("slow no_backend") - before, 20);
+
+    lb.reload_lb(&bed.file())?;
+    client.udp_get(vip(), 20)?;
+    client.http_get(vip(), 20)?;
+    Ok(())
+}
