@@ -11,14 +11,16 @@ mod stats;
 
 use std::{
     io::{self, Write as _},
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use interrupt::Interrupt;
 use progress::Progress;
+use report::Report;
 
 /// The benchmark harness of Vipline.
 #[derive(Debug, Parser)]
@@ -32,6 +34,11 @@ struct Cli {
 enum Mode {
     /// Cost per packet of the shipped XDP program, beside the design's goals (root)
     Prog(ProgArgs),
+    /// Print a recorded `prog -o json` as a table
+    Show {
+        /// The record, such as perf/record/DATE_MACHINE/prog.json
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -62,8 +69,11 @@ enum Output {
 }
 
 fn main() -> ExitCode {
-    let Mode::Prog(args) = Cli::parse().mode;
-    match prog(&args) {
+    let outcome = match Cli::parse().mode {
+        Mode::Prog(args) => prog(&args),
+        Mode::Show { file } => show(&file),
+    };
+    match outcome {
         Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -100,6 +110,13 @@ fn prog(args: &ProgArgs) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn show(file: &Path) -> Result<ExitCode> {
+    let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let report: Report = serde_json::from_slice(&text).with_context(|| format!("{} is no record", file.display()))?;
+    report::write_table(&report, &mut io::stdout().lock())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {

@@ -139,6 +139,31 @@ fn table_has_the_same_rows_as_people_read_them() -> Result<()> {
 }
 
 #[test]
+fn records_can_be_read_again() -> Result<()> {
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/record"))? {
+        let record = entry?.path().join("prog.json");
+        let output = Command::new(env!("CARGO_BIN_EXE_vipline-perf"))
+            .arg("show")
+            .arg(&record)
+            .output()?;
+        let table = String::from_utf8(output.stdout)?;
+        assert!(
+            output.status.success(),
+            "{}: {}",
+            record.display(),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert_eq!(
+            table,
+            std::fs::read_to_string(record.with_extension("txt"))?,
+            "{}",
+            record.display()
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn closed_pipe_is_no_failure() -> Result<()> {
     if !lab::require_root()? {
         return Ok(());
