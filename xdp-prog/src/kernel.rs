@@ -9,7 +9,7 @@ use aya_ebpf::{
 
 use crate::{
     machine::{Frame, opaque},
-    verdict::{Fate, Verdict},
+    verdict::Verdict,
 };
 
 /// The packet that the driver handed us.
@@ -51,18 +51,19 @@ unsafe impl Frame for KernelFrame {
 /// What to tell the driver. `slow` is what becomes of packets for the slow path.
 #[inline(always)]
 pub fn action(verdict: Verdict, slow: u32) -> u32 {
-    // The compiler would turn all of it into tests of bits, the most common case last.
-    if opaque(verdict as u64) == Verdict::ForwardTx as u64 {
-        return xdp_action::XDP_TX;
-    }
-    match verdict {
-        Verdict::ForwardRedirect => xdp_action::XDP_REDIRECT,
-        Verdict::ForwardLocal => xdp_action::XDP_PASS,
-        _ => match verdict.fate() {
-            Fate::Pass => xdp_action::XDP_PASS,
-            Fate::Slow => slow,
-            Fate::Drop | Fate::Forward => xdp_action::XDP_DROP,
-        },
+    // Verdicts stand in the order of their fates. Said as a match, this becomes a dozen tests of bits, the commonest case last.
+    let verdict = opaque(verdict as u64);
+    if verdict == Verdict::ForwardTx as u64 {
+        xdp_action::XDP_TX
+    } else if verdict >= Verdict::FIRST_DROP as u64 {
+        xdp_action::XDP_DROP
+    } else if verdict >= Verdict::FIRST_SLOW as u64 {
+        slow
+    } else if verdict == Verdict::ForwardRedirect as u64 {
+        xdp_action::XDP_REDIRECT
+    } else {
+        // Passed up, or forwarded to this node itself.
+        xdp_action::XDP_PASS
     }
 }
 

@@ -1,6 +1,7 @@
 //! What may be decided for a packet, and why: exactly one verdict per packet, one counter each.
 //!
-//! The discriminant is the position in `COUNTERS`; new verdicts are added at the end of the list.
+//! The discriminant is the position in `COUNTERS`. They stand in the order of their fates, because the program compares; a new
+//! one goes to the end of its fate's and moves `ABI_VERSION`.
 
 /// What becomes of the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -136,11 +137,38 @@ verdicts! {
 
 const _: () = assert!(Verdict::ALL.len() <= crate::abi::MAX_VERDICTS);
 
+impl Verdict {
+    /// The first whose fate is [`Fate::Slow`]; all before it are forwarded or passed.
+    pub const FIRST_SLOW: Self = Self::SlowFragment;
+    /// The first whose fate is [`Fate::Drop`]; all after it are, too.
+    pub const FIRST_DROP: Self = Self::DropMalformed;
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::Verdict;
+    use super::{Fate, Verdict};
+
+    #[test]
+    fn verdicts_stand_in_the_order_of_their_fates() {
+        for verdict in Verdict::ALL {
+            let fate = if *verdict >= Verdict::FIRST_DROP {
+                Fate::Drop
+            } else if *verdict >= Verdict::FIRST_SLOW {
+                Fate::Slow
+            } else if *verdict > Verdict::ForwardLocal {
+                Fate::Pass
+            } else {
+                Fate::Forward
+            };
+            assert_eq!(
+                verdict.fate(),
+                fate,
+                "{verdict:?}: new verdicts go to the end of their fate's"
+            );
+        }
+    }
 
     #[test]
     fn every_verdict_has_its_own_label_and_counter() {

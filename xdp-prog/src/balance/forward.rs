@@ -32,31 +32,47 @@ pub(super) fn forward<M: Frame + BalancerTables>(machine: &mut M, link: &Link, f
     };
     // SAFETY: a pointer from a map lookup, aligned.
     let meta = LineMeta(unsafe { word(&raw const (*line).meta) });
-    if !meta.has(LineMeta::RESOLVED) {
-        if !meta.has(LineMeta::LOCAL) {
-            return Verdict::SlowNextHop;
+    let verdict = if meta.has(LineMeta::RESOLVED) {
+        match send(machine, link, flow, meta, line) {
+            Ok(verdict) => verdict,
+            Err(verdict) => return verdict,
         }
-        return count(machine, vip, backend, flow.ip_len, Verdict::ForwardLocal);
-    }
+    } else if meta.has(LineMeta::LOCAL) {
+        Verdict::ForwardLocal
+    } else {
+        return Verdict::SlowNextHop;
+    };
+    count(machine, vip, backend, flow.ip_len, verdict)
+}
+
+/// Encapsulates the packet and sends it on its way.
+#[inline(always)]
+fn send<M: Frame + BalancerTables>(
+    machine: &mut M,
+    link: &Link,
+    flow: &Flow,
+    meta: LineMeta,
+    line: *const BackendLine,
+) -> Result<Verdict, Verdict> {
     let outer_len = if meta.has(LineMeta::OUTER_V6) {
         IPV6_LEN
     } else {
         IPV4_LEN
     };
     if flow.ip_len + outer_len as u32 > meta.mtu() {
-        return Verdict::SlowTooBig;
+        return Err(Verdict::SlowTooBig);
     }
     let tags = tags(meta, line, link);
     if !encapsulate(machine, link, flow, meta, line, tags) {
-        return Verdict::DropInternal;
+        return Err(Verdict::DropInternal);
     }
     if is_on(machine, feature::REDIRECT) && meta.ifindex() != machine.ingress_ifindex() {
         if !machine.redirect(meta.port()) {
-            return Verdict::DropInternal;
+            return Err(Verdict::DropInternal);
         }
-        return count(machine, vip, backend, flow.ip_len, Verdict::ForwardRedirect);
+        return Ok(Verdict::ForwardRedirect);
     }
-    count(machine, vip, backend, flow.ip_len, Verdict::ForwardTx)
+    Ok(Verdict::ForwardTx)
 }
 
 /// The tag words to send with, as on the wire.

@@ -5,8 +5,8 @@
 //! |---|---|
 //! | [`crate::link`] | Ethernet and VLAN tags |
 //! | [`ipv4`], [`ipv6`] | IP and ports, match table, flow hash |
-//! | [`policy`] | who may send, and how much |
-//! | [`forward`] | slot, backend line, encapsulation |
+//! | `policy` | who may send, and how much |
+//! | `forward` | slot, backend line, encapsulation |
 
 mod forward;
 pub mod ipv4;

@@ -28,12 +28,15 @@ mod program {
     };
     use xdp_prog::machine::{load, store};
 
-    use crate::params::{FLOW_IDS as FLOW_ID_COUNT, FRAME_LEN, Params, choice, kind, target};
+    use crate::params::{FLOW_IDS as FLOW_ID_COUNT, FRAME_LEN, Params, TOUCHED_LINES, choice, kind, target};
 
     #[btf_map]
     static PARAMS: Array<Params, 1> = Array::new();
     #[btf_map]
     static FLOW_IDS: Array<u32, { FLOW_ID_COUNT }> = Array::new();
+    /// As large as user space makes it.
+    #[btf_map]
+    static POLLUTION: Array<[u64; 8], 1> = Array::new();
     #[btf_map]
     static SUNK: PerCpuArray<u64, 1> = PerCpuArray::new();
     #[btf_map]
@@ -60,6 +63,9 @@ mod program {
         let Some(flow) = next_flow(params, random) else {
             return xdp_action::XDP_ABORTED;
         };
+        if params.pollution_mask != 0 {
+            pollute(params.pollution_mask, random);
+        }
         let kind = if params.kind == kind::MIXED {
             random >> 62
         } else {
@@ -131,6 +137,21 @@ mod program {
             }
             choice::SEQUENCE => Some(params.sequence & params.flow_mask),
             _ => None,
+        }
+    }
+
+    /// Reads random cache lines. The packet is written after this: a network card leaves it in the cache.
+    #[inline(always)]
+    fn pollute(mask: u64, random: u64) {
+        let mut line = random;
+        for _ in 0..TOUCHED_LINES {
+            line = line
+                .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                .wrapping_add(0x1405_7b7e_f767_814f);
+            if let Some(words) = POLLUTION.get_ptr((line >> 32 & mask) as u32) {
+                // SAFETY: a pointer from a map lookup, aligned.
+                unsafe { xdp_prog::machine::word(words.cast()) };
+            }
         }
     }
 

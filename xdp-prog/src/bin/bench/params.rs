@@ -8,6 +8,10 @@ pub(crate) const FRAME_LEN: usize = 74;
 /// Flow numbers in `FLOW_IDS`.
 pub(crate) const FLOW_IDS: usize = 1 << 15;
 
+/// Random lines that the wrapper reads before each packet where it pollutes the caches: the work of a machine that does more
+/// than this.
+pub(crate) const TOUCHED_LINES: usize = 64;
+
 /// How the next flow is chosen.
 pub(crate) mod choice {
     /// `sequence & flow_mask`; with a mask of all ones, no flow ever comes twice.
@@ -42,7 +46,7 @@ pub(crate) mod kind {
     pub(crate) const MIXED: u64 = 4;
 }
 
-/// The one value of `PARAMS`. The last two words are the wrapper's own.
+/// The one value of `PARAMS`. The last three words are the wrapper's own to change.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Params {
@@ -64,6 +68,8 @@ pub(crate) struct Params {
     pub(crate) kind: u64,
     /// Flags of a TCP header.
     pub(crate) tcp_flags: u64,
+    /// Cache lines of `POLLUTION` to choose from, minus one; 0: leave the caches alone.
+    pub(crate) pollution_mask: u64,
     /// Position in the sequence.
     pub(crate) sequence: u64,
     /// State of the random numbers; never 0.
