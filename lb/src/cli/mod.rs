@@ -107,7 +107,7 @@ fn check(args: &args::CheckArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// An error and its causes, each once: most of ours say their cause in their own words already.
-fn report(error: &anyhow::Error) -> String {
+pub(crate) fn report(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !text.contains(&cause) {

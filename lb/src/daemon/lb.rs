@@ -28,6 +28,7 @@ use super::{
     views,
 };
 use crate::{
+    cli::report,
     control::{Answer, Listener, ReloadView, Request, Role, StatusView},
     datapath::Attachment,
     nexthop::NextHopDriver,
@@ -138,7 +139,7 @@ impl Lb {
                 self.revision += 1;
                 tracing::info!(writes, revision = self.revision, "next hops changed");
             }
-            Err(error) => tracing::error!("next hops changed and the tables did not follow: {error:#}"),
+            Err(error) => tracing::error!("next hops changed and the tables did not follow: {}", report(&error)),
         }
     }
 
@@ -146,9 +147,9 @@ impl Lb {
         life::tell(&[sd_notify::NotifyState::Reloading]);
         let result = self.try_reload(view).await;
         if let Err(error) = &result {
-            tracing::error!("configuration refused, the state before it stays:\n{error:#}");
+            tracing::error!("configuration refused, the state before it stays:\n{}", report(error));
         }
-        self.last_reload = (Instant::now(), result.err().map(|error| format!("{error:#}")));
+        self.last_reload = (Instant::now(), result.err().map(|error| report(&error)));
         life::tell(&[sd_notify::NotifyState::Ready]);
     }
 
@@ -209,7 +210,7 @@ impl Lb {
     }
 
     fn answer(&mut self, question: Answer, view: &View) {
-        let text = |error: anyhow::Error| format!("{error:#}");
+        let text = |error: anyhow::Error| report(&error);
         let view = view.borrow();
         match question.request {
             Request::Status => question.with(self.status(&view).map_err(text)),

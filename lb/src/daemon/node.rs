@@ -23,6 +23,7 @@ use super::{
     views,
 };
 use crate::{
+    cli::report,
     control::{Answer, Listener, ReloadView, Request, Role, StatusView},
     datapath::{Attachment, Decapsulator, grace_period},
     nexthop::NextHopDriver,
@@ -150,16 +151,16 @@ impl Node {
     fn readdress(&mut self, view: &watch::Receiver<NextHopView>) {
         let tunnel = tunnel(&self.config, &view.borrow());
         if let Err(error) = self.write(tunnel) {
-            tracing::error!("this node's addresses changed and the tables did not follow: {error:#}");
+            tracing::error!("this node's addresses changed and the tables did not follow: {}", report(&error));
         }
     }
 
     async fn reload(&mut self, view: &watch::Receiver<NextHopView>) {
         let result = self.try_reload(view).await;
         if let Err(error) = &result {
-            tracing::error!("configuration refused, the state before it stays:\n{error:#}");
+            tracing::error!("configuration refused, the state before it stays:\n{}", report(error));
         }
-        self.last_reload = (Instant::now(), result.err().map(|error| format!("{error:#}")));
+        self.last_reload = (Instant::now(), result.err().map(|error| report(&error)));
     }
 
     async fn try_reload(&mut self, view: &watch::Receiver<NextHopView>) -> anyhow::Result<()> {
