@@ -11,16 +11,29 @@ fn document(name: &str) -> String {
 
 /// The cells of the rows of the table under a heading, without code marks; its two heading rows left out.
 fn rows(text: &str, heading: &str) -> Vec<Vec<String>> {
-    let (_, section) = text.split_once(heading).unwrap_or_else(|| panic!("no heading {heading}"));
-    let table = section.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
-    let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect();
+    let (_, section) = text
+        .split_once(heading)
+        .unwrap_or_else(|| panic!("no heading {heading}"));
+    let table = section
+        .lines()
+        .skip_while(|line| !line.starts_with('|'))
+        .take_while(|line| line.starts_with('|'));
+    let cells = |line: &str| {
+        line.trim_matches('|')
+            .split('|')
+            .map(|cell| cell.trim().replace('`', ""))
+            .collect()
+    };
     table.skip(2).map(cells).collect()
 }
 
 #[test]
 fn the_packet_walk_has_every_verdict_in_order_with_its_fate_reason_and_meaning() {
     let rows = rows(&document("packet-walk.md"), "\n## Verdicts\n");
-    let said: Vec<[&str; 4]> = rows.iter().map(|row| [&*row[0], &*row[1], &*row[2], &*row[4]]).collect();
+    let said: Vec<[&str; 4]> = rows
+        .iter()
+        .map(|row| [&*row[0], &*row[1], &*row[2], &*row[4]])
+        .collect();
     let names: Vec<String> = Verdict::ALL.iter().map(|verdict| format!("{verdict:?}")).collect();
     let meant: Vec<[&str; 4]> = Verdict::ALL
         .iter()
@@ -35,7 +48,14 @@ fn operations_says_what_to_do_about_every_packet_that_is_not_delivered() {
     let rows = rows(&document("operations.md"), "\n## Counters, and what to do\n");
     let said: Vec<&str> = rows.iter().map(|row| &*row[0]).collect();
     let lost = |verdict: &&Verdict| matches!(verdict.fate(), Fate::Slow | Fate::Drop);
-    let meant: Vec<&str> = Verdict::ALL.iter().filter(lost).map(|verdict| verdict.reason()).collect();
+    let meant: Vec<&str> = Verdict::ALL
+        .iter()
+        .filter(lost)
+        .map(|verdict| verdict.reason())
+        .collect();
     assert_eq!(said, meant);
-    assert!(rows.iter().all(|row| row.len() == 3 && !row[2].is_empty()), "each with what to do");
+    assert!(
+        rows.iter().all(|row| row.len() == 3 && !row[2].is_empty()),
+        "each with what to do"
+    );
 }
