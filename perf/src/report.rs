@@ -49,7 +49,7 @@ pub(crate) struct Effort {
     pub(crate) runs: u32,
     /// Packets of each run with hot caches.
     pub(crate) repeat: u32,
-    /// Packets of each run with polluted caches.
+    /// Packets of each run to cold caches.
     pub(crate) burst: u32,
 }
 

@@ -21,8 +21,10 @@ const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 
-/// Packets of a burst after the caches were polluted: what a driver's poll takes at most (`NAPI_POLL_WEIGHT`).
+/// Packets of a burst to cold caches: what a driver's poll takes at most (`NAPI_POLL_WEIGHT`).
 pub(crate) const BURST: u32 = 64;
+/// Bytes written before such a burst. The kernel then sleeps for 20 ms before it runs a program more than once.
+const EVICTION: usize = 64 << 20;
 
 /// How often, and how long.
 #[derive(Clone, Copy, Debug)]
@@ -46,11 +48,13 @@ pub(crate) struct Cost {
 
 /// Measures a row on a balancer that the wrapper is aimed at.
 pub(crate) fn row(wrapper: &mut Wrapper, balancer: &Balancer, row: &Row, effort: Effort) -> Result<Cost> {
-    let mut pollution = vec![0_u64; row.caches.pollution() / size_of::<u64>()];
-    let repeat = if row.caches == Caches::Hot {
-        effort.repeat
-    } else {
-        BURST
+    let cold = row.caches == Caches::Cold;
+    let mut eviction = vec![0_u64; if cold { EVICTION / size_of::<u64>() } else { 0 }];
+    let repeat = match row.caches {
+        Caches::Hot => effort.repeat,
+        // Each packet costs the wrapper 64 cache misses.
+        Caches::L2Polluted | Caches::LlcPolluted => (effort.repeat / 8).max(1),
+        Caches::Cold => BURST,
     };
     let before = verdicts(balancer)?;
     let pairs = Pairs {
@@ -59,7 +63,7 @@ pub(crate) fn row(wrapper: &mut Wrapper, balancer: &Balancer, row: &Row, effort:
         runs: effort.runs,
         repeat,
     };
-    let cost = pairs.measure(wrapper, row, || pollute(&mut pollution))?;
+    let cost = pairs.measure(wrapper, row, || evict(&mut eviction))?;
     let counted: BTreeMap<Verdict, u64> = verdicts(balancer)?
         .into_iter()
         .map(|(verdict, count)| (verdict, count - before.get(&verdict).copied().unwrap_or(0)))
@@ -150,6 +154,7 @@ fn params(row: &Row, target: u32, from: u64) -> Params {
         vip_v6: VIP_V6 + beside,
         kind: row.traffic.kind,
         tcp_flags: row.traffic.tcp_flags,
+        pollution_mask: u64::from(row.caches.polluting_lines().saturating_sub(1)),
         sequence: from,
         random: 0x9e37_79b9_7f4a_7c15 ^ from,
         packets: 0,
@@ -176,7 +181,7 @@ fn action(verdict: Verdict) -> Result<u32> {
 }
 
 /// Writes a word of every cache line.
-fn pollute(buffer: &mut [u64]) {
+fn evict(buffer: &mut [u64]) {
     const LINE: usize = 64 / size_of::<u64>();
     for word in buffer.iter_mut().step_by(LINE) {
         *word = word.wrapping_add(1);

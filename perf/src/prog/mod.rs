@@ -74,8 +74,13 @@ pub(crate) fn run(options: &Options, interrupt: &Interrupt, progress: &Progress)
         runs: options.runs,
         repeat: options.repeat,
     };
+    let rows: Vec<Row> = rows::all()
+        .into_iter()
+        .filter(|row| (row.quick || !options.quick) && options.wants(&row.title()))
+        .collect();
+    let polluting_lines = rows.iter().map(|row| row.caches.polluting_lines()).max().unwrap_or(0);
     let mut bench = Bench {
-        wrapper: Wrapper::load()?,
+        wrapper: Wrapper::load(polluting_lines)?,
         loaded: None,
         effort,
         report: Report::new(
@@ -91,10 +96,6 @@ pub(crate) fn run(options: &Options, interrupt: &Interrupt, progress: &Progress)
     bench
         .wrapper
         .set_flow_ids(&stats::zipf(1 << 20, wrapper::FLOW_IDS, 0x1f83_d9ab_fb41_bd6b))?;
-    let rows: Vec<Row> = rows::all()
-        .into_iter()
-        .filter(|row| (row.quick || !options.quick) && options.wants(&row.title()))
-        .collect();
     bench.facts(rows.first().map(|row| row.shape))?;
     bench.steps(&rows, options, interrupt, progress)?;
     progress.done();

@@ -74,24 +74,26 @@ impl Flows {
     }
 }
 
-/// What is done to the caches before packets come.
+/// What is done to the caches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caches {
     /// Nothing: they hold what the packets before left.
     Hot,
-    /// 4 MiB are written between bursts: more than an L2 holds.
+    /// Before each packet, random lines of 4 MiB are read: more than an L2 holds.
     L2Polluted,
-    /// 64 MiB are written between bursts: more than this machine's last level holds.
+    /// The same of 64 MiB: more than this machine's last level holds.
     LlcPolluted,
+    /// A burst comes to caches that others have used for 20 ms, after 64 MiB were written.
+    Cold,
 }
 
 impl Caches {
-    /// Bytes to write between bursts.
-    pub(crate) const fn pollution(self) -> usize {
+    /// Cache lines that are read from before each packet.
+    pub(crate) const fn polluting_lines(self) -> u32 {
         match self {
-            Self::Hot => 0,
-            Self::L2Polluted => 4 << 20,
-            Self::LlcPolluted => 64 << 20,
+            Self::Hot | Self::Cold => 0,
+            Self::L2Polluted => (4 << 20) / 64,
+            Self::LlcPolluted => (64 << 20) / 64,
         }
     }
 
@@ -101,6 +103,7 @@ impl Caches {
             Self::Hot => "hot",
             Self::L2Polluted => "L2 polluted",
             Self::LlcPolluted => "LLC polluted",
+            Self::Cold => "cold burst",
         }
     }
 }
@@ -287,7 +290,7 @@ fn mixes() -> Vec<Row> {
 
 fn polluted() -> Vec<Row> {
     let mut rows = Vec::new();
-    for caches in [Caches::L2Polluted, Caches::LlcPolluted] {
+    for caches in [Caches::L2Polluted, Caches::LlcPolluted, Caches::Cold] {
         let mut push = |name: &str, shape, verdict| {
             let row = Row::new("polluted caches", name, shape, Flows::Random(MILLION));
             rows.push(Row { caches, verdict, ..row });

@@ -38,10 +38,11 @@ pub(crate) struct Run {
 }
 
 impl Wrapper {
-    /// Loads wrapper and floors.
-    pub(crate) fn load() -> Result<Self> {
+    /// Loads wrapper and floors, with so many cache lines to pollute the caches from.
+    pub(crate) fn load(polluting_lines: u32) -> Result<Self> {
         let mut ebpf = EbpfLoader::new()
             .btf(None)
+            .map_max_entries("POLLUTION", polluting_lines.max(1))
             .load(OBJECT)
             .context("cannot load the benchmark's wrapper (root is needed: CAP_BPF, CAP_NET_ADMIN)")?;
         let mut take = |name| {

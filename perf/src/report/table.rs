@@ -81,12 +81,17 @@ fn header(report: &Report, out: &mut impl Write) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "             {} packets, without those whose XDP_TX was disturbed; with polluted caches of {} packets, mean of the burst,",
-        effort.repeat, effort.burst
+        "             {} packets, without those whose XDP_TX was disturbed. Every packet came to the verdict that the row is about.",
+        effort.repeat
     )?;
     writeln!(
         out,
-        "             after writing 4 MiB (L2) or 64 MiB (LLC). Every packet of a row came to the verdict that the row says."
+        "polluted     before each packet the wrapper reads 64 random lines of 4 MiB (L2) or 64 MiB (LLC); an eighth of the packets"
+    )?;
+    writeln!(
+        out,
+        "cold burst   mean of {} packets that come after 64 MiB were written and others had the CPU for 20 ms",
+        effort.burst
     )
 }
 
