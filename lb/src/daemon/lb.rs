@@ -21,6 +21,7 @@ use lb_core::{
 use tokio::{sync::watch, time::timeout};
 
 use super::{
+    attach::{attach_all, check_free},
     explain,
     life::{self, Life, Wake},
     tables::Tables,
@@ -97,19 +98,15 @@ impl Lb {
         for warning in file.config.warnings() {
             tracing::warn!("{warning}");
         }
+        check_free(&file.config.interfaces)?;
         let desired = desired(&file.config, &view.borrow());
         let mut tables = Tables::load(&file, None)?;
         tables.reach(&desired, &view.borrow().next_hops)?;
         let mut unclaimed = Unclaimed::new(Priority::Lb).await?;
         let prefixes = unclaimed_prefixes(&desired, &view.borrow().next_hops);
         unclaimed.set(&names(&file.config), &prefixes).await?;
-        // Attached last: the first packet finds whole tables. What fails takes the attachments before it down with it.
-        let mut attachments = Vec::new();
-        for interface in &file.config.interfaces {
-            let attachment = tables.attach(&interface.name, interface.mode)?;
-            views::say_attached(&attachment);
-            attachments.push(attachment);
-        }
+        // Attached last: the first packet finds whole tables.
+        let attachments = attach_all(&tables.balancer.program, &file.config.interfaces, &unclaimed).await?;
         tracing::info!(vips = desired.vips.len(), backends = desired.backends.len(), "serving");
         let now = Instant::now();
         Ok(Self {

@@ -1,5 +1,6 @@
 //! The two daemons: [`run`] for LB nodes, [`node()`] for worker nodes. Here is what they share; never anything about packets.
 
+mod attach;
 mod explain;
 mod lb;
 mod life;

@@ -18,6 +18,7 @@ use tokio::{sync::watch, time::timeout};
 use xdp_prog::{abi::Config, verdict::Verdict};
 
 use super::{
+    attach::{attach_all, check_free},
     life::{self, Life, Wake},
     unclaimed::{Priority, Unclaimed},
     views,
@@ -98,6 +99,7 @@ impl Node {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
+        check_free(&config.interfaces)?;
         let decapsulator = Decapsulator::load(&Config::EMPTY, RANGES)?;
         let mut unclaimed = Unclaimed::new(Priority::Node).await?;
         set_rules(&mut unclaimed, &config).await?;
@@ -115,11 +117,8 @@ impl Node {
         };
         node.write(tunnel(&node.config, &view.borrow()))?;
         // Attached last: from the first packet on the tables are whole.
-        for interface in &node.config.interfaces {
-            let attachment = node.decapsulator.program.attach(&interface.name, interface.mode)?;
-            views::say_attached(&attachment);
-            node.attachments.push(attachment);
-        }
+        let program = &node.decapsulator.program;
+        node.attachments = attach_all(program, &node.config.interfaces, &node.unclaimed).await?;
         Ok(node)
     }
 
@@ -151,7 +150,10 @@ impl Node {
     fn readdress(&mut self, view: &watch::Receiver<NextHopView>) {
         let tunnel = tunnel(&self.config, &view.borrow());
         if let Err(error) = self.write(tunnel) {
-            tracing::error!("this node's addresses changed and the tables did not follow: {}", report(&error));
+            tracing::error!(
+                "this node's addresses changed and the tables did not follow: {}",
+                report(&error)
+            );
         }
     }
 

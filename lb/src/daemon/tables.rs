@@ -16,7 +16,7 @@ use xdp_prog::{
 
 use crate::{
     control::{BackendView, NextHopKind, SetView, VipView},
-    datapath::{AttachMode, Attachment, Balancer, DatapathError, grace_period, jiffies_per_second},
+    datapath::{Attachment, Balancer, grace_period, jiffies_per_second},
     source::file::LbFile,
 };
 
@@ -102,11 +102,6 @@ impl Tables {
     /// Whether only a new program helps.
     pub(super) fn is_lost(&self) -> bool {
         self.lost
-    }
-
-    /// Attaches to an interface.
-    pub(super) fn attach(&self, interface: &str, mode: AttachMode) -> Result<Attachment, DatapathError> {
-        self.balancer.program.attach(interface, mode)
     }
 
     /// Puts this program in the place of another, interface by interface, and takes its counts along.

@@ -55,6 +55,21 @@ pub fn holders(interface: &str) -> Result<Vec<Holder>, DatapathError> {
     holders_of(&Interface::find(interface)?)
 }
 
+/// Refuses an interface that has an XDP program, as attaching would, and touches nothing.
+///
+/// # Errors
+///
+/// [`DatapathError::Occupied`]; and as [`holders`].
+pub fn refuse_if_taken(interface: &str) -> Result<(), DatapathError> {
+    match holders(interface)?.into_iter().next() {
+        None => Ok(()),
+        Some(holder) => Err(DatapathError::Occupied {
+            interface: interface.to_owned(),
+            holder,
+        }),
+    }
+}
+
 pub(crate) fn holders_of(interface: &Interface) -> Result<Vec<Holder>, DatapathError> {
     let query = |call| {
         move |source| DatapathError::Query {

@@ -45,7 +45,7 @@ pub use clock::jiffies_per_second;
 pub use counters::{Counters, PerCpu, Sum, VerdictCounters};
 pub use error::DatapathError;
 pub use grace::grace_period;
-pub use hook::{Holder, holders};
+pub use hook::{Holder, holders, refuse_if_taken};
 pub use interface::Interface;
 pub use lb_core::config::{AttachMode, Capacity};
 pub use load::{Balancer, Decapsulator};

@@ -196,7 +196,11 @@ fn where_the_kernel_knows_vlans_an_untagged_way_is_untagged() {
         Some(GW_MAC),
     )));
     world.pass(PASS_GAP);
-    assert_eq!(world.via("b0").tags, None, "no VLANs: what a packet came with stays on it");
+    assert_eq!(
+        world.via("b0").tags,
+        None,
+        "no VLANs: what a packet came with stays on it"
+    );
     let clients = |parent| Link {
         vlan: Some(Vlan {
             parent,

@@ -1,0 +1,44 @@
+//! Attaching to all configured interfaces, or to none.
+
+use lb_core::config::Interface;
+
+use super::{unclaimed::Unclaimed, views};
+use crate::datapath::{Attachment, DatapathError, Program, refuse_if_taken};
+
+/// Refuses interfaces that have an XDP program: before anything of this node is touched, so that a second daemon does the first no
+/// harm.
+///
+/// # Errors
+///
+/// [`DatapathError::Occupied`] names the program; [`DatapathError::NoInterface`].
+pub(super) fn check_free(interfaces: &[Interface]) -> Result<(), DatapathError> {
+    interfaces
+        .iter()
+        .try_for_each(|interface| refuse_if_taken(&interface.name))
+}
+
+/// Attaches to every interface. Where one refuses, those before it are detached and the rules of this daemon taken away.
+///
+/// # Errors
+///
+/// As [`Program::attach`].
+pub(super) async fn attach_all(
+    program: &Program,
+    interfaces: &[Interface],
+    unclaimed: &Unclaimed,
+) -> anyhow::Result<Vec<Attachment>> {
+    let attach = |interface: &Interface| {
+        program
+            .attach(&interface.name, interface.mode)
+            .inspect(views::say_attached)
+    };
+    match interfaces.iter().map(attach).collect() {
+        Ok(attachments) => Ok(attachments),
+        Err(error) => {
+            if let Err(left) = unclaimed.remove_all().await {
+                tracing::warn!("while giving up: {left}");
+            }
+            Err(error.into())
+        }
+    }
+}
