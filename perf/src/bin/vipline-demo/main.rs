@@ -17,7 +17,11 @@ use std::{
 };
 
 fn main() -> ExitCode {
-    let mut report = Report { out: io::stdout().lock(), colour: io::stdout().is_terminal(), failed: 0 };
+    let mut report = Report {
+        out: io::stdout().lock(),
+        colour: io::stdout().is_terminal(),
+        failed: 0,
+    };
     match story::tell(&mut report) {
         Ok(()) if report.failed == 0 => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
@@ -53,7 +57,11 @@ impl Report {
 
     fn check(&mut self, holds: bool, text: &str) -> io::Result<()> {
         self.failed += u32::from(!holds);
-        let (word, colour) = if holds { ("ok    ", "\x1b[32m") } else { ("FAILED", "\x1b[31m") };
+        let (word, colour) = if holds {
+            ("ok    ", "\x1b[32m")
+        } else {
+            ("FAILED", "\x1b[31m")
+        };
         if self.colour {
             writeln!(self.out, "  {colour}{word}\x1b[0m {text}")?;
         } else {

@@ -40,7 +40,10 @@ pub(crate) fn vips() -> Result<[(Proto, SocketAddr); 4]> {
 
 impl Site {
     pub(crate) fn build(directory: &Path) -> Result<Self> {
-        let topology = Topology::builder().workers(WORKERS as u8).build().context("cannot build the lab")?;
+        let topology = Topology::builder()
+            .workers(WORKERS as u8)
+            .build()
+            .context("cannot build the lab")?;
         let servers = topology.serve(&vips()?)?;
         let mut site = Self {
             daemons: Vec::new(),
@@ -63,12 +66,26 @@ impl Site {
                 socket.display()
             );
             fs::write(&config, text)?;
-            site.start(worker.ns().command(&vipline()?), "node", &config, directory, worker.name(), socket)?;
+            site.start(
+                worker.ns().command(&vipline()?),
+                "node",
+                &config,
+                directory,
+                worker.name(),
+                socket,
+            )?;
         }
         site.configure([1; WORKERS])?;
         let lb = site.topology.lb(0).clone();
         let (config, socket) = (site.config.clone(), site.socket.clone());
-        site.start(lb.ns().command(&vipline()?), "run", &config, directory, lb.name(), socket)?;
+        site.start(
+            lb.ns().command(&vipline()?),
+            "run",
+            &config,
+            directory,
+            lb.name(),
+            socket,
+        )?;
         site.wait_until_ready()?;
         Ok(site)
     }
@@ -81,7 +98,11 @@ impl Site {
             self.socket.display()
         );
         for (worker, weight) in self.topology.workers().iter().zip(weights) {
-            text += &format!("      - {{name: {}, address: {}, weight: {weight}}}\n", worker.name(), worker.addr_v4());
+            text += &format!(
+                "      - {{name: {}, address: {}, weight: {weight}}}\n",
+                worker.name(),
+                worker.addr_v4()
+            );
         }
         text += "vips:\n";
         for (protocol, vip) in vips()? {
@@ -123,7 +144,11 @@ impl Site {
     }
 
     pub(crate) fn explain(&self, source: SocketAddr, destination: SocketAddr) -> Result<ExplainView> {
-        self.ask(&Request::Explain { protocol: ProtocolName::Tcp, source, destination })
+        self.ask(&Request::Explain {
+            protocol: ProtocolName::Tcp,
+            source,
+            destination,
+        })
     }
 
     fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T> {
@@ -141,10 +166,20 @@ impl Site {
     ) -> Result<()> {
         let log = directory.join(format!("{name}.log"));
         command.arg(role).arg("--config").arg(config);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log)?);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log)?);
         self.daemons.push((log, Process::start(command)?));
-        self.wait(name, || Ok(control::ask::<StatusView>(&socket, &Request::Status).is_ok())).with_context(|| {
-            let log = self.daemons.last().and_then(|(log, _)| fs::read_to_string(log).ok()).unwrap_or_default();
+        self.wait(name, || {
+            Ok(control::ask::<StatusView>(&socket, &Request::Status).is_ok())
+        })
+        .with_context(|| {
+            let log = self
+                .daemons
+                .last()
+                .and_then(|(log, _)| fs::read_to_string(log).ok())
+                .unwrap_or_default();
             format!("vipline {role} on {name} did not start; its log:\n{log}")
         })
     }
@@ -169,6 +204,13 @@ impl Site {
 /// The real binary, built beside this one.
 fn vipline() -> Result<String> {
     let path = std::env::current_exe()?.with_file_name("vipline");
-    ensure!(path.exists(), "{} is not there: run `make demo`, which builds it", path.display());
-    path.into_os_string().into_string().ok().context("the path of this program is not UTF-8")
+    ensure!(
+        path.exists(),
+        "{} is not there: run `make demo`, which builds it",
+        path.display()
+    );
+    path.into_os_string()
+        .into_string()
+        .ok()
+        .context("the path of this program is not UTF-8")
 }

@@ -23,7 +23,10 @@ const THREADS: usize = 4;
 pub(crate) fn tell(report: &mut Report) -> Result<()> {
     let directory = Directory::new()?;
     report.heading("Vipline demo: client - router - LB node - 3 worker nodes, each a network namespace of its own")?;
-    anyhow::ensure!(lab::require_root()?, "the demo makes network namespaces and loads XDP programs: run it as root");
+    anyhow::ensure!(
+        lab::require_root()?,
+        "the demo makes network namespaces and loads XDP programs: run it as root"
+    );
     let site = Site::build(directory.path())?;
     set_up(report, &site)?;
     connections(report, &site)?;
@@ -43,7 +46,10 @@ pub(crate) fn tell(report: &mut Report) -> Result<()> {
 fn set_up(report: &mut Report, site: &Site) -> Result<()> {
     let status = site.status()?;
     for interface in &status.interfaces {
-        let text = format!("the balancer is attached to the LB node's {} in {} mode", interface.name, interface.mode);
+        let text = format!(
+            "the balancer is attached to the LB node's {} in {} mode",
+            interface.name, interface.mode
+        );
         report.check(interface.mode == "native", &text)?;
     }
     report.line(&format!("features compiled in: {}", status.features.join(", ")))?;
@@ -75,18 +81,37 @@ fn connections(report: &mut Report, site: &Site) -> Result<()> {
     let seen = site.topology.router().counters()? - &before;
 
     let failures: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
-    let first = failures.first().map_or_else(String::new, |error| format!(" (the first: {error:#})"));
-    report.check(failures.is_empty(), &format!("{} of {count} flows failed{first}", failures.len()))?;
+    let first = failures
+        .first()
+        .map_or_else(String::new, |error| format!(" (the first: {error:#})"));
+    report.check(
+        failures.is_empty(),
+        &format!("{} of {count} flows failed{first}", failures.len()),
+    )?;
     let replies: Vec<Reply> = outcomes.into_iter().filter_map(Result::ok).collect();
     shares(report, &per_server(&replies), [1; WORKERS])?;
-    let translated = replies.iter().filter(|reply| reply.client_seen != reply.local_addr).count();
-    report.check(translated == 0, &format!("client addresses preserved: {translated} of {count} servers saw another"))?;
-    let (lb, workers) = (seen.from(LinkKind::Lb).replies.packets, seen.from(LinkKind::Worker).replies.packets);
+    let translated = replies
+        .iter()
+        .filter(|reply| reply.client_seen != reply.local_addr)
+        .count();
+    report.check(
+        translated == 0,
+        &format!("client addresses preserved: {translated} of {count} servers saw another"),
+    )?;
+    let (lb, workers) = (
+        seen.from(LinkKind::Lb).replies.packets,
+        seen.from(LinkKind::Worker).replies.packets,
+    );
     report.check(
         lb == 0 && workers as usize >= count,
-        &format!("direct server return: {workers} reply packets came to the router from workers, {lb} from the LB node"),
+        &format!(
+            "direct server return: {workers} reply packets came to the router from workers, {lb} from the LB node"
+        ),
     )?;
-    let (inward, tunnelled) = (seen.to(LinkKind::Lb).requests.packets, seen.from(LinkKind::Lb).tunnel.packets);
+    let (inward, tunnelled) = (
+        seen.to(LinkKind::Lb).requests.packets,
+        seen.from(LinkKind::Lb).tunnel.packets,
+    );
     report.check(
         inward == tunnelled,
         &format!("{inward} request packets went to the LB node, {tunnelled} came back out of it, encapsulated"),
@@ -107,10 +132,16 @@ fn explain(report: &mut Report, site: &Site) -> Result<()> {
         if port == ports.start {
             let (slots, slot) = view.slot.context("no slot")?;
             let backend = view.backend.unwrap_or_default();
-            report.line(&format!("{}: slot {slot} of {slots}, backend {backend}: {}", view.flow, view.meaning))?;
+            report.line(&format!(
+                "{}: slot {slot} of {slots}, backend {backend}: {}",
+                view.flow, view.meaning
+            ))?;
         }
     }
-    report.check(agreed == ports.len(), &format!("{agreed} of {} flows went where explain said", ports.len()))?;
+    report.check(
+        agreed == ports.len(),
+        &format!("{agreed} of {} flows went where explain said", ports.len()),
+    )?;
     Ok(())
 }
 
@@ -126,14 +157,21 @@ fn change_weight(report: &mut Report, site: &Site) -> Result<()> {
     let took = site.wait_for_revision(revision)?;
     load.wait_for(200, Duration::from_secs(10))?;
     let (new, old) = (load.stop()?, lasting.stop()?);
-    let moved: i64 = slots(site)?.values().zip(slots_before.values()).map(|(now, then)| (now - then).max(0)).sum();
+    let moved: i64 = slots(site)?
+        .values()
+        .zip(slots_before.values())
+        .map(|(now, then)| (now - then).max(0))
+        .sum();
     let of: i64 = slots_before.values().sum();
     report.line(&format!(
-        "in force {:.1} s after the file was replaced; {moved} of {of} slots moved ({:.1} %, the least possible is 16.7 %)",
+        "in force {:.1} s after the file was replaced; {moved} of {of} slots moved ({:.1} %; from a third to a half, a sixth must)",
         took.as_secs_f64(),
         100.0 * moved as f64 / of as f64
     ))?;
-    let first = new.errors.first().map_or_else(String::new, |error| format!(" (the first: {error})"));
+    let first = new
+        .errors
+        .first()
+        .map_or_else(String::new, |error| format!(" (the first: {error})"));
     let refused = new.failed;
     // A connection that is being made on a slot that moves meets a new worker in the middle of its handshake.
     report.check(
@@ -144,7 +182,7 @@ fn change_weight(report: &mut Report, site: &Site) -> Result<()> {
         ),
     )?;
     report.line(&format!(
-        "{} long-lived connections: {} broke because their slot moved (issue 5's transit will keep those)",
+        "{} long-lived connections: {} broke because their slot moved (keeping those is transit, which this release does not have)",
         THREADS, old.failed
     ))?;
     let replies = site.topology.client().http_get(vip, CONNECTIONS)?;
@@ -155,7 +193,10 @@ fn change_weight(report: &mut Report, site: &Site) -> Result<()> {
 /// Slots by backend, of the one table.
 fn slots(site: &Site) -> Result<BTreeMap<String, i64>> {
     let backends = site.backends()?;
-    Ok(backends.into_iter().map(|backend| (backend.name, backend.sets.first().map_or(0, |set| set.slots as i64))).collect())
+    Ok(backends
+        .into_iter()
+        .map(|backend| (backend.name, backend.sets.first().map_or(0, |set| set.slots as i64)))
+        .collect())
 }
 
 fn per_server(replies: &[Reply]) -> BTreeMap<String, usize> {
@@ -176,11 +217,17 @@ fn shares(report: &mut Report, counts: &BTreeMap<String, usize>, weights: [u16; 
         let off = got as f64 / ideal - 1.0;
         report.check(
             off.abs() <= TOLERANCE,
-            &format!("{name}: {got:5} flows, ideal {ideal:6.1}, off by {:+.1} % (at most 10 %)", 100.0 * off),
+            &format!(
+                "{name}: {got:5} flows, ideal {ideal:6.1}, off by {:+.1} % (at most 10 %)",
+                100.0 * off
+            ),
         )?;
     }
     let known = (1..=WORKERS).map(|index| format!("worker-{index}"));
     let strangers = counts.len() - known.filter(|name| counts.contains_key(name)).count();
-    report.check(strangers == 0, &format!("{strangers} flows were answered by somebody else"))?;
+    report.check(
+        strangers == 0,
+        &format!("{strangers} flows were answered by somebody else"),
+    )?;
     Ok(())
 }
