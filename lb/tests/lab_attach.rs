@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Result;
 use lab::{LinkKind, Load, LoadKind, Netns, Proto, Topology, require_root};
-use lab_support::{Bed, Daemon, LbFile, PATIENCE, SEED, eventually, vip_v4};
+use lab_support::{Bed, Daemon, LbFile, NodeFile, PATIENCE, SEED, eventually, vip_v4};
 use lb::datapath::{Holder, Mode, holders};
 use nix::sys::signal::Signal;
 
@@ -125,6 +125,18 @@ fn a_second_daemon_is_refused_and_the_first_one_serves_on() -> Result<()> {
         second.log()?
     );
     assert_eq!(bed.lb().status()?.pid, bed.lb().pid());
+
+    // A worker's agent gives way alike, and takes nothing of the first one's away.
+    let worker = bed.topology.worker(0);
+    let rules = || Ok::<_, anyhow::Error>(worker.ns().sh("ip -4 rule")? + &worker.ns().sh("ip -6 rule")?);
+    let before = rules()?;
+    assert_eq!(before.matches("blackhole").count(), 2, "{before}");
+    let mut node_file = NodeFile::new(&bed.topology);
+    node_file.vip_prefixes = vec!["198.18.0.0/24".to_owned()];
+    let mut second = Daemon::spawn("node", worker, |socket| node_file.yaml(socket))?;
+    assert_eq!(second.wait()?.code(), Some(1));
+    assert!(second.log()?.contains("XDP program vipline_decap"), "{}", second.log()?);
+    assert_eq!(rules()?, before);
 
     load.wait_for(20, PATIENCE)?;
     let report = load.stop()?;
