@@ -9,7 +9,10 @@ use crate::{
         BackendIndex, BackendLine, BucketV4, BucketV6, Config, KeyV4, KeyV6, LimitState, MAX_PORTS, Range,
         SEGMENT_WORDS, Traffic, VipIndex, VipOptions,
     },
-    balance::{self, Match},
+    balance::{
+        self,
+        matching::{self, Match},
+    },
     decap,
     machine::{BalancerTables, Constants, Frame, MatchTables, Ranges, Tables},
     ranges,
@@ -206,11 +209,11 @@ impl Tables for Host<'_> {
 
 impl BalancerTables for Host<'_> {
     fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> Match {
-        balance::ipv4::overflow(self, key, address)
+        matching::overflow(self, key, address)
     }
 
     fn overflow_v6(&self, key: Option<KeyV6>, address: KeyV6) -> Match {
-        balance::ipv6::overflow(self, key, address)
+        matching::overflow(self, key, address)
     }
 
     fn slot_word(&self, segment: u32, word: u32) -> Option<*const u64> {

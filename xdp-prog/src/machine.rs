@@ -4,7 +4,7 @@
 
 use crate::{
     abi::{BackendLine, BucketV4, BucketV6, Config, KeyV4, KeyV6, LimitState, Range, Traffic, VipOptions},
-    balance::Match,
+    balance::matching::Match,
     verdict::Verdict,
 };
 
@@ -65,9 +65,9 @@ pub trait Tables: Constants {
 
 /// What the balancer has beside.
 pub trait BalancerTables: Tables + MatchTables {
-    /// [`crate::balance::ipv4::overflow`], out of line in the kernel's build: only buckets that overflowed pay for the call.
+    /// [`crate::balance::matching::overflow`], out of line in the kernel's build: only buckets that overflowed pay for the call.
     fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> Match;
-    /// [`crate::balance::ipv6::overflow`], likewise.
+    /// [`crate::balance::matching::overflow`], likewise.
     fn overflow_v6(&self, key: Option<KeyV6>, address: KeyV6) -> Match;
     /// Word of slot memory.
     fn slot_word(&self, segment: u32, word: u32) -> Option<*const u64>;

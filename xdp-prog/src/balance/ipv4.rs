@@ -1,11 +1,15 @@
 //! IPv4: parse, match, hash. One bounds check for the common case; everything odd leaves by the address entry of the match table.
 
-use super::{Flow, Match, decapsulated, is_on, policy, seed, unclaimed};
+use super::{
+    Flow, decapsulated, is_on,
+    matching::{Match, find},
+    policy, seed, unclaimed,
+};
 use crate::{
-    abi::{BucketV4, CHOICES, KeyV4, VipMeta, WAYS_V4, feature},
+    abi::{KeyV4, VipMeta, feature},
     hash,
     link::Link,
-    machine::{BalancerTables, Frame, MatchTables, load, opaque, word},
+    machine::{BalancerTables, Frame, load},
     ranges,
     verdict::Verdict,
     wire::{
@@ -114,85 +118,6 @@ fn reason(version: u8, fragment: bool, protocol: u8) -> Verdict {
     } else {
         Verdict::SlowProtocol
     }
-}
-
-/// Looks for `key`, if there is one, and for the address entry where it is not there. One cache line answers, unless that says
-/// that something of it stands elsewhere.
-#[inline(always)]
-fn find<M: BalancerTables>(machine: &M, key: Option<KeyV4>, address: KeyV4) -> Match {
-    let (salt, mask) = hashing(machine);
-    let Some(bucket) = machine.bucket_v4(address.home(salt, mask)) else {
-        return Match::Nothing;
-    };
-    if let Some(key) = key
-        && let Some(found) = in_bucket(bucket, key)
-    {
-        return Match::Vip(found);
-    }
-    // SAFETY: a pointer from a map lookup, words aligned.
-    if VipMeta(unsafe { word(&raw const (*bucket).metas[0]) }).has(VipMeta::OVERFLOW) {
-        return machine.overflow_v4(key, address);
-    }
-    in_bucket(bucket, address).map_or(Match::Nothing, Match::Address)
-}
-
-/// The long way of the same: looks into all buckets of both keys. One loop and not six copies of its body.
-#[inline(always)]
-pub fn overflow<M: MatchTables>(machine: &M, key: Option<KeyV4>, address: KeyV4) -> Match {
-    let (salt, mask) = hashing(machine);
-    let mut round = opaque(if key.is_some() { 0 } else { CHOICES as u64 });
-    // The compiler does not see the count, so it neither peels nor unrolls the loop; the verifier does.
-    while round < 2 * CHOICES as u64 {
-        let (wanted, choice) = match key {
-            Some(key) if round < CHOICES as u64 => (key, round),
-            Some(_) | None => (address, round - CHOICES as u64),
-        };
-        let [first, second, third] = wanted.buckets(salt, mask);
-        let index = if choice == 0 {
-            first
-        } else if choice == 1 {
-            second
-        } else {
-            third
-        };
-        if let Some(found) = machine.bucket_v4(index).and_then(|bucket| in_bucket(bucket, wanted)) {
-            return if round < CHOICES as u64 {
-                Match::Vip(found)
-            } else {
-                Match::Address(found)
-            };
-        }
-        round = opaque(round + 1);
-    }
-    Match::Nothing
-}
-
-/// Salt and mask of the match table.
-#[inline(always)]
-fn hashing<M: MatchTables>(machine: &M) -> (u64, u64) {
-    let config = machine.config();
-    // SAFETY: the configuration lives as long as the program.
-    unsafe {
-        (
-            word(&raw const (*config).match_salt),
-            word(&raw const (*config).match_mask_v4),
-        )
-    }
-}
-
-#[inline(always)]
-fn in_bucket(bucket: *const BucketV4, key: KeyV4) -> Option<VipMeta> {
-    let mut way = 0;
-    while way < WAYS_V4 {
-        // SAFETY: a pointer from a map lookup, words aligned.
-        unsafe {
-            if word(&raw const (*bucket).keys[way]) == key.0 {
-                return Some(VipMeta(word(&raw const (*bucket).metas[way])));
-            }
-        }
-        way += 1;
-    }
-    None
 }
 
 /// Sources that no packet from the network may have: 0/8, 127/8 (RFC 1122, 3.2.1.3), 169.254/16 (RFC 3927, 2.7: never

@@ -1,11 +1,15 @@
 //! IPv6: parse, match, hash; the twin of the IPv4 room.
 
-use super::{Flow, Match, decapsulated, is_on, policy, seed, unclaimed};
+use super::{
+    Flow, decapsulated, is_on,
+    matching::{Match, find},
+    policy, seed, unclaimed,
+};
 use crate::{
-    abi::{BucketV6, CHOICES, KeyV6, VipMeta, WAYS_V6, feature},
+    abi::{KeyV6, VipMeta, feature},
     hash,
     link::Link,
-    machine::{BalancerTables, Frame, MatchTables, load, opaque, word},
+    machine::{BalancerTables, Frame, load},
     verdict::Verdict,
     wire::{
         IPV6_DESTINATION, IPV6_FRAGMENT_HEADER, IPV6_LEN, IPV6_NEXT_HEADER, IPV6_PAYLOAD_LEN, IPV6_SOURCE,
@@ -114,90 +118,6 @@ fn reason(next_header: u8) -> Verdict {
     } else {
         Verdict::SlowProtocol
     }
-}
-
-/// Looks for `key`, if there is one, and for the address entry where it is not there. One cache line answers, unless that says
-/// that something of it stands elsewhere.
-#[inline(always)]
-fn find<M: BalancerTables>(machine: &M, key: Option<KeyV6>, address: KeyV6) -> Match {
-    let (salt, mask) = hashing(machine);
-    let Some(bucket) = machine.bucket_v6(address.home(salt, mask)) else {
-        return Match::Nothing;
-    };
-    if let Some(key) = key
-        && let Some(found) = in_bucket(bucket, key)
-    {
-        return Match::Vip(found);
-    }
-    // SAFETY: a pointer from a map lookup, words aligned.
-    if VipMeta(unsafe { word(&raw const (*bucket).entries[0].meta) }).has(VipMeta::OVERFLOW) {
-        return machine.overflow_v6(key, address);
-    }
-    in_bucket(bucket, address).map_or(Match::Nothing, Match::Address)
-}
-
-/// The long way of the same: looks into all buckets of both keys. One loop and not six copies of its body.
-#[inline(always)]
-pub fn overflow<M: MatchTables>(machine: &M, key: Option<KeyV6>, address: KeyV6) -> Match {
-    let (salt, mask) = hashing(machine);
-    let mut round = opaque(if key.is_some() { 0 } else { CHOICES as u64 });
-    // The compiler does not see the count, so it neither peels nor unrolls the loop; the verifier does.
-    while round < 2 * CHOICES as u64 {
-        let (wanted, choice) = match key {
-            Some(key) if round < CHOICES as u64 => (key, round),
-            Some(_) | None => (address, round - CHOICES as u64),
-        };
-        let [first, second, third] = wanted.buckets(salt, mask);
-        let index = if choice == 0 {
-            first
-        } else if choice == 1 {
-            second
-        } else {
-            third
-        };
-        if let Some(found) = machine.bucket_v6(index).and_then(|bucket| in_bucket(bucket, wanted)) {
-            return if round < CHOICES as u64 {
-                Match::Vip(found)
-            } else {
-                Match::Address(found)
-            };
-        }
-        round = opaque(round + 1);
-    }
-    Match::Nothing
-}
-
-/// Salt and mask of the match table.
-#[inline(always)]
-fn hashing<M: MatchTables>(machine: &M) -> (u64, u64) {
-    let config = machine.config();
-    // SAFETY: the configuration lives as long as the program.
-    unsafe {
-        (
-            word(&raw const (*config).match_salt),
-            word(&raw const (*config).match_mask_v6),
-        )
-    }
-}
-
-#[inline(always)]
-fn in_bucket(bucket: *const BucketV6, key: KeyV6) -> Option<VipMeta> {
-    let mut way = 0;
-    while way < WAYS_V6 {
-        // SAFETY: a pointer from a map lookup, words aligned. The tail is read first: it is written last, and a removal
-        // clears it, so an entry whose tail fits was whole.
-        unsafe {
-            let entry = &raw const (*bucket).entries[way];
-            if word(&raw const (*entry).tail) == key.tail
-                && word(&raw const (*entry).low) == key.low
-                && word(&raw const (*entry).high) == key.high
-            {
-                return Some(VipMeta(word(&raw const (*entry).meta)));
-            }
-        }
-        way += 1;
-    }
-    None
 }
 
 /// Sources that no packet from the network may have: unspecified, loopback and the rest of ::/96, IPv4-mapped

@@ -4,17 +4,21 @@
 //! | module | step |
 //! |---|---|
 //! | [`crate::link`] | Ethernet and VLAN tags |
-//! | [`ipv4`], [`ipv6`] | IP and ports, match table, flow hash |
+//! | `ipv4`, `ipv6` | IP and ports, flow hash |
+//! | [`matching`] | match table |
 //! | `policy` | who may send, and how much |
 //! | `forward` | slot, backend line, encapsulation |
 
 mod forward;
-pub mod ipv4;
-pub mod ipv6;
+mod ipv4;
+mod ipv6;
+pub mod matching;
 mod policy;
 
 pub(crate) use ipv4::is_martian as is_martian_v4;
 pub(crate) use ipv6::is_martian as is_martian_v6;
+
+use matching::Match;
 
 use crate::{
     abi::{VipMeta, feature},
@@ -65,44 +69,6 @@ fn classify<M: Frame + BalancerTables>(machine: &mut M) -> Result<(Link, Flow), 
 #[inline(always)]
 fn is_on<M: Tables + ?Sized>(machine: &M, feature: u64) -> bool {
     machine.features() & feature != 0
-}
-
-/// What the match table has for a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Match {
-    /// A VIP claims it.
-    Vip(VipMeta),
-    /// It is for a VIP address, and that is all; with the address entry's word.
-    Address(VipMeta),
-    /// It is not for us.
-    Nothing,
-}
-
-impl Match {
-    const IS_VIP: u64 = 1 << 62;
-    const IS_ADDRESS: u64 = 1 << 63;
-
-    /// In one word, as a subprogram returns it: bits that no [`VipMeta`] has say which.
-    #[inline(always)]
-    pub const fn to_word(self) -> u64 {
-        match self {
-            Self::Vip(meta) => meta.0 | Self::IS_VIP,
-            Self::Address(meta) => meta.0 | Self::IS_ADDRESS,
-            Self::Nothing => 0,
-        }
-    }
-
-    /// From [`Self::to_word`].
-    #[inline(always)]
-    pub const fn from_word(word: u64) -> Self {
-        if word & Self::IS_VIP != 0 {
-            Self::Vip(VipMeta(word))
-        } else if word & Self::IS_ADDRESS != 0 {
-            Self::Address(VipMeta(word))
-        } else {
-            Self::Nothing
-        }
-    }
 }
 
 /// The verdict for a packet that no VIP claims; `reason` is why, if it is for a VIP address.

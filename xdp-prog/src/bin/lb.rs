@@ -14,7 +14,10 @@ mod program {
     };
     use xdp_prog::{
         abi::{BackendLine, BucketV4, BucketV6, KeyV4, KeyV6, LimitState, Traffic, VipOptions},
-        balance::{self, Match},
+        balance::{
+            self,
+            matching::{self, Match},
+        },
         decap,
         kernel::action,
         machine::{BalancerTables, Constants, Frame as _, MatchTables},
@@ -95,7 +98,7 @@ mod program {
     #[inline(never)]
     fn overflow_v4(key: u64, address: u64) -> u64 {
         let key = if key == 0 { None } else { Some(KeyV4(key)) };
-        balance::ipv4::overflow(&MatchMaps, key, KeyV4(address)).to_word()
+        matching::overflow(&MatchMaps, key, KeyV4(address)).to_word()
     }
 
     /// A subprogram of its own; a tail of 0 is no key.
@@ -106,7 +109,7 @@ mod program {
         } else {
             Some(KeyV6 { high, low, tail })
         };
-        balance::ipv6::overflow(&MatchMaps, key, KeyV6::from_wire(high, low, 0, 0)).to_word()
+        matching::overflow(&MatchMaps, key, KeyV6::from_wire(high, low, 0, 0)).to_word()
     }
 
     /// A subprogram of its own: the worker side, for tunnel packets only.

@@ -1,0 +1,242 @@
+//! The match table, searched: the same for both families.
+//!
+//! Never looks into more than one cache line unless that one says that something of it stands elsewhere.
+
+use crate::{
+    abi::{BucketV4, BucketV6, CHOICES, KeyV4, KeyV6, VipMeta, WAYS_V4, WAYS_V6},
+    machine::{BalancerTables, Constants, MatchTables, opaque, word},
+};
+
+/// What the match table has for a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// A VIP claims it.
+    Vip(VipMeta),
+    /// It is for a VIP address, and that is all; with the address entry's word.
+    Address(VipMeta),
+    /// It is not for us.
+    Nothing,
+}
+
+impl Match {
+    const IS_VIP: u64 = 1 << 62;
+    const IS_ADDRESS: u64 = 1 << 63;
+
+    /// In one word, as a subprogram returns it: bits that no [`VipMeta`] has say which.
+    #[inline(always)]
+    pub const fn to_word(self) -> u64 {
+        match self {
+            Self::Vip(meta) => meta.0 | Self::IS_VIP,
+            Self::Address(meta) => meta.0 | Self::IS_ADDRESS,
+            Self::Nothing => 0,
+        }
+    }
+
+    /// From [`Self::to_word`].
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        if word & Self::IS_VIP != 0 {
+            Self::Vip(VipMeta(word))
+        } else if word & Self::IS_ADDRESS != 0 {
+            Self::Address(VipMeta(word))
+        } else {
+            Self::Nothing
+        }
+    }
+}
+
+/// A key of one family and the table that it stands in.
+pub trait Key: Copy {
+    /// A cache line of the table.
+    type Bucket;
+    /// Buckets of the table minus one.
+    fn mask<C: Constants>(constants: &C) -> u64;
+    /// The bucket that all keys of the address share.
+    fn home(self, salt: u64, mask: u64) -> u32;
+    /// All buckets that may hold the key.
+    fn buckets(self, salt: u64, mask: u64) -> [u32; CHOICES];
+    /// A bucket of the table.
+    fn bucket<M: MatchTables>(machine: &M, index: u32) -> Option<*const Self::Bucket>;
+    /// What a bucket has for the key.
+    ///
+    /// # Safety
+    ///
+    /// `bucket` is a live bucket of the table.
+    unsafe fn in_bucket(self, bucket: *const Self::Bucket) -> Option<VipMeta>;
+    /// The word that carries [`VipMeta::OVERFLOW`].
+    ///
+    /// # Safety
+    ///
+    /// `bucket` is a live bucket of the table.
+    unsafe fn overflow_word(bucket: *const Self::Bucket) -> VipMeta;
+    /// [`overflow`], as the machine calls it.
+    fn overflow<M: BalancerTables>(machine: &M, key: Option<Self>, address: Self) -> Match;
+}
+
+/// Looks for `key`, if there is one, and for the address entry where it is not there.
+#[inline(always)]
+pub(super) fn find<K: Key, M: BalancerTables>(machine: &M, key: Option<K>, address: K) -> Match {
+    let (salt, mask) = hashing::<K, M>(machine);
+    let Some(bucket) = K::bucket(machine, address.home(salt, mask)) else {
+        return Match::Nothing;
+    };
+    if let Some(key) = key
+        // SAFETY: a pointer from a map lookup.
+        && let Some(found) = unsafe { key.in_bucket(bucket) }
+    {
+        return Match::Vip(found);
+    }
+    // SAFETY: as above.
+    if unsafe { K::overflow_word(bucket) }.has(VipMeta::OVERFLOW) {
+        return K::overflow(machine, key, address);
+    }
+    // SAFETY: as above.
+    unsafe { address.in_bucket(bucket) }.map_or(Match::Nothing, Match::Address)
+}
+
+/// The long way of the same: looks into all buckets of both keys. One loop and not six copies of its body.
+#[inline(always)]
+pub fn overflow<K: Key, M: MatchTables>(machine: &M, key: Option<K>, address: K) -> Match {
+    let (salt, mask) = hashing::<K, M>(machine);
+    // The compiler does not see the count, so it neither peels nor unrolls the loop; the verifier does.
+    let mut round = opaque(if key.is_some() { 0 } else { CHOICES as u64 });
+    while round < 2 * CHOICES as u64 {
+        let (wanted, choice) = match key {
+            Some(key) if round < CHOICES as u64 => (key, round),
+            Some(_) | None => (address, round - CHOICES as u64),
+        };
+        let [first, second, third] = wanted.buckets(salt, mask);
+        let index = if choice == 0 {
+            first
+        } else if choice == 1 {
+            second
+        } else {
+            third
+        };
+        // SAFETY: a pointer from a map lookup.
+        if let Some(found) = K::bucket(machine, index).and_then(|bucket| unsafe { wanted.in_bucket(bucket) }) {
+            return if round < CHOICES as u64 {
+                Match::Vip(found)
+            } else {
+                Match::Address(found)
+            };
+        }
+        round = opaque(round + 1);
+    }
+    Match::Nothing
+}
+
+/// Salt and mask of a family's table.
+#[inline(always)]
+fn hashing<K: Key, C: Constants>(constants: &C) -> (u64, u64) {
+    // SAFETY: the configuration lives as long as the program.
+    let salt = unsafe { word(&raw const (*constants.config()).match_salt) };
+    (salt, K::mask(constants))
+}
+
+impl Key for KeyV4 {
+    type Bucket = BucketV4;
+
+    #[inline(always)]
+    fn mask<C: Constants>(constants: &C) -> u64 {
+        // SAFETY: the configuration lives as long as the program.
+        unsafe { word(&raw const (*constants.config()).match_mask_v4) }
+    }
+
+    #[inline(always)]
+    fn home(self, salt: u64, mask: u64) -> u32 {
+        self.home(salt, mask)
+    }
+
+    #[inline(always)]
+    fn buckets(self, salt: u64, mask: u64) -> [u32; CHOICES] {
+        self.buckets(salt, mask)
+    }
+
+    #[inline(always)]
+    fn bucket<M: MatchTables>(machine: &M, index: u32) -> Option<*const BucketV4> {
+        machine.bucket_v4(index)
+    }
+
+    #[inline(always)]
+    unsafe fn in_bucket(self, bucket: *const BucketV4) -> Option<VipMeta> {
+        let mut way = 0;
+        while way < WAYS_V4 {
+            // SAFETY: the caller's promise; words are aligned.
+            unsafe {
+                if word(&raw const (*bucket).keys[way]) == self.0 {
+                    return Some(VipMeta(word(&raw const (*bucket).metas[way])));
+                }
+            }
+            way += 1;
+        }
+        None
+    }
+
+    #[inline(always)]
+    unsafe fn overflow_word(bucket: *const BucketV4) -> VipMeta {
+        // SAFETY: the caller's promise; words are aligned.
+        VipMeta(unsafe { word(&raw const (*bucket).metas[0]) })
+    }
+
+    #[inline(always)]
+    fn overflow<M: BalancerTables>(machine: &M, key: Option<Self>, address: Self) -> Match {
+        machine.overflow_v4(key, address)
+    }
+}
+
+impl Key for KeyV6 {
+    type Bucket = BucketV6;
+
+    #[inline(always)]
+    fn mask<C: Constants>(constants: &C) -> u64 {
+        // SAFETY: the configuration lives as long as the program.
+        unsafe { word(&raw const (*constants.config()).match_mask_v6) }
+    }
+
+    #[inline(always)]
+    fn home(self, salt: u64, mask: u64) -> u32 {
+        self.home(salt, mask)
+    }
+
+    #[inline(always)]
+    fn buckets(self, salt: u64, mask: u64) -> [u32; CHOICES] {
+        self.buckets(salt, mask)
+    }
+
+    #[inline(always)]
+    fn bucket<M: MatchTables>(machine: &M, index: u32) -> Option<*const BucketV6> {
+        machine.bucket_v6(index)
+    }
+
+    #[inline(always)]
+    unsafe fn in_bucket(self, bucket: *const BucketV6) -> Option<VipMeta> {
+        let mut way = 0;
+        while way < WAYS_V6 {
+            // SAFETY: the caller's promise; words are aligned. The tail is read first: it is written last, and a removal
+            // clears it, so an entry whose tail fits was whole.
+            unsafe {
+                let entry = &raw const (*bucket).entries[way];
+                if word(&raw const (*entry).tail) == self.tail
+                    && word(&raw const (*entry).low) == self.low
+                    && word(&raw const (*entry).high) == self.high
+                {
+                    return Some(VipMeta(word(&raw const (*entry).meta)));
+                }
+            }
+            way += 1;
+        }
+        None
+    }
+
+    #[inline(always)]
+    unsafe fn overflow_word(bucket: *const BucketV6) -> VipMeta {
+        // SAFETY: the caller's promise; words are aligned.
+        VipMeta(unsafe { word(&raw const (*bucket).entries[0].meta) })
+    }
+
+    #[inline(always)]
+    fn overflow<M: BalancerTables>(machine: &M, key: Option<Self>, address: Self) -> Match {
+        machine.overflow_v6(key, address)
+    }
+}
