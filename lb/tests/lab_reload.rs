@@ -303,7 +303,8 @@ fn reloads_that_change_nothing_or_add_something_lose_nothing() -> Result<()> {
     let traffic = Traffic::start(&bed)?;
     file.vips.retain(|other| other.at != vip());
     bed.lb().reload_lb(&file)?;
-    std::thread::sleep(Duration::from_millis(300));
+    // Longer than the client waits: a SYN is sent again after a second.
+    std::thread::sleep(Duration::from_millis(1500));
     bed.lb().reload_lb(&bed.file())?;
     for (kind, report) in traffic.stop()? {
         assert!(kind == LoadKind::KeepAlive || report.failed > 0, "{kind:?}: {report:?}");
