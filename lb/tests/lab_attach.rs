@@ -309,3 +309,20 @@ fn with_another_seed_a_restart_breaks_connections() -> Result<()> {
     assert!(broken > 0);
     Ok(())
 }
+
+#[test]
+fn an_interface_that_is_deleted_is_said_to_be_gone() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let topology = Topology::builder().workers(1).two_interfaces().build()?;
+    let mut bed = Bed::start(topology, |topology, lb| {
+        LbFile::new(topology, lb).vips(&[(TCP, vip())], "v4")
+    })?;
+    let mode = |bed: &mut Bed, index: usize| Ok::<_, anyhow::Error>(bed.lb().status()?.interfaces[index].mode.clone());
+    assert_eq!(mode(&mut bed, 1)?, "native");
+    bed.topology.lb(0).ns().sh("ip link del eth1")?;
+    assert_eq!(mode(&mut bed, 1)?, "gone");
+    assert_eq!(mode(&mut bed, 0)?, "native", "the other one goes on");
+    Ok(())
+}

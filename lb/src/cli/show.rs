@@ -37,6 +37,10 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
             "interface  {} (index {}): {}",
             interface.name, interface.ifindex, interface.mode
         )?;
+        if interface.mode == "gone" {
+            writeln!(out, ": nothing is balanced there; restart the daemon when it is back")?;
+            continue;
+        }
         match &interface.native_refused {
             Some(why) => writeln!(out, ": SLOW, because native mode was refused: {why}")?,
             None => writeln!(out)?,

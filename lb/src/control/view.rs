@@ -64,7 +64,7 @@ pub struct InterfaceView {
     pub name: String,
     /// Its index.
     pub ifindex: u32,
-    /// `native` or `generic`.
+    /// `native` or `generic`; `gone` when the interface was deleted, also where one of the same name was made since.
     pub mode: String,
     /// Why native mode was refused, where generic mode stands in for it.
     pub native_refused: Option<String>,

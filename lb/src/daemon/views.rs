@@ -4,7 +4,7 @@ use xdp_prog::{abi::feature, verdict::Fate, verdict::Verdict};
 
 use crate::{
     control::{CounterView, InterfaceView},
-    datapath::Attachment,
+    datapath::{Attachment, Interface},
 };
 
 /// All verdicts with their counts.
@@ -35,12 +35,15 @@ pub(super) fn by_fate(counts: &[(Verdict, u64)]) -> Vec<(String, u64)> {
         .collect()
 }
 
-/// An interface with the program.
+/// An interface with the program, or without it: a link goes with its interface, and does not come back with it.
 pub(super) fn interface(attachment: &Attachment) -> InterfaceView {
+    let attached = attachment.interface();
+    let is_there = Interface::find(&attached.name).is_ok_and(|now| now.index == attached.index);
+    let mode = if is_there { attachment.mode().name() } else { "gone" };
     InterfaceView {
-        name: attachment.interface().name.clone(),
-        ifindex: attachment.interface().index,
-        mode: attachment.mode().name().to_owned(),
+        name: attached.name.clone(),
+        ifindex: attached.index,
+        mode: mode.to_owned(),
         native_refused: attachment.native_refused().map(ToString::to_string),
     }
 }
