@@ -3,10 +3,10 @@
 //! Never writes a map: it gives places and moves, and the planner turns them into an order of stores that a packet may observe
 //! at any point.
 //!
-//! A key goes into its first bucket if that has room, else into its second, else entries are moved to their other bucket along
+//! A key goes into the first of its buckets that has room, else entries are moved to another of their buckets along
 //! the shortest chain that ends at a free way. The search for that chain ends only when every bucket that could be reached has
 //! been looked at; by Berge's theorem there is then no placement of all these keys at all, however they were moved. So a
-//! refusal is a proof, and so is success: each key stands in one of its two buckets.
+//! refusal is a proof, and so is success: each key stands in one of its buckets.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn moves_lead_through_most_of_a_table_before_it_is_full() {
-        // Four ways and two choices hold 97 % of random keys (Dietzfelbinger et al. 2007), two ways 89 %.
+        // Four ways hold 97 % of random keys already with two choices (Dietzfelbinger et al. 2007), two ways 89 %.
         let mut v4 = MatchTable::new(1, 1023);
         let held = (0..).take_while(|number| v4.insert(key(*number)).is_ok()).count();
         assert!(held >= 4096 * 96 / 100, "{held} of 4096");

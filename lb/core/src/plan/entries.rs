@@ -154,7 +154,7 @@ impl Words for KeyV6 {
 }
 
 /// Meta first, key last: whoever finds the key finds its meaning. Where the key stands already, that is one store. Before an entry
-/// stands in its second bucket, the first one says that there is such a thing; it goes on saying so, which costs a look.
+/// stands in another bucket than its first, the first one says that there is such a thing; it goes on saying so, which costs a look.
 fn write<K: Words>(draft: &mut Draft<'_>, (salt, mask): (u64, u64), place: Place, key: K, meta: u64) {
     draft.occupy(K::MAP, place);
     let [first, ..] = key.choices(salt, mask);
