@@ -1,4 +1,4 @@
-//! Attaching to all configured interfaces, or to none.
+//! Attaching to all configured interfaces, or to none; and the way back.
 
 use lb_core::config::Interface;
 
@@ -41,4 +41,16 @@ pub(super) async fn attach_all(
             Err(error.into())
         }
     }
+}
+
+/// The end of a daemon: its programs and its rules go.
+///
+/// # Errors
+///
+/// The first that did not go.
+pub(super) async fn detach_all(attachments: Vec<Attachment>, unclaimed: &Unclaimed) -> anyhow::Result<()> {
+    for attachment in attachments {
+        attachment.detach()?;
+    }
+    Ok(unclaimed.remove_all().await?)
 }

@@ -1,7 +1,7 @@
 //! The LB node's daemon: one loop that owns everything, woken by signals, the file, the kernel's next hops and the control socket.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -21,7 +21,7 @@ use lb_core::{
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    attach::{attach_all, check_free},
+    attach::{attach_all, check_free, detach_all},
     explain,
     life::{self, Life, Wake},
     tables::Tables,
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     cli::report,
-    control::{Answer, Listener, ReloadView, Request, Role, StatusView},
+    control::{Answer, Listener, Request, Role, StatusView},
     datapath::Attachment,
     nexthop::NextHopDriver,
     source::file::{self, LbFile, Watch},
@@ -48,6 +48,8 @@ struct Lb {
     file: LbFile,
     driver: NextHopDriver,
     tables: Tables,
+    /// Those that the tables were written for.
+    own_addresses: BTreeSet<IpAddr>,
     attachments: Vec<Attachment>,
     unclaimed: Unclaimed,
     revision: u64,
@@ -89,7 +91,7 @@ pub(super) async fn serve(path: &Path, file: LbFile, watch: Watch) -> anyhow::Re
     };
     tracing::info!(signal = why, "stopping: detaching");
     life::tell(&[sd_notify::NotifyState::Stopping]);
-    lb.stop().await?;
+    detach_all(lb.attachments, &lb.unclaimed).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -114,6 +116,7 @@ impl Lb {
             file,
             driver,
             tables,
+            own_addresses: desired.own_addresses,
             attachments,
             unclaimed,
             revision: 1,
@@ -125,12 +128,20 @@ impl Lb {
     /// Next hops or this node's addresses changed.
     async fn follow(&mut self, view: &mut View) {
         let view = view.borrow_and_update().clone();
-        let desired = desired(&self.file.config, &view);
-        let prefixes = unclaimed_prefixes(&desired, &view.next_hops);
+        let prefixes = unclaimed_prefixes(&self.file.config.desired, &view.next_hops);
         if let Err(error) = self.unclaimed.set(&names(&self.file.config), &prefixes).await {
             tracing::error!("{error}");
         }
-        match self.tables.reach(&desired, &view.next_hops) {
+        let followed = if view.own_addresses == self.own_addresses {
+            self.tables.follow(&view.next_hops)
+        } else {
+            let reached = self.tables.reach(&desired(&self.file.config, &view), &view.next_hops);
+            if reached.is_ok() {
+                self.own_addresses = view.own_addresses;
+            }
+            reached
+        };
+        match followed {
             Ok(0) => {}
             Ok(writes) => {
                 self.revision += 1;
@@ -203,6 +214,7 @@ impl Lb {
         } else {
             self.tables.reach(&desired, &now.next_hops)?;
         }
+        self.own_addresses = desired.own_addresses;
         Ok(())
     }
 
@@ -232,33 +244,15 @@ impl Lb {
     fn status(&self, view: &NextHopView) -> anyhow::Result<StatusView> {
         let counts = self.tables.verdicts()?;
         let sizes = self.tables.sizes(view);
+        let life = (self.started, &self.last_reload);
         Ok(StatusView {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            role: Role::Lb,
-            pid: life::pid(),
-            uptime_s: self.started.elapsed().as_secs(),
-            config: self.path.display().to_string(),
-            revision: self.revision,
-            last_reload: ReloadView {
-                seconds_ago: self.last_reload.0.elapsed().as_secs(),
-                error: self.last_reload.1.clone(),
-            },
-            interfaces: self.attachments.iter().map(views::interface).collect(),
             features: views::features(self.file.config.features()),
             vips: sizes.vips,
             backends: sizes.backends,
             backends_ready: sizes.ready,
             tables: sizes.tables,
-            packets: views::by_fate(&counts),
+            ..views::status(Role::Lb, &self.path, self.revision, life, &self.attachments, &counts)
         })
-    }
-
-    async fn stop(self) -> anyhow::Result<()> {
-        for attachment in self.attachments {
-            attachment.detach()?;
-        }
-        self.unclaimed.remove_all().await?;
-        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What ends, wakes and announces a daemon: signals, the file's changes, readiness.
 
-use std::{fmt, process};
+use std::fmt;
 
 use anyhow::Context as _;
 use tokio::{
@@ -84,9 +84,4 @@ pub(super) fn tell(state: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "cannot tell the service manager how we are");
     }
-}
-
-/// This process's id.
-pub(super) fn pid() -> u32 {
-    process::id()
 }

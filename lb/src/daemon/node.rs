@@ -9,23 +9,23 @@ use std::{
 
 use anyhow::Context as _;
 use lb_core::{
-    config::NodeConfig,
+    config::{NodeConfig, reload::Refusal},
     desired::Tunnel,
     nexthop::{NextHopView, Settings},
     worker::WorkerTables,
 };
 use tokio::{sync::watch, time::timeout};
-use xdp_prog::{abi::Config, verdict::Verdict};
+use xdp_prog::abi::{Config, Range};
 
 use super::{
-    attach::{attach_all, check_free},
+    attach::{attach_all, check_free, detach_all},
     life::{self, Life, Wake},
     unclaimed::{Priority, Unclaimed},
     views,
 };
 use crate::{
     cli::report,
-    control::{Answer, Listener, ReloadView, Request, Role, StatusView},
+    control::{Answer, Listener, Request, Role, StatusView},
     datapath::{Attachment, Decapsulator, grace_period},
     nexthop::NextHopDriver,
     source::file::{self, Watch},
@@ -90,7 +90,7 @@ pub(super) async fn serve(path: &Path, config: NodeConfig, watch: Watch) -> anyh
     };
     tracing::info!(signal = why, "stopping: detaching");
     life::tell(&[sd_notify::NotifyState::Stopping]);
-    node.stop().await?;
+    detach_all(node.attachments, &node.unclaimed).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -129,12 +129,9 @@ impl Node {
         }
         let half = self.half ^ 1;
         let tables = WorkerTables::build(&tunnel, self.decapsulator.ranges.entries(), half)?;
-        for (index, range) in (tables.offset..).zip(&tables.ranges) {
-            let words = [range.first_high, range.first_low, range.last_high, range.last_low];
-            for (word, value) in (0..).zip(words) {
-                self.decapsulator.ranges.store(index, word, value)?;
-            }
-        }
+        let words = |range: &Range| [range.first_high, range.first_low, range.last_high, range.last_low];
+        let words: Vec<u64> = tables.ranges.iter().flat_map(words).collect();
+        self.decapsulator.ranges.fill(tables.offset, &words)?;
         for (position, value) in tables.settings {
             self.decapsulator.settings.store(position, 0, value)?;
         }
@@ -167,15 +164,12 @@ impl Node {
 
     async fn try_reload(&mut self, view: &watch::Receiver<NextHopView>) -> anyhow::Result<()> {
         let new = file::read_node(&self.path)?;
-        for (key, differs) in [
-            ("interfaces", new.interfaces != self.config.interfaces),
-            ("control_socket", new.control_socket != self.config.control_socket),
-        ] {
-            anyhow::ensure!(
-                !differs,
-                "`{key}` changed, which needs a restart; put the old value back, or restart"
-            );
-        }
+        let fixed = self.config.differs_fixed(&new);
+        let why: Vec<String> = fixed
+            .into_iter()
+            .map(|key| Refusal::NeedsRestart { key }.to_string())
+            .collect();
+        anyhow::ensure!(why.is_empty(), "{}", why.join("\n"));
         for warning in new.warnings() {
             tracing::warn!("{warning}");
         }
@@ -204,34 +198,16 @@ impl Node {
     }
 
     fn status(&self) -> anyhow::Result<StatusView> {
-        let counts: Vec<(Verdict, u64)> = self.decapsulator.counters.read()?;
-        Ok(StatusView {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            role: Role::Node,
-            pid: life::pid(),
-            uptime_s: self.started.elapsed().as_secs(),
-            config: self.path.display().to_string(),
-            revision: self.revision,
-            last_reload: ReloadView {
-                seconds_ago: self.last_reload.0.elapsed().as_secs(),
-                error: self.last_reload.1.clone(),
-            },
-            interfaces: self.attachments.iter().map(views::interface).collect(),
-            features: Vec::new(),
-            vips: 0,
-            backends: 0,
-            backends_ready: 0,
-            tables: 0,
-            packets: views::by_fate(&counts),
-        })
-    }
-
-    async fn stop(self) -> anyhow::Result<()> {
-        for attachment in self.attachments {
-            attachment.detach()?;
-        }
-        self.unclaimed.remove_all().await?;
-        Ok(())
+        let counts = self.decapsulator.counters.read()?;
+        let life = (self.started, &self.last_reload);
+        Ok(views::status(
+            Role::Node,
+            &self.path,
+            self.revision,
+            life,
+            &self.attachments,
+            &counts,
+        ))
     }
 }
 

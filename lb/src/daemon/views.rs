@@ -1,11 +1,43 @@
 //! From what the datapath says to what the CLI shows. Never asks anything of the kernel itself.
 
+use std::{path::Path, process, time::Instant};
+
 use xdp_prog::{abi::feature, verdict::Fate, verdict::Verdict};
 
 use crate::{
-    control::{CounterView, InterfaceView},
+    control::{CounterView, InterfaceView, ReloadView, Role, StatusView},
     datapath::{Attachment, Interface},
 };
+
+/// What both daemons say of themselves; the tables are the LB node's to add.
+pub(super) fn status(
+    role: Role,
+    config: &Path,
+    revision: u64,
+    (started, last_reload): (Instant, &(Instant, Option<String>)),
+    attachments: &[Attachment],
+    counts: &[(Verdict, u64)],
+) -> StatusView {
+    StatusView {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        role,
+        pid: process::id(),
+        uptime_s: started.elapsed().as_secs(),
+        config: config.display().to_string(),
+        revision,
+        last_reload: ReloadView {
+            seconds_ago: last_reload.0.elapsed().as_secs(),
+            error: last_reload.1.clone(),
+        },
+        interfaces: attachments.iter().map(interface).collect(),
+        features: Vec::new(),
+        vips: 0,
+        backends: 0,
+        backends_ready: 0,
+        tables: 0,
+        packets: by_fate(counts),
+    }
+}
 
 /// All verdicts with their counts.
 pub(super) fn counters(counts: Vec<(Verdict, u64)>) -> Vec<CounterView> {
@@ -21,7 +53,7 @@ pub(super) fn counters(counts: Vec<(Verdict, u64)>) -> Vec<CounterView> {
 }
 
 /// Packets by fate, in the order in which one reads them.
-pub(super) fn by_fate(counts: &[(Verdict, u64)]) -> Vec<(String, u64)> {
+fn by_fate(counts: &[(Verdict, u64)]) -> Vec<(String, u64)> {
     [Fate::Forward, Fate::Pass, Fate::Slow, Fate::Drop]
         .into_iter()
         .map(|fate| {
@@ -36,7 +68,7 @@ pub(super) fn by_fate(counts: &[(Verdict, u64)]) -> Vec<(String, u64)> {
 }
 
 /// An interface with the program, or without it: a link goes with its interface, and does not come back with it.
-pub(super) fn interface(attachment: &Attachment) -> InterfaceView {
+fn interface(attachment: &Attachment) -> InterfaceView {
     let attached = attachment.interface();
     let is_there = Interface::find(&attached.name).is_ok_and(|now| now.index == attached.index);
     let mode = if is_there { attachment.mode().name() } else { "gone" };
