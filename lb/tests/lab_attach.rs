@@ -326,3 +326,42 @@ fn an_interface_that_is_deleted_is_said_to_be_gone() -> Result<()> {
     assert_eq!(mode(&mut bed, 0)?, "native", "the other one goes on");
     Ok(())
 }
+
+#[test]
+fn a_reload_that_does_not_fit_puts_the_rules_back() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let topology = Topology::builder().workers(1).build()?;
+    let tunnel = "tunnel: { sources: [10.20.2.2], vip_prefixes: [203.0.113.0/24] }";
+    let bed = Bed::start(topology, |topology, lb| {
+        let mut file = LbFile::new(topology, lb).vips(&[(TCP, vip())], "v4");
+        // All backends of both files: with no next hop changing, nothing but the refusal itself can put the rules back.
+        let others = (1001..1010).map(|port| (format!("p{port}"), [10, 99, 0, (port - 1000) as u8].into(), 1));
+        file.members("v4").extend(others);
+        file.more("capacity: { table_segments: 1 }").more(tunnel)
+    })?;
+    let ns = bed.topology.lb(0).ns();
+    let before = ns.sh("ip rule")?;
+    assert!(before.contains("203.0.113.0/24"), "{before}");
+    // A good file for another prefix, but one segment holds seven of the largest tables, and these are nine.
+    let address = bed.topology.worker(0).addr_v4();
+    let mut yaml = fs::read_to_string(bed.lb().config())?.replace("203.0.113.0/24", "198.18.0.0/24");
+    yaml = yaml.replace("vips:\n", &{
+        let mut vips = "vips:\n".to_owned();
+        for port in 1001..1010 {
+            let set = format!(
+                "[{{ name: worker-1, address: {address}, weight: {port} }}, {{ name: p{port}, address: 10.99.0.{} }}]",
+                port - 1000
+            );
+            vips += &format!(
+                "  - {{ address: 203.0.113.1, protocol: tcp, port: {port}, table_slots: 65536, backends: {set} }}\n"
+            );
+        }
+        vips
+    });
+    let refused = bed.lb().reload(&yaml).unwrap_err().to_string();
+    assert!(refused.contains("no room for a lookup table"), "{refused}");
+    assert_eq!(ns.sh("ip rule")?, before);
+    Ok(())
+}

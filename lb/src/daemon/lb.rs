@@ -14,7 +14,7 @@ use lb_core::{
         Encap, LbConfig,
         reload::{self, Loaded, Reload},
     },
-    desired::{BackendId, Desired, NextHop},
+    desired::{BackendId, Desired, NextHop, NextHops},
     nexthop::{NextHopView, Settings, Sources},
     worker::unclaimed_prefixes,
 };
@@ -128,10 +128,7 @@ impl Lb {
     /// Next hops or this node's addresses changed.
     async fn follow(&mut self, view: &mut View) {
         let view = view.borrow_and_update().clone();
-        let prefixes = unclaimed_prefixes(&self.file.config.desired, &view.next_hops);
-        if let Err(error) = self.unclaimed.set(&names(&self.file.config), &prefixes).await {
-            tracing::error!("{error}");
-        }
+        self.set_rules(&view.next_hops).await;
         let followed = if view.own_addresses == self.own_addresses {
             self.tables.follow(&view.next_hops)
         } else {
@@ -148,6 +145,14 @@ impl Lb {
                 tracing::info!(writes, revision = self.revision, "next hops changed");
             }
             Err(error) => tracing::error!("next hops changed and the tables did not follow: {}", report(&error)),
+        }
+    }
+
+    /// Makes the rules those of the configuration in force; what goes wrong is said.
+    async fn set_rules(&mut self, hops: &NextHops) {
+        let prefixes = unclaimed_prefixes(&self.file.config.desired, hops);
+        if let Err(error) = self.unclaimed.set(&names(&self.file.config), &prefixes).await {
+            tracing::error!("{error}");
         }
     }
 
@@ -184,6 +189,8 @@ impl Lb {
             // What was prepared for the new file goes back to what the old one says.
             self.driver.set_settings(settings(&self.file.config));
             self.driver.set_backends(addresses(&self.file.config.desired));
+            let hops = view.borrow().next_hops.clone();
+            self.set_rules(&hops).await;
             return result;
         }
         self.driver.set_backends(addresses(&new.config.desired));
