@@ -1,8 +1,11 @@
 //! The packet logic on the host: the same instructions over ordinary memory, for tests and for `vipline explain`.
 //!
-//! Never counts into a live map: counters and token buckets are the machine's own.
+//! Never counts into a live map: counters and token buckets are the machine's own, the buckets until it is dropped.
 
-use std::cell::UnsafeCell;
+use std::{
+    cell::{RefCell, UnsafeCell},
+    collections::BTreeMap,
+};
 
 use crate::{
     abi::{
@@ -14,7 +17,7 @@ use crate::{
         matching::{self, Match},
     },
     decap,
-    machine::{BalancerTables, Constants, Frame, MatchTables, Ranges, Tables},
+    machine::{BalancerTables, Constants, Frame, MatchTables, Ranges, Tables, word},
     ranges,
     verdict::Verdict,
 };
@@ -45,6 +48,66 @@ pub struct View<'a> {
     pub settings: &'a [u64],
 }
 
+/// Where the packet logic finds its tables on the host: ordinary memory ([`View`]), or the live maps, mapped.
+///
+/// # Safety
+///
+/// Every pointer handed out points to a live, aligned value, for as long as the [`Host`] that was given this lives. Words may
+/// change meanwhile as live maps do: by aligned 8-byte stores.
+pub unsafe trait Memory {
+    /// Read-only constants.
+    fn config(&self) -> *const Config;
+    /// Bucket of `VIPS_V4`; `None` past the end, here and below.
+    fn bucket_v4(&self, index: u32) -> Option<*const BucketV4>;
+    /// Bucket of `VIPS_V6`.
+    fn bucket_v6(&self, index: u32) -> Option<*const BucketV6>;
+    /// Word of a segment of `LOOKUP_TABLES`.
+    fn slot_word(&self, segment: u32, word: u32) -> Option<*const u64>;
+    /// Line of `BACKENDS`.
+    fn backend(&self, index: u32) -> Option<*const BackendLine>;
+    /// Entry of `VIP_OPTIONS`.
+    fn options(&self, vip: u32) -> Option<*const VipOptions>;
+    /// Entry of `RANGES`.
+    fn range(&self, index: u32) -> Option<*const Range>;
+    /// Word of `SETTINGS`.
+    fn setting(&self, index: u32) -> Option<*const u64>;
+}
+
+// SAFETY: elements of slices that are borrowed for longer than the host lives.
+unsafe impl Memory for View<'_> {
+    fn config(&self) -> *const Config {
+        self.config
+    }
+
+    fn bucket_v4(&self, index: u32) -> Option<*const BucketV4> {
+        at(self.vips_v4, index)
+    }
+
+    fn bucket_v6(&self, index: u32) -> Option<*const BucketV6> {
+        at(self.vips_v6, index)
+    }
+
+    fn slot_word(&self, segment: u32, word: u32) -> Option<*const u64> {
+        at(self.segments.get(segment as usize)?, word % SEGMENT_WORDS as u32)
+    }
+
+    fn backend(&self, index: u32) -> Option<*const BackendLine> {
+        at(self.backends, index)
+    }
+
+    fn options(&self, vip: u32) -> Option<*const VipOptions> {
+        at(self.options, vip)
+    }
+
+    fn range(&self, index: u32) -> Option<*const Range> {
+        at(self.ranges, index)
+    }
+
+    fn setting(&self, index: u32) -> Option<*const u64> {
+        at(self.settings, index)
+    }
+}
+
 /// What became of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -70,29 +133,34 @@ pub struct Choice {
 }
 
 /// A frame and the tables it meets.
-pub struct Host<'a> {
-    view: View<'a>,
+pub struct Host<M> {
+    memory: M,
+    features: u64,
     buffer: Vec<u8>,
     start: usize,
     ingress_ifindex: u32,
     jiffies: u64,
     traffic: UnsafeCell<Traffic>,
-    limits: UnsafeCell<LimitState>,
+    /// Token buckets by VIP, of those that have been asked for; boxed, so that they stay where they are.
+    limits: RefCell<BTreeMap<u32, Box<UnsafeCell<LimitState>>>>,
     choice: Option<Choice>,
     port: Option<u32>,
 }
 
-impl<'a> Host<'a> {
+impl<M: Memory> Host<M> {
     /// Over these tables; packets come in by interface `ingress_ifindex`.
-    pub fn new(view: View<'a>, ingress_ifindex: u32) -> Self {
+    pub fn new(memory: M, ingress_ifindex: u32) -> Self {
+        // SAFETY: the memory's promise.
+        let features = unsafe { word(&raw const (*memory.config()).features) };
         Self {
-            view,
+            memory,
+            features,
             buffer: Vec::new(),
             start: 0,
             ingress_ifindex,
             jiffies: 1,
             traffic: UnsafeCell::default(),
-            limits: UnsafeCell::default(),
+            limits: RefCell::default(),
             choice: None,
             port: None,
         }
@@ -101,6 +169,30 @@ impl<'a> Host<'a> {
     /// Sets the clock, in jiffies.
     pub fn set_jiffies(&mut self, jiffies: u64) {
         self.jiffies = jiffies;
+    }
+
+    /// Switches features off, or on again with 0: for packets that the program has admitted already, whose tokens are taken.
+    pub fn without(&mut self, features: u64) {
+        // SAFETY: the memory's promise.
+        self.features = unsafe { word(&raw const (*self.memory.config()).features) } & !features;
+    }
+
+    /// A backend's line as it is now, word by word; `None` past the end of the map.
+    pub fn line(&self, backend: BackendIndex) -> Option<BackendLine> {
+        let line = self.memory.backend(u32::from(backend.0))?;
+        // SAFETY: the memory's promise.
+        unsafe {
+            let mut copy = BackendLine {
+                meta: word(&raw const (*line).meta),
+                destination_mac: word(&raw const (*line).destination_mac),
+                source_mac: word(&raw const (*line).source_mac),
+                outer: [0; 5],
+            };
+            for (position, outer) in copy.outer.iter_mut().enumerate() {
+                *outer = word(&raw const (*line).outer[position]);
+            }
+            Some(copy)
+        }
     }
 
     /// What the balancer does with a frame.
@@ -142,7 +234,7 @@ fn at<T>(slice: &[T], index: u32) -> Option<*const T> {
 }
 
 // SAFETY: `start..end` is the buffer's own memory; it is only resized by `take`, between frames.
-unsafe impl Frame for Host<'_> {
+unsafe impl<M: Memory> Frame for Host<M> {
     fn start(&self) -> usize {
         self.buffer.as_ptr().expose_provenance() + self.start
     }
@@ -171,35 +263,35 @@ unsafe impl Frame for Host<'_> {
     }
 }
 
-impl Ranges for Host<'_> {
+impl<M: Memory> Ranges for Host<M> {
     fn range(&self, index: u32) -> Option<*const Range> {
-        at(self.view.ranges, index)
+        self.memory.range(index)
     }
 }
 
-impl Constants for Host<'_> {
+impl<M: Memory> Constants for Host<M> {
     fn config(&self) -> *const Config {
-        self.view.config
+        self.memory.config()
     }
 }
 
-impl MatchTables for Host<'_> {
+impl<M: Memory> MatchTables for Host<M> {
     fn bucket_v4(&self, index: u32) -> Option<*const BucketV4> {
-        at(self.view.vips_v4, index)
+        self.memory.bucket_v4(index)
     }
 
     fn bucket_v6(&self, index: u32) -> Option<*const BucketV6> {
-        at(self.view.vips_v6, index)
+        self.memory.bucket_v6(index)
     }
 }
 
-impl Tables for Host<'_> {
+impl<M: Memory> Tables for Host<M> {
     fn features(&self) -> u64 {
-        self.view.config.features
+        self.features
     }
 
     fn setting(&self, index: u32) -> Option<*const u64> {
-        at(self.view.settings, index)
+        self.memory.setting(index)
     }
 
     fn set_contains(&self, set: u64, high: u64, low: u64) -> bool {
@@ -207,7 +299,7 @@ impl Tables for Host<'_> {
     }
 }
 
-impl BalancerTables for Host<'_> {
+impl<M: Memory> BalancerTables for Host<M> {
     fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> Match {
         matching::overflow(self, key, address)
     }
@@ -217,19 +309,19 @@ impl BalancerTables for Host<'_> {
     }
 
     fn slot_word(&self, segment: u32, word: u32) -> Option<*const u64> {
-        at(self.view.segments.get(segment as usize)?, word % SEGMENT_WORDS as u32)
+        self.memory.slot_word(segment, word)
     }
 
     fn backend(&self, index: u32) -> Option<*const BackendLine> {
-        at(self.view.backends, index)
+        self.memory.backend(index)
     }
 
     fn options(&self, vip: u32) -> Option<*const VipOptions> {
-        at(self.view.options, vip)
+        self.memory.options(vip)
     }
 
-    fn limit_state(&self, _vip: u32) -> Option<*mut LimitState> {
-        Some(self.limits.get())
+    fn limit_state(&self, vip: u32) -> Option<*mut LimitState> {
+        Some(self.limits.borrow_mut().entry(vip).or_default().get())
     }
 
     fn vip_traffic(&self, _vip: u32) -> Option<*mut Traffic> {

@@ -105,6 +105,10 @@ verdicts! {
     SlowNextHop = Slow "next_hop",
     /// Too big for the way to the backend once encapsulated.
     SlowTooBig = Slow "too_big",
+    /// Asks for the link-layer address of a VIP address (ARP, IPv6 neighbour discovery).
+    SlowNeighbour = Slow "neighbour",
+    /// More than two VLAN tags on a packet for a VIP address.
+    SlowVlanTags = Slow "vlan_tags",
     /// For a VIP address, and the headers contradict each other or the frame.
     DropMalformed = Drop "malformed",
     /// The source cannot be a host on the network.
@@ -131,6 +135,8 @@ verdicts! {
     DropTunnelEcn = Drop "tunnel_ecn",
     /// The slow path has no socket for the packet's queue.
     DropNoSlowPath = Drop "no_slow_path",
+    /// Over what the slow path takes of this reason per CPU.
+    DropSlowBudget = Drop "slow_budget",
     /// Tables contradict each other or the driver refused: never expected.
     DropInternal = Drop "internal",
 }

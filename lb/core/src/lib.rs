@@ -12,6 +12,7 @@
 //! | [`plan`] | the order of writes from one state of the maps to the next |
 //! | [`ranges`] | CIDR lists as the sorted, disjoint ranges that the program searches |
 //! | [`slots`] | who owns which part of slot memory |
+//! | [`slow`] | what becomes of the packets that the fast path leaves alone |
 
 #![forbid(unsafe_code)]
 
@@ -25,4 +26,5 @@ pub mod nexthop_line;
 pub mod plan;
 pub mod ranges;
 pub mod slots;
+pub mod slow;
 pub mod worker;

@@ -1,0 +1,6 @@
+//! The slow path: what becomes of the packets that the fast path leaves alone. Never does IO and never reads a clock: frames and
+//! tables in, frames and events out, time as an argument.
+
+mod kind;
+
+pub use kind::Kind;
