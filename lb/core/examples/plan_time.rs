@@ -11,7 +11,7 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use lb_core::{
     config::Capacity,
-    desired::{Backend, BackendId, BackendSet, Desired, Limits, Member, NextHop, NextHops, Protocol, Via, Vip, VipKey},
+    desired::{Backend, BackendId, BackendSet, Desired, Member, NextHop, NextHops, Protocol, Via, Vip, VipKey},
     match_table::masks_for,
     plan::{Plan, Planner, Write},
 };
@@ -46,11 +46,7 @@ fn desired(vips: usize, per_set: usize, heavy: usize) -> Desired {
             };
             desired.vips.insert(
                 key,
-                Vip {
-                    set: set.clone(),
-                    limits: Limits::default(),
-                    allowed_sources: None,
-                },
+                Vip::new(set.clone()),
             );
         }
     }

@@ -119,6 +119,17 @@ pub struct Rate {
     pub burst: u32,
 }
 
+/// What becomes of an IPv4 packet that is too big for the way to its backend once encapsulated and that may be fragmented (no DF).
+/// Whatever may not be, IPv6 included, is always answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TooBig {
+    /// Sent in fragments, each encapsulated on its own.
+    #[default]
+    Fragment,
+    /// Answered with ICMP fragmentation-needed and dropped, as if it had DF.
+    Answer,
+}
+
 /// One VIP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vip {
@@ -128,6 +139,23 @@ pub struct Vip {
     pub limits: Limits,
     /// Sources that may use it; `None`: all. Sorted, as configured.
     pub allowed_sources: Option<Arc<[IpNet]>>,
+    /// What becomes of packets that are too big once encapsulated.
+    pub too_big: TooBig,
+    /// Lower the MSS of SYNs to what fits the way to the backend. Only of TCP VIPs.
+    pub clamp_mss: bool,
+}
+
+impl Vip {
+    /// A VIP without options.
+    pub fn new(set: Arc<BackendSet>) -> Self {
+        Self {
+            set,
+            limits: Limits::default(),
+            allowed_sources: None,
+            too_big: TooBig::default(),
+            clamp_mss: false,
+        }
+    }
 }
 
 /// What a node decapsulates, see the design's "Worker nodes".

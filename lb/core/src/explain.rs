@@ -71,9 +71,7 @@ mod tests {
     use super::{ExplainError, explain, first_frame};
     use crate::{
         config::Capacity,
-        desired::{
-            Backend, BackendId, BackendSet, Desired, Limits, Member, NextHop, NextHops, Protocol, Via, Vip, VipKey,
-        },
+        desired::{Backend, BackendId, BackendSet, Desired, Member, NextHop, NextHops, Protocol, Via, Vip, VipKey},
         match_table,
         plan::Planner,
     };
@@ -110,15 +108,7 @@ mod tests {
             port: 80,
         };
         let desired = Desired {
-            vips: [(
-                key,
-                Vip {
-                    set: set.into(),
-                    limits: Limits::default(),
-                    allowed_sources: None,
-                },
-            )]
-            .into(),
+            vips: [(key, Vip::new(set.into()))].into(),
             backends: BTreeMap::from([
                 (
                     ids[0].clone(),

@@ -105,9 +105,7 @@ pub fn unclaimed_prefixes(desired: &Desired, hops: &NextHops) -> Vec<IpNet> {
 #[cfg(test)]
 mod tests {
     use super::{WorkerTables, unclaimed_prefixes};
-    use crate::desired::{
-        BackendId, BackendSet, Desired, Limits, Member, NextHop, NextHops, Protocol, Tunnel, Vip, VipKey,
-    };
+    use crate::desired::{BackendId, BackendSet, Desired, Member, NextHop, NextHops, Protocol, Tunnel, Vip, VipKey};
 
     #[test]
     fn only_vips_with_this_node_as_a_backend_die_here_and_neighbours_are_merged() {
@@ -125,14 +123,7 @@ mod tests {
                 members,
                 table_slots: None,
             };
-            (
-                key,
-                Vip {
-                    set: set.into(),
-                    limits: Limits::default(),
-                    allowed_sources: None,
-                },
-            )
+            (key, Vip::new(set.into()))
         };
         let desired = Desired {
             vips: [vip(2, "here"), vip(3, "here"), vip(4, "there")].into(),

@@ -153,9 +153,9 @@ impl Shape {
                 desired.vips.insert(
                     key,
                     Vip {
-                        set,
                         limits,
                         allowed_sources,
+                        ..Vip::new(set)
                     },
                 );
             }

@@ -8,14 +8,14 @@ use ipnet::IpNet;
 use xdp_prog::abi::feature;
 
 use super::{
-    Capacity, ConfigErrors, Encap, Interface, Seed, Warning, address,
+    Capacity, ConfigErrors, Encap, Interface, L2Config, Seed, SlowPathConfig, Warning, address,
     capacity::{self, MAX_CAPACITY_BACKENDS, MAX_CAPACITY_VIPS},
-    encap, interface,
+    encap, interface, l2,
     problem::Problem,
     read::{Fields, Spot},
     read_file, seed,
     sets::Sets,
-    socket_path, tunnel,
+    slow_path, socket_path, tunnel,
     vips::Vips,
 };
 use crate::{desired::Desired, ranges::RangeSet};
@@ -36,6 +36,10 @@ pub struct LbConfig {
     pub protection: Protection,
     /// Room in the maps.
     pub capacity: Capacity,
+    /// Who does what the fast path leaves alone.
+    pub slow_path: SlowPathConfig,
+    /// Which VIP addresses this node answers for.
+    pub l2: L2Config,
     /// Unix socket of the CLI. An absolute path.
     pub control_socket: PathBuf,
     /// What the tables should say. `own_addresses` and the tunnel's `locals` are empty: the daemon fills them.
@@ -156,6 +160,8 @@ fn lb(fields: &mut Fields<'_>) -> Option<LbConfig> {
     });
     let capacity = fields.or("capacity", Capacity::default(), |at| capacity::capacity(&at));
     let control_socket = fields.or("control_socket", DEFAULT_LB_SOCKET.into(), |at| socket_path(&at));
+    let slow_path = fields.or("slow_path", SlowPathConfig::default(), |at| slow_path::slow_path(&at));
+    let l2 = fields.or("l2", L2Config::default(), |at| l2::l2(&at));
     let tunnel = fields.or("tunnel", None, |at| tunnel::tunnel(&at).map(Some));
 
     let mut sets = Sets::default();
@@ -197,6 +203,8 @@ fn lb(fields: &mut Fields<'_>) -> Option<LbConfig> {
         encap: encap?,
         protection,
         capacity,
+        slow_path: slow_path?,
+        l2: l2?,
         control_socket: control_socket?,
         desired,
         unused_sets: sets.unused(),

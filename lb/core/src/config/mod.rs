@@ -18,6 +18,7 @@ mod capacity;
 mod encap;
 mod errors;
 mod interface;
+mod l2;
 mod lb;
 mod node;
 mod problem;
@@ -26,6 +27,7 @@ mod read;
 pub mod reload;
 mod seed;
 mod sets;
+mod slow_path;
 mod tunnel;
 mod vips;
 mod warning;
@@ -37,12 +39,18 @@ pub use capacity::{Capacity, MAX_CAPACITY_BACKENDS, MAX_CAPACITY_RANGES, MAX_CAP
 pub use encap::{Encap, PREFIX_LENGTHS_V4, PREFIX_LENGTHS_V6, PrefixLengths};
 pub use errors::{ConfigError, ConfigErrors, MAX_KEPT_ERRORS, MAX_PRINTED_ERRORS, Place};
 pub use interface::{AttachMode, Interface, MAX_INTERFACE_NAME_BYTES};
+pub use l2::L2Config;
 pub use lb::{DEFAULT_LB_SOCKET, LbConfig, Protection};
 pub use node::{DEFAULT_NODE_SOCKET, NodeConfig};
 pub use problem::Problem;
 pub use raw::MAX_CONFIG_BYTES;
 pub use seed::{SEED_DIGITS, Seed, SeedError, SeedKey, parse_seed};
 pub use sets::MAX_NAME_BYTES;
+pub use slow_path::{
+    FRAME_BYTES, MAX_BUSY_POLL_US, MAX_CPU, MAX_FRAGMENT_BYTES, MAX_FRAGMENT_DATAGRAMS, MAX_FRAMES_PER_QUEUE,
+    MAX_HELD_FRAMES, MAX_SLOW_RATE, MAX_SLOW_TIMEOUT_MS, MIN_FRAGMENT_BYTES, MIN_FRAMES_PER_QUEUE, MIN_SLOW_TIMEOUT_MS,
+    SlowPathConfig, XskMode, xdp_budgets,
+};
 pub use warning::Warning;
 pub use words::{Kind, LaterMode, NotUnicast, QUOTED_CHARS, Quoted};
 

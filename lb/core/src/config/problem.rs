@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use thiserror::Error;
-use xdp_prog::abi::{MAX_PORTS, MAX_SET_RANGES, MAX_TABLE_SLOTS, MIN_TABLE_SLOTS};
+use xdp_prog::abi::{MAX_PORTS, MAX_QUEUES, MAX_SET_RANGES, MAX_TABLE_SLOTS, MIN_TABLE_SLOTS};
 
 use super::{
     MAX_CONFIG_BYTES, MAX_INTERFACE_NAME_BYTES, MAX_NAME_BYTES, MAX_SOCKET_PATH_BYTES,
@@ -93,6 +93,16 @@ pub enum Problem {
         least: u64,
         /// Largest allowed.
         most: u64,
+    },
+    /// A number that is not one of the powers of two within bounds.
+    #[error("{value} is not a power of two in {least}..={most}")]
+    NotAPowerOfTwo {
+        /// The number.
+        value: i128,
+        /// Smallest allowed.
+        least: u32,
+        /// Largest allowed.
+        most: u32,
     },
     /// A word that is none of the allowed ones.
     #[error("{value} is not one of {}", Words(.allowed))]
@@ -378,6 +388,26 @@ pub enum Problem {
         capacity: u32,
         /// Its bound.
         most: u32,
+    },
+
+    /// A clamp on a VIP that sees no SYNs.
+    #[error("a udp VIP has no SYNs to clamp; remove it")]
+    ClampOfUdp,
+
+    // The slow path.
+    /// The same CPU twice.
+    #[error("CPU {cpu} is already {first}; list it once")]
+    DuplicateCpu {
+        /// The CPU.
+        cpu: u32,
+        /// Path of the first.
+        first: String,
+    },
+    /// More CPUs than there can be workers.
+    #[error("{count} CPUs, at most {MAX_QUEUES}: there are no more workers")]
+    TooManyCpus {
+        /// As configured.
+        count: usize,
     },
 
     // The worker agent.

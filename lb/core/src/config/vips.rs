@@ -13,7 +13,7 @@ use super::{
     sets::Sets,
     words::{LaterMode, Quoted},
 };
-use crate::desired::{Limits, Protocol, Rate, Vip, VipKey};
+use crate::desired::{Limits, Protocol, Rate, TooBig, Vip, VipKey};
 
 /// Every VIP of a file.
 #[derive(Debug, Default)]
@@ -62,6 +62,8 @@ impl Vips {
             let set = fields.required("backends").and_then(|at| sets.of_vip(&at, slots));
             let limits = fields.or("limits", Limits::default(), |at| limits(&at, protocol));
             let allowed_sources = fields.or("allowed_sources", None, |at| allowed_sources(&at).map(Some));
+            let too_big = fields.or("too_big", TooBig::default(), |at| too_big(&at));
+            let clamp_mss = fields.or("clamp_mss", false, |at| clamp_mss(&at, protocol));
             mode?;
             let allowed_sources = allowed_sources?.map(Into::into);
             Some((
@@ -70,6 +72,8 @@ impl Vips {
                     set: set?,
                     limits: limits?,
                     allowed_sources,
+                    too_big: too_big?,
+                    clamp_mss: clamp_mss?,
                 },
             ))
         })
@@ -115,6 +119,25 @@ fn mode(at: &At<'_>) -> Option<()> {
             allowed: &["DsrIpip"],
         }),
     }
+}
+
+fn too_big(at: &At<'_>) -> Option<TooBig> {
+    match at.text()? {
+        "fragment" => Some(TooBig::Fragment),
+        "answer" => Some(TooBig::Answer),
+        other => at.fail(Problem::NotOneOf {
+            value: Quoted::new(other),
+            allowed: &["fragment", "answer"],
+        }),
+    }
+}
+
+fn clamp_mss(at: &At<'_>, protocol: Option<Protocol>) -> Option<bool> {
+    let clamp = at.bool()?;
+    if clamp && protocol == Some(Protocol::Udp) {
+        return at.fail(Problem::ClampOfUdp);
+    }
+    Some(clamp)
 }
 
 fn limits(at: &At<'_>, protocol: Option<Protocol>) -> Option<Limits> {

@@ -72,11 +72,7 @@ pub(crate) fn set(members: &[(&str, u16)]) -> Arc<BackendSet> {
 }
 
 pub(crate) fn vip(set: &Arc<BackendSet>) -> Vip {
-    Vip {
-        set: set.clone(),
-        limits: Limits::default(),
-        allowed_sources: None,
-    }
+    Vip::new(set.clone())
 }
 
 /// VIPs with plain options, and every backend that they name at 192.0.2.x.
@@ -169,10 +165,11 @@ fn keys() -> impl Strategy<Value = VipKey> {
 
 fn vips() -> impl Strategy<Value = Vip> {
     let allowed = prop_oneof![2 => Just(None), 1 => cidrs().prop_map(Some)];
-    (sets(), rates(), rates(), allowed).prop_map(|(set, packets, syns, allowed)| Vip {
-        set,
+    (sets(), rates(), rates(), allowed, any::<bool>()).prop_map(|(set, packets, syns, allowed, clamp_mss)| Vip {
         limits: Limits { packets, syns },
         allowed_sources: allowed.map(Arc::from),
+        clamp_mss,
+        ..Vip::new(set)
     })
 }
 
