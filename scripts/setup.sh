@@ -8,7 +8,8 @@ set -euo pipefail
 readonly BPF_LINKER=0.10.3 # loads rustc's own LLVM; later ones want an LLVM of their own
 readonly NEXTEST=0.9.143   # installed only where there is none: any recent one will do
 
-# The command that must be there, and the Debian packages that bring it.
+# The command (or, with a slash, the file) that must be there, and the Debian packages that bring it. What clang and the
+# lines after it bring compiles libxdp, for xsk-rs.
 readonly DEBIAN='
 cc       gcc libc6-dev
 make     make
@@ -18,7 +19,17 @@ ethtool  ethtool
 tcpdump  tcpdump
 curl     curl
 ping     iputils-ping
+clang    clang
+m4       m4
+pkg-config            pkg-config
+/usr/include/libelf.h libelf-dev
+/usr/include/zlib.h   zlib1g-dev
 '
+
+# clang -target bpf does not say that it is x86-64, so glibc's headers ask for their 32-bit half.
+DEBIAN_X86_64=
+[[ $(uname -m) != x86_64 ]] || DEBIAN_X86_64='/usr/include/x86_64-linux-gnu/gnu/stubs-32.h gcc-multilib'
+readonly DEBIAN_X86_64
 
 did_something=
 say() {
@@ -29,7 +40,13 @@ die() {
     printf 'setup: error: %s\n' "$@" >&2
     exit 1
 }
-have() { command -v "$1" >/dev/null 2>&1; }
+have() {
+    if [[ $1 == /* ]]; then
+        [[ -e $1 ]]
+    else
+        command -v "$1" >/dev/null 2>&1
+    fi
+}
 
 # Runs a command as root, through sudo where we are not.
 as_root() {
@@ -50,7 +67,7 @@ debian_packages() {
         missing+=("$command")
         read -ra packages <<<"$packages"
         wanted+=("${packages[@]}")
-    done <<<"$DEBIAN"
+    done <<<"$DEBIAN$DEBIAN_X86_64"
     [[ ${#missing[@]} -eq 0 ]] && return
     have apt-get || die "missing commands: ${missing[*]}" "there is no apt-get here: install them (in Debian: ${wanted[*]})"
     say "missing ${missing[*]}: installing Debian packages ${wanted[*]}"
