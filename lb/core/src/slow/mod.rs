@@ -1,8 +1,40 @@
 //! The slow path: what becomes of the packets that the fast path leaves alone. Never does IO and never reads a clock: frames and
 //! tables in, frames and events out, time as an argument.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`Kind`], [`Outcome`] | kinds of work; what became of a packet |
+//! | [`Packet`], [`Link`] | a frame, taken apart |
+//! | [`Input`], [`Output`] | what goes in and what comes out |
+//! | [`Book`] | what is known of VIP addresses beside the tables |
+//! | [`Decide`], [`way`] | the fast path's own decision, asked for the plain packet of a flow |
+//! | [`Engine`] | one worker: from a packet to its handler |
+//! | [`Common`], [`Bounds`] | what workers share; how much they may do and hold |
+//! | `neighbour`, `echo`, `steer`, `reject`, `too_big`, `fragments`, `hold` | the handlers |
 
+mod book;
 mod bounds;
+mod common;
+mod echo;
+mod engine;
+mod forward;
+mod fragments;
+mod hold;
 mod kind;
+mod neighbour;
+mod outcome;
+mod output;
+mod packet;
+mod reject;
+mod steer;
+mod too_big;
 
+pub use book::{Address, Book};
 pub use bounds::{Budgets, FragmentBounds, HoldBounds};
+pub use common::{Bounds, Common};
+pub use engine::{Engine, EngineSettings, Tables};
+pub use forward::{FlowKey, Way, outer_len, way};
 pub use kind::Kind;
+pub use outcome::{End, Outcome};
+pub use output::{Counts, Decide, Event, Input, Output, Sent, To};
+pub use packet::{Fragment, Link, MAX_EXTENSION_HEADERS, MAX_TAGS, Packet};

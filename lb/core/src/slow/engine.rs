@@ -1,0 +1,328 @@
+//! One worker's slow path: from a packet to its handler. A table of contents; what is done with a packet stands in the handlers.
+
+use xdp_prog::{
+    host::Choice,
+    verdict::Verdict,
+    wire::{PROTO_TCP, PROTO_UDP},
+};
+
+use super::{
+    Book, Common, Decide, Event, FlowKey, Input, Kind, Link, Outcome, Output, Packet, To, Way, echo,
+    fragments::{Arrival, Datagram},
+    hold::{Held, Hold},
+    neighbour,
+    packet::icmp_of,
+    reject, steer, too_big, way,
+};
+
+/// What a worker is told once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineSettings {
+    /// Index of the worker's interface.
+    pub ifindex: u32,
+    /// The interface's MAC address: the source of answers.
+    pub mac: [u8; 6],
+}
+
+/// What became of a packet in hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Done {
+    /// It is done with.
+    With(Outcome),
+    /// The balancer's rules drop it.
+    Refused(Verdict),
+    /// It waits, and is counted when it waits no longer.
+    Held,
+}
+
+impl From<Outcome> for Done {
+    fn from(outcome: Outcome) -> Self {
+        Self::With(outcome)
+    }
+}
+
+/// What a worker looks things up in; it may be other tables with every call.
+pub struct Tables<'a> {
+    /// What is known of VIP addresses.
+    pub book: &'a Book,
+    /// What all workers of the node share.
+    pub common: &'a Common,
+    /// The fast path's decision.
+    pub decide: &'a mut dyn Decide,
+}
+
+/// What handlers have at hand.
+pub(super) struct Context<'a> {
+    /// Nanoseconds since some fixed moment.
+    pub(super) now_ns: u64,
+    pub(super) settings: EngineSettings,
+    pub(super) common: &'a Common,
+    pub(super) book: &'a Book,
+    pub(super) decide: &'a mut dyn Decide,
+    pub(super) hold: &'a mut Hold,
+    pub(super) out: &'a mut Output,
+}
+
+/// One worker's slow path.
+#[derive(Debug)]
+pub struct Engine {
+    settings: EngineSettings,
+    hold: Hold,
+}
+
+impl Engine {
+    /// With empty hands.
+    pub fn new(settings: EngineSettings) -> Self {
+        Self {
+            settings,
+            hold: Hold::default(),
+        }
+    }
+
+    /// Handles a packet. `now_ns` never goes back.
+    pub fn step(&mut self, now_ns: u64, input: Input<'_>, tables: &mut Tables<'_>, out: &mut Output) {
+        self.context(now_ns, tables, out).arrive(input);
+    }
+
+    /// Does what is due: call when [`Self::deadline`] has passed, and after every change of the tables or the book.
+    pub fn turn(&mut self, now_ns: u64, tables: &mut Tables<'_>, out: &mut Output) {
+        for _ in 0..tables.common.fragments().expire(now_ns) {
+            out.counts.add(Kind::Fragment, Outcome::FragmentTimeout);
+        }
+        let held = self.hold.take_all();
+        let mut context = self.context(now_ns, tables, out);
+        for held in held {
+            context.again(held);
+        }
+    }
+
+    /// When something is due next, in the time of `now_ns`.
+    pub fn deadline(&self, common: &Common) -> Option<u64> {
+        let held = self.hold.deadline(common.bounds().hold);
+        [held, common.fragments().deadline()].into_iter().flatten().min()
+    }
+
+    /// Frames that wait for a next hop.
+    pub fn held(&self) -> usize {
+        self.hold.len()
+    }
+
+    fn context<'a>(&'a mut self, now_ns: u64, tables: &'a mut Tables<'_>, out: &'a mut Output) -> Context<'a> {
+        Context {
+            now_ns,
+            settings: self.settings,
+            common: tables.common,
+            book: tables.book,
+            decide: tables.decide,
+            hold: &mut self.hold,
+            out,
+        }
+    }
+}
+
+impl Context<'_> {
+    fn arrive(&mut self, input: Input<'_>) {
+        let Some(mut kind) = Kind::of(input.verdict).first().copied() else {
+            self.out.counts.add(Kind::Unusual, Outcome::NoReason);
+            return;
+        };
+        let done = match kind {
+            Kind::Neighbour => self.within(kind, |context| neighbour::answer(context, input.frame)),
+            Kind::Echo
+            | Kind::IcmpError
+            | Kind::TooBig
+            | Kind::Fragment
+            | Kind::Unusual
+            | Kind::NextHop
+            | Kind::Reject => match Packet::parse(input.frame) {
+                Ok(packet) => {
+                    kind = self.kind_of(kind, &packet);
+                    let admitted = matches!(
+                        input.verdict,
+                        Verdict::SlowTooBig | Verdict::SlowNextHop | Verdict::SlowNoBackend
+                    );
+                    self.within(kind, |context| context.packet(kind, &packet, admitted))
+                }
+                Err(outcome) => outcome.into(),
+            },
+        };
+        self.count(kind, done);
+    }
+
+    /// The kind of a packet that has been looked at: the fast path looks less closely.
+    fn kind_of(&self, kind: Kind, packet: &Packet<'_>) -> Kind {
+        if packet.fragment.is_some() {
+            Kind::Fragment
+        } else if packet.protocol == icmp_of(packet.destination) {
+            if steer::is_error(packet) {
+                Kind::IcmpError
+            } else {
+                Kind::Echo
+            }
+        } else {
+            kind
+        }
+    }
+
+    /// Does the work if the kind's budget allows it.
+    fn within(&mut self, kind: Kind, work: impl FnOnce(&mut Self) -> Done) -> Done {
+        if self.common.take(kind, self.now_ns) {
+            work(self)
+        } else {
+            Outcome::OverBudget.into()
+        }
+    }
+
+    fn count(&mut self, kind: Kind, done: Done) {
+        match done {
+            Done::With(outcome) => self.out.counts.add(kind, outcome),
+            Done::Refused(verdict) => self.out.counts.add_refused(kind, verdict),
+            Done::Held => {}
+        }
+    }
+
+    fn packet(&mut self, kind: Kind, packet: &Packet<'_>, admitted: bool) -> Done {
+        if let Some(verdict) = self.book.refuses(packet.source, packet.destination) {
+            return Done::Refused(verdict);
+        }
+        if packet.fragment.is_some() {
+            return self.fragment(packet);
+        }
+        self.whole(kind, packet, admitted)
+    }
+
+    /// A packet that is no fragment.
+    fn whole(&mut self, kind: Kind, packet: &Packet<'_>, admitted: bool) -> Done {
+        if packet.protocol == icmp_of(packet.destination) {
+            return if steer::is_error(packet) {
+                steer::steer(self, packet)
+            } else {
+                echo::answer(self, packet)
+            };
+        }
+        if packet.protocol != PROTO_TCP && packet.protocol != PROTO_UDP {
+            return reject::protocol(self, packet);
+        }
+        match FlowKey::of(packet) {
+            Some(flow) => self.flow(kind, packet, &flow, admitted),
+            None => Outcome::Malformed.into(),
+        }
+    }
+
+    /// A fragment: it follows the first of its datagram.
+    fn fragment(&mut self, packet: &Packet<'_>) -> Done {
+        let arrival = self.common.fragments().arrive(self.now_ns, packet);
+        match arrival {
+            Arrival::Held => Done::Held,
+            Arrival::Drop { outcome, released } => {
+                for _ in 0..released {
+                    self.out.counts.add(Kind::Fragment, outcome);
+                }
+                outcome.into()
+            }
+            Arrival::Go { datagram, released } => {
+                let done = self.of_datagram(packet, &datagram);
+                for frame in released {
+                    let done = match Packet::parse(&frame) {
+                        Ok(packet) => self.of_datagram(&packet, &datagram),
+                        Err(outcome) => outcome.into(),
+                    };
+                    self.count(Kind::Fragment, done);
+                }
+                done
+            }
+        }
+    }
+
+    fn of_datagram(&mut self, packet: &Packet<'_>, datagram: &Datagram) -> Done {
+        match datagram {
+            Datagram::Flow(flow) => {
+                let flow = *flow;
+                self.flow(Kind::Fragment, packet, &flow, false)
+            }
+            Datagram::Echo => echo::answer_fragment(self, packet),
+            Datagram::Other => Outcome::Unanswerable.into(),
+        }
+    }
+
+    /// Sends a packet of a flow on its way, or does what must be done where there is none.
+    pub(super) fn flow(&mut self, kind: Kind, packet: &Packet<'_>, flow: &FlowKey, admitted: bool) -> Done {
+        match way(self.decide, self.settings.ifindex, packet, flow, admitted) {
+            Way::Send { to, frame, .. } => {
+                self.out.send(to, frame);
+                Outcome::Forwarded.into()
+            }
+            Way::Local { .. } => self.to_kernel(packet),
+            Way::TooBig { mtu, .. } => too_big::too_big(self, packet, flow, mtu),
+            Way::NextHop { choice } => self.wait(kind, packet, flow, choice),
+            Way::None(Verdict::PassOwnAddress) => self.to_kernel(packet),
+            Way::None(Verdict::SlowNoBackend | Verdict::SlowUnservedPort) => reject::port(self, packet),
+            Way::None(Verdict::PassNotVip) => Outcome::NotVip.into(),
+            Way::None(verdict) => Done::Refused(verdict),
+        }
+    }
+
+    fn to_kernel(&mut self, packet: &Packet<'_>) -> Done {
+        let frame = [packet.link.bytes, packet.ip].concat();
+        self.out.send(To::Kernel, frame);
+        Outcome::Local.into()
+    }
+
+    /// Keeps a packet until its backend's next hop is known.
+    fn wait(&mut self, kind: Kind, packet: &Packet<'_>, flow: &FlowKey, choice: Choice) -> Done {
+        let held = Held {
+            kind,
+            flow: *flow,
+            frame: [packet.link.bytes, packet.ip].concat(),
+            since_ns: self.now_ns,
+        };
+        match self.hold.put(self.common.bounds().hold, choice.backend, held) {
+            Ok(first) => {
+                if first {
+                    self.out.events.push(Event::NextHopWanted(choice.backend));
+                }
+                Done::Held
+            }
+            Err(outcome) => outcome.into(),
+        }
+    }
+
+    /// Tries a packet that was held; who waited too long is told that the host cannot be reached.
+    fn again(&mut self, held: Held) {
+        let kind = held.kind;
+        let bounds = self.common.bounds().hold;
+        let done = match Packet::parse(&held.frame) {
+            Err(outcome) => outcome.into(),
+            Ok(packet) => match way(self.decide, self.settings.ifindex, &packet, &held.flow, true) {
+                Way::NextHop { choice } if self.now_ns < held.deadline_ns(bounds) => {
+                    match self.hold.put(bounds, choice.backend, held.clone()) {
+                        Ok(_) => Done::Held,
+                        Err(outcome) => outcome.into(),
+                    }
+                }
+                Way::NextHop { .. } => reject::host(self, &packet),
+                Way::Send { .. } | Way::Local { .. } | Way::TooBig { .. } | Way::None(_) => {
+                    self.flow(kind, &packet, &held.flow, true)
+                }
+            },
+        };
+        self.count(kind, done);
+    }
+
+    /// Whether an answer may go to `source` now: it is one host, and has not had its share.
+    pub(super) fn may_answer(&self, packet: &Packet<'_>) -> Result<(), Outcome> {
+        reject::answerable(packet)?;
+        if self.common.take_for(packet.source, self.now_ns) {
+            Ok(())
+        } else {
+            Err(Outcome::OverSourceLimit)
+        }
+    }
+
+    /// Sends an answer back where a packet came from: `network` is what goes behind the link layer.
+    pub(super) fn answer(&mut self, link: &Link<'_>, network: &[u8]) {
+        let mut frame = link.answer(self.settings.mac);
+        frame.extend_from_slice(network);
+        self.out.send(To::Interface(self.settings.ifindex), frame);
+    }
+}

@@ -1,0 +1,245 @@
+//! An unusual packet, forwarded like the plain packet of its flow. Never decides for itself: it asks the fast path's own function
+//! about a plain packet of the flow, and puts the outer header that this one got in front of the packet in hand.
+
+use std::net::IpAddr;
+
+use etherparse::Ipv4HeaderSlice;
+use xdp_prog::{
+    abi::{BackendLine, LineMeta},
+    host::Choice,
+    verdict::Verdict,
+    wire::{ETH_LEN, IPV4_LEN, IPV6_LEN, PROTO_TCP, TCP_ACK, TCP_LEN, UDP_LEN, VLAN_LEN},
+};
+
+use super::{Decide, Packet, To};
+
+/// What the balancer hashes: who talks to which VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FlowKey {
+    /// The client.
+    pub source: IpAddr,
+    /// The VIP address; of the same family.
+    pub destination: IpAddr,
+    /// TCP or UDP.
+    pub protocol: u8,
+    /// The client's port.
+    pub source_port: u16,
+    /// The VIP's port.
+    pub destination_port: u16,
+}
+
+impl FlowKey {
+    /// The flow of a packet that begins with a transport header.
+    pub fn of(packet: &Packet<'_>) -> Option<Self> {
+        let (source_port, destination_port) = packet.ports()?;
+        Some(Self {
+            source: packet.source,
+            destination: packet.destination,
+            protocol: packet.protocol,
+            source_port,
+            destination_port,
+        })
+    }
+}
+
+/// What the fast path says about a packet's flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Send this frame there.
+    Send {
+        /// Where to.
+        to: To,
+        /// The packet, encapsulated.
+        frame: Vec<u8>,
+        /// What was chosen.
+        choice: Choice,
+    },
+    /// The backend is this node: hand the packet to its kernel as it came.
+    Local {
+        /// What was chosen.
+        choice: Choice,
+    },
+    /// It does not fit: largest packet that does, in bytes without the outer header.
+    TooBig {
+        /// Bytes of IP packet.
+        mtu: usize,
+        /// What was chosen.
+        choice: Choice,
+    },
+    /// The backend's next hop is not known.
+    NextHop {
+        /// What was chosen.
+        choice: Choice,
+    },
+    /// Any other verdict: there is no way.
+    None(Verdict),
+}
+
+/// Asks for the way of `packet`, which belongs to `flow`. `admitted`: it has passed the VIP's limits. `ifindex` is where it came in.
+pub fn way(decide: &mut dyn Decide, ifindex: u32, packet: &Packet<'_>, flow: &FlowKey, admitted: bool) -> Way {
+    let plain = Plain::of(packet, flow);
+    let outcome = decide.balance(&plain.frame, admitted);
+    let Some(choice) = outcome.choice else {
+        return Way::None(outcome.verdict);
+    };
+    let Some(line) = decide.line(choice.backend) else {
+        return Way::None(Verdict::DropInternal);
+    };
+    let meta = LineMeta(line.meta);
+    match outcome.verdict {
+        Verdict::ForwardTx => Way::Send {
+            to: To::Interface(ifindex),
+            frame: plain.around(packet, &outcome.frame, &line),
+            choice,
+        },
+        Verdict::ForwardRedirect => Way::Send {
+            to: To::Interface(meta.ifindex()),
+            frame: plain.around(packet, &outcome.frame, &line),
+            choice,
+        },
+        Verdict::ForwardLocal => Way::Local { choice },
+        Verdict::SlowTooBig => Way::TooBig {
+            mtu: (meta.mtu() as usize).saturating_sub(outer_len(&line)),
+            choice,
+        },
+        Verdict::SlowNextHop => Way::NextHop { choice },
+        verdict => Way::None(verdict),
+    }
+}
+
+/// Bytes of a line's outer header.
+pub fn outer_len(line: &BackendLine) -> usize {
+    if LineMeta(line.meta).has(LineMeta::OUTER_V6) {
+        IPV6_LEN
+    } else {
+        IPV4_LEN
+    }
+}
+
+/// The plain packet of a flow: no options, no extension headers, no fragment, at most two tags, and as long as the packet in hand.
+struct Plain {
+    frame: Vec<u8>,
+    /// Bytes of its link layer.
+    link_len: usize,
+    /// Bytes of its IP header.
+    header_len: usize,
+    /// Bytes of its IP packet.
+    ip_len: usize,
+    /// Its transport header is the packet's own.
+    own: bool,
+}
+
+impl Plain {
+    fn of(packet: &Packet<'_>, flow: &FlowKey) -> Self {
+        let tags = packet.link.tags().min(2);
+        let link_len = ETH_LEN + tags * VLAN_LEN;
+        let mut frame = Vec::with_capacity(link_len + packet.ip.len() + IPV6_LEN + TCP_LEN);
+        frame.extend_from_slice(packet.link.bytes.get(..link_len - 2).unwrap_or_default());
+        frame.extend_from_slice(&packet.link.ethertype.to_be_bytes());
+        let header_len = match flow.destination {
+            IpAddr::V4(_) => IPV4_LEN,
+            IpAddr::V6(_) => IPV6_LEN,
+        };
+        let transport_len = if flow.protocol == PROTO_TCP { TCP_LEN } else { UDP_LEN };
+        // Later fragments may be shorter than a packet of the flow can be; the outer header is corrected then.
+        let ip_len = packet.ip.len().max(header_len + transport_len);
+        // The packet's own transport header, so that what the fast path does to a SYN is done to this one.
+        let own = FlowKey::of(packet).filter(|own| packet.has_transport() && own == flow);
+        header(&mut frame, packet, flow, ip_len);
+        let own = own.is_some() && packet.payload().len() >= transport_len;
+        if own {
+            frame.extend_from_slice(packet.payload());
+        } else {
+            frame.extend_from_slice(&flow.source_port.to_be_bytes());
+            frame.extend_from_slice(&flow.destination_port.to_be_bytes());
+            if flow.protocol == PROTO_TCP {
+                // Neither a SYN nor anything else that starts or ends a flow.
+                frame.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0x50, TCP_ACK]);
+            }
+        }
+        frame.resize(link_len + ip_len, 0);
+        Self {
+            frame,
+            link_len,
+            header_len,
+            ip_len,
+            own,
+        }
+    }
+
+    /// The packet in hand behind the headers that the plain one left with.
+    fn around(&self, packet: &Packet<'_>, sent: &[u8], line: &BackendLine) -> Vec<u8> {
+        let front_len = sent.len().saturating_sub(self.ip_len);
+        let front = sent.get(..front_len).unwrap_or_default();
+        let deep = packet.link.bytes.get(self.link_len - 2..packet.link.bytes.len() - 2);
+        let deep = deep.filter(|deep| !deep.is_empty() && !LineMeta(line.meta).has(LineMeta::OWN_TAGS));
+        let mut frame = Vec::with_capacity(front_len + packet.ip.len() + 2 * VLAN_LEN);
+        match deep {
+            // Tags beyond the second stand behind those that the plain packet kept: where its ethertype was.
+            Some(tags) => {
+                frame.extend_from_slice(front.get(..self.link_len - 2).unwrap_or_default());
+                frame.extend_from_slice(tags);
+                frame.extend_from_slice(front.get(self.link_len - 2..).unwrap_or_default());
+            }
+            None => frame.extend_from_slice(front),
+        }
+        let outer = frame.len().saturating_sub(outer_len(line));
+        if packet.ip.len() < self.ip_len {
+            shorten(&mut frame, outer, self.ip_len - packet.ip.len());
+        }
+        let payload = packet.payload();
+        let at = front_len + self.header_len;
+        let sent_payload = sent.get(at..at + payload.len()).filter(|_| self.own);
+        frame.extend_from_slice(packet.ip.get(..packet.header_len).unwrap_or_default());
+        frame.extend_from_slice(sent_payload.unwrap_or(payload));
+        frame
+    }
+}
+
+/// Writes the plain packet's IP header; its checksum is nobody's business.
+fn header(frame: &mut Vec<u8>, packet: &Packet<'_>, flow: &FlowKey, ip_len: usize) {
+    match (flow.source, flow.destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let total_len = u16::try_from(ip_len).unwrap_or(u16::MAX).to_be_bytes();
+            frame.extend_from_slice(&[0x45, packet.tos, total_len[0], total_len[1], 0, 0, 0, 0]);
+            frame.extend_from_slice(&[packet.hop_limit, flow.protocol, 0, 0]);
+            frame.extend_from_slice(&source.octets());
+            frame.extend_from_slice(&destination.octets());
+        }
+        (source, destination) => {
+            let payload_len = u16::try_from(ip_len - IPV6_LEN).unwrap_or(u16::MAX).to_be_bytes();
+            let class = (0x6000 | u16::from(packet.tos) << 4).to_be_bytes();
+            frame.extend_from_slice(&[class[0], class[1], 0, 0, payload_len[0], payload_len[1]]);
+            frame.extend_from_slice(&[flow.protocol, packet.hop_limit]);
+            frame.extend_from_slice(&v6(source));
+            frame.extend_from_slice(&v6(destination));
+        }
+    }
+}
+
+fn v6(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// Takes `by` bytes off the length that the outer header at `at` says.
+fn shorten(frame: &mut [u8], at: usize, by: usize) {
+    let Some(outer) = frame.get_mut(at..) else { return };
+    let by = u16::try_from(by).unwrap_or(u16::MAX);
+    if let Ok(header) = Ipv4HeaderSlice::from_slice(outer) {
+        let mut header = header.to_header();
+        header.total_len = header.total_len.saturating_sub(by);
+        header.header_checksum = header.calc_header_checksum();
+        if let (Some(place), Ok(bytes)) = (
+            outer.first_chunk_mut::<IPV4_LEN>(),
+            <[u8; IPV4_LEN]>::try_from(&*header.to_bytes()),
+        ) {
+            *place = bytes;
+        }
+    } else if let Some(place) = outer.get_mut(4..6) {
+        let len = u16::from_be_bytes([place[0], place[1]]).saturating_sub(by);
+        place.copy_from_slice(&len.to_be_bytes());
+    }
+}
