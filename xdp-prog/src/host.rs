@@ -5,6 +5,7 @@
 use std::{
     cell::{RefCell, UnsafeCell},
     collections::BTreeMap,
+    net::IpAddr,
 };
 
 use crate::{
@@ -15,10 +16,11 @@ use crate::{
     balance::{
         self,
         matching::{self, Match},
+        unusual,
     },
     decap,
     machine::{BalancerTables, Constants, Frame, MatchTables, Ranges, Tables, word},
-    ranges,
+    mss, ranges,
     verdict::Verdict,
 };
 
@@ -229,6 +231,17 @@ impl<M: Memory> Host<M> {
     }
 }
 
+/// Whether no packet from the network may have this source, as the program's feature `DROP_MARTIANS` has it.
+pub fn is_martian(source: IpAddr) -> bool {
+    match source {
+        IpAddr::V4(source) => balance::is_martian_v4(u32::from_ne_bytes(source.octets())),
+        IpAddr::V6(source) => {
+            let bits = source.to_bits();
+            balance::is_martian_v6([((bits >> 64) as u64).to_be(), (bits as u64).to_be()])
+        }
+    }
+}
+
 fn at<T>(slice: &[T], index: u32) -> Option<*const T> {
     slice.get(index as usize).map(std::ptr::from_ref)
 }
@@ -341,8 +354,18 @@ impl<M: Memory> BalancerTables for Host<M> {
         (port as usize) < MAX_PORTS
     }
 
-    fn to_slow_path(&mut self, _verdict: Verdict) -> bool {
-        true
+    /// Never sheds: says what would be handed over.
+    fn to_slow_path(&mut self, verdict: Verdict) -> Verdict {
+        verdict
+    }
+
+    fn unusual(&mut self) -> Verdict {
+        unusual::run(self)
+    }
+
+    fn clamp_mss(&mut self, l3: usize, most: u16) {
+        // SAFETY: the buffer's own memory.
+        unsafe { mss::clamp_syn(self.start() + l3, self.end(), most) };
     }
 
     fn decapsulate(&mut self) -> Verdict {
