@@ -12,6 +12,7 @@
 //! | [`link`] | Ethernet and VLAN tags |
 //! | [`wire`] | offsets and constants of the headers read and written |
 //! | [`hash`], [`checksum`], [`ranges`], [`limit`] | the arithmetic |
+//! | [`mss`] | the MSS option of SYNs |
 //! | [`balance`] | the balancer: parse, match, slot, encapsulate |
 //! | [`decap`] | the worker node's side |
 
@@ -31,6 +32,7 @@ pub mod kernel;
 pub mod limit;
 pub mod link;
 pub mod machine;
+pub mod mss;
 pub mod ranges;
 pub mod verdict;
 pub mod wire;

@@ -1,4 +1,4 @@
-//! The link layer: Ethernet (IEEE 802.3) and up to two VLAN tags (802.1Q, 802.1ad). A third tag is not looked behind.
+//! The link layer: Ethernet (IEEE 802.3) and up to two VLAN tags (802.1Q, 802.1ad). More are [`crate::balance::unusual`]'s.
 
 use crate::{
     machine::{Frame, load},
@@ -61,6 +61,6 @@ pub fn parse<F: Frame>(frame: &F) -> Result<Link, Verdict> {
 }
 
 #[inline(always)]
-fn is_tag(ethertype: u16) -> bool {
+pub(crate) fn is_tag(ethertype: u16) -> bool {
     ethertype == TYPE_8021Q_BE || ethertype == TYPE_8021AD_BE
 }

@@ -85,12 +85,21 @@ pub trait BalancerTables: Tables + MatchTables {
     fn jiffies(&self) -> u64;
     /// Sends the packet out of `PORTS[port]`; false where there is none.
     fn redirect(&mut self, port: u32) -> bool;
-    /// Gives the packet to the slow path with the reason in front of it; false where no socket takes it.
-    fn to_slow_path(&mut self, verdict: Verdict) -> bool;
+    /// Gives the packet to the slow path with the reason in front of it. Returns the verdict, or [`Verdict::DropSlowBudget`] over
+    /// its budget, or [`Verdict::DropNoSlowPath`] where no socket takes it.
+    fn to_slow_path(&mut self, verdict: Verdict) -> Verdict;
+    /// [`crate::balance::unusual::run`] for a packet that is not plain IP. Out of line in the kernel's build: only such packets pay
+    /// for the call.
+    fn unusual(&mut self) -> Verdict;
+    /// [`crate::mss::clamp_syn`], out of line in the kernel's build. `l3` is the offset of the IP header.
+    fn clamp_mss(&mut self, l3: usize, most: u16);
     /// The worker side for an LB node that is a worker node too ([`crate::decap::run`]). Out of line in the kernel's build: only
     /// tunnel packets pay for the call.
     fn decapsulate(&mut self) -> Verdict;
-    /// Told what was chosen, for `explain`; nothing in the kernel.
+    /// Told which VIP claims the packet, for captures; nothing without.
+    #[inline(always)]
+    fn claimed(&mut self, _vip: u32) {}
+    /// Told what was chosen, for `explain` and captures; nothing without.
     #[inline(always)]
     fn chose(&mut self, _vip: u32, _slot: u32, _backend: u32) {}
 }

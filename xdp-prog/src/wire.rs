@@ -11,6 +11,8 @@ pub const VLAN_LEN: usize = 4;
 pub const TYPE_IPV4_BE: u16 = 0x0800_u16.to_be();
 /// IPv6.
 pub const TYPE_IPV6_BE: u16 = 0x86dd_u16.to_be();
+/// ARP (RFC 826).
+pub const TYPE_ARP_BE: u16 = 0x0806_u16.to_be();
 /// 802.1Q tag.
 pub const TYPE_8021Q_BE: u16 = 0x8100_u16.to_be();
 /// 802.1ad service tag.
@@ -52,6 +54,26 @@ pub const IPV6_SOURCE: usize = 8;
 /// Offset of the destination address.
 pub const IPV6_DESTINATION: usize = 24;
 
+/// ARP for IPv4 over Ethernet (RFC 826).
+pub const ARP_LEN: usize = 28;
+/// The first eight bytes of such a request: Ethernet, IPv4, address lengths 6 and 4, operation 1.
+pub const ARP_REQUEST_BE: u64 = 0x0001_0800_0604_0001_u64.to_be();
+/// Offset of the target's protocol address.
+pub const ARP_TARGET: usize = 24;
+
+/// ICMPv6 neighbour solicitation without options (RFC 4861, 4.3).
+pub const SOLICITATION_LEN: usize = 24;
+/// Its ICMPv6 type.
+pub const ICMPV6_SOLICITATION: u8 = 135;
+/// Offset of its target address.
+pub const SOLICITATION_TARGET: usize = 8;
+/// First word of a solicited-node multicast address, ff02:0:0:0 (RFC 4291, 2.7.1).
+pub const SOLICITED_NODE_HIGH_BE: u64 = 0xff02_0000_0000_0000_u64.to_be();
+/// Second word of it, 0:1:ff00:0, under [`SOLICITED_NODE_MASK_BE`].
+pub const SOLICITED_NODE_LOW_BE: u64 = 0x0000_0001_ff00_0000_u64.to_be();
+/// The bits that all solicited-node multicast addresses share in their second word.
+pub const SOLICITED_NODE_MASK_BE: u64 = 0xffff_ffff_ff00_0000_u64.to_be();
+
 /// What every transport header we read has: the two ports.
 pub const PORTS_LEN: usize = 4;
 /// UDP header, and the part of a TCP header that ICMP errors must quote.
@@ -60,6 +82,10 @@ pub const UDP_LEN: usize = 8;
 pub const TCP_LEN: usize = 20;
 /// Offset of the flags in a TCP header.
 pub const TCP_FLAGS: usize = 13;
+/// Offset of the data offset: the header's length in 32-bit words, in the upper four bits.
+pub const TCP_DATA_OFFSET: usize = 12;
+/// Offset of the checksum.
+pub const TCP_CHECKSUM: usize = 16;
 /// SYN.
 pub const TCP_SYN: u8 = 0x02;
 /// ACK.

@@ -7,8 +7,9 @@ use std::{fmt::Write as _, mem::offset_of, path::PathBuf};
 
 use xdp_prog::{
     abi::{
-        self, ABI_VERSION, BackendLine, BucketV4, BucketV6, Config, EntryV6, KeyV4, KeyV6, LimitState, LineMeta,
-        OuterHeader, Range, SetRef, TableUnit, Traffic, VipIndex, VipMeta, VipOptions, feature, map, setting,
+        self, ABI_VERSION, BackendLine, BucketV4, BucketV6, CaptureState, Config, EntryV6, KeyV4, KeyV6, LimitState,
+        LineMeta, OuterHeader, Range, SampleHeader, SetRef, SlowBudget, SlowState, TableUnit, Traffic, VipIndex,
+        VipMeta, VipOptions, feature, map, setting, socket_key,
     },
     verdict::Verdict,
 };
@@ -93,6 +94,41 @@ fn rendered() -> String {
         );
     }
     {
+        layout!(text, SlowBudget { rate, burst });
+    }
+    {
+        layout!(text, SlowState { tokens, jiffy, shed });
+    }
+    {
+        layout!(
+            text,
+            SampleHeader {
+                time_ns,
+                verdict,
+                vip,
+                backend,
+                ifindex,
+                queue,
+                original_len,
+                len,
+                captured_len
+            }
+        );
+    }
+    {
+        layout!(
+            text,
+            CaptureState {
+                tokens,
+                jiffy,
+                vip,
+                backend,
+                original_len,
+                lost
+            }
+        );
+    }
+    {
         layout!(
             text,
             Config {
@@ -137,12 +173,20 @@ fn rendered() -> String {
         feature::SLOW_PATH,
         feature::DECAP,
         feature::SOURCE_PREFIX,
+        feature::CLAMP_MSS,
+        feature::CAPTURE,
         feature::ALL,
         setting::DENIED_SOURCES,
         setting::TUNNEL_SOURCES,
         setting::TUNNEL_VIPS,
         setting::TUNNEL_LOCALS,
         setting::TUNNEL_DENIED,
+        setting::CAPTURE_VERDICTS,
+        setting::CAPTURE_VIP,
+        setting::CAPTURE_SAMPLE,
+        setting::CAPTURE_RATE,
+        setting::CAPTURE_BURST,
+        setting::CAPTURE_SNAPLEN,
         setting::COUNT,
     );
     text.push_str("\nmaps\n");
@@ -160,6 +204,11 @@ fn rendered() -> String {
         map::LIMITS,
         map::PORTS,
         map::XSKS,
+        map::XSK_INDEX,
+        map::SLOW_BUDGETS,
+        map::SLOW_STATES,
+        map::SAMPLES,
+        map::CAPTURES,
         map::CONFIG,
     ] {
         writeln!(text, "{name}").unwrap();
@@ -200,6 +249,8 @@ fn words(text: &mut String) {
     writeln!(text, "VipMeta 0x12345 0x6789a 4096 OPTIONS = {:#018x}", meta.0).unwrap();
     writeln!(text, "VipMeta OWN_ADDRESS = {:#018x}", VipMeta::OWN_ADDRESS).unwrap();
     writeln!(text, "VipMeta OVERFLOW = {:#018x}", VipMeta::OVERFLOW).unwrap();
+    writeln!(text, "VipMeta CLAMP_MSS = {:#018x}", VipMeta::CLAMP_MSS).unwrap();
+    writeln!(text, "socket_key 9 5 = {:#018x}", socket_key(9, 5)).unwrap();
     for (name, flag) in [
         ("RESOLVED", LineMeta::RESOLVED),
         ("OUTER_V6", LineMeta::OUTER_V6),

@@ -71,6 +71,9 @@ impl Balancer {
             }
             Write::Grace => {
                 applied.waited += grace_period()?;
+                if let Some(wait) = &self.on_grace {
+                    wait();
+                }
                 applied.grace_periods += 1;
                 Ok(())
             }

@@ -6,7 +6,7 @@ use std::{io, os::fd::AsFd as _};
 
 use aya::maps::{IterableMap as _, MapData, PerCpuArray};
 use xdp_prog::{
-    abi::{LimitState, Traffic},
+    abi::{CaptureState, LimitState, SlowState, Traffic},
     verdict::Verdict,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -32,6 +32,13 @@ impl Sum for Traffic {
     fn add(&mut self, other: Self) {
         self.packets = self.packets.wrapping_add(other.packets);
         self.bytes = self.bytes.wrapping_add(other.bytes);
+    }
+}
+
+impl Sum for SlowState {
+    /// Of what each CPU has for itself, only the sheds have a sum.
+    fn add(&mut self, other: Self) {
+        self.shed = self.shed.wrapping_add(other.shed);
     }
 }
 
@@ -166,6 +173,10 @@ pub struct Counters {
     pub backends: PerCpu<Traffic>,
     /// Token buckets by VIP.
     pub limits: PerCpu<LimitState>,
+    /// Token buckets and sheds of the slow path, by verdict.
+    pub slow: PerCpu<SlowState>,
+    /// The capture's token bucket, and samples that its rings had no room for; one entry.
+    pub capture: PerCpu<CaptureState>,
 }
 
 /// Packets by verdict.

@@ -113,6 +113,12 @@ pub enum DatapathError {
         /// Room in `PORTS`.
         room: usize,
     },
+    /// More slow-path sockets than there is room for.
+    #[error("there is room for {room} slow-path sockets (one per interface and receive queue)")]
+    TooManySockets {
+        /// Room in `XSKS`.
+        room: usize,
+    },
     /// There is no interface of this name.
     #[error("interface {interface}: {source}; `ip link` lists those of this network namespace")]
     NoInterface {

@@ -7,20 +7,20 @@ use std::io;
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
-    maps::{Map, MapData, MapError, XskMap},
+    maps::{Map, MapData, MapError, perf::PerfEventArray},
 };
 use lb_core::config::Capacity;
 use xdp_prog::{
     abi::{
-        self, BackendLine, BucketV4, BucketV6, Config, MAX_BACKENDS, MAX_RANGES, MAX_VERDICTS, MAX_VIPS, Range,
-        VipOptions, feature, map,
+        self, BackendLine, BucketV4, BucketV6, Config, MAX_BACKENDS, MAX_QUEUES, MAX_RANGES, MAX_VERDICTS, MAX_VIPS,
+        Range, SlowBudget, VipOptions, feature, map,
     },
     host::View,
 };
 
 use super::{
-    Counters, DatapathError, Mapped, PerCpu, Plain, Ports, Program, SlotMemory, VerdictCounters, mapped::map_error,
-    slots::creation_error,
+    Counters, DatapathError, LiveTables, Mapped, PerCpu, Plain, Ports, Program, SlotMemory, Sockets, VerdictCounters,
+    live, mapped::map_error, slots::creation_error,
 };
 
 const LB: &str = "lb";
@@ -50,8 +50,14 @@ pub struct Balancer {
     pub counters: Counters,
     /// Interfaces to redirect to.
     pub ports: Ports,
-    /// Slow-path sockets by receive queue.
-    pub xsks: XskMap<MapData>,
+    /// Slow-path sockets by interface and receive queue.
+    pub sockets: Sockets,
+    /// What the slow path takes, by verdict: [`SlowBudget`]. See [`Balancer::set_budget`].
+    pub slow_budgets: Mapped,
+    /// Sampled packets, each a [`xdp_prog::abi::SampleHeader`] and bytes of the frame: only under [`feature::CAPTURE`].
+    pub samples: PerfEventArray<MapData>,
+    pub(super) live: LiveTables,
+    pub(super) on_grace: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Balancer {
@@ -80,24 +86,49 @@ impl Balancer {
             (map::VIP_COUNTERS, vips),
             (map::BACKEND_COUNTERS, lines),
             (map::LIMITS, on(feature::LIMITS, vips)),
+            (map::XSK_INDEX, on(feature::SLOW_PATH, MAX_QUEUES as u32)),
+            (map::XSKS, on(feature::SLOW_PATH, MAX_QUEUES as u32)),
         ];
         let mut maps = Maps::make(LB, LB_OBJECT, config, &entries)?;
+        let vips_v4 = maps.mapped::<BucketV4>(map::VIPS_V4)?;
+        let vips_v6 = maps.mapped::<BucketV6>(map::VIPS_V6)?;
+        let slots = SlotMemory::new(maps.take(map::LOOKUP_TABLES)?, capacity.table_segments);
+        let backends = maps.mapped::<BackendLine>(map::BACKENDS)?;
+        let vip_options = maps.mapped::<VipOptions>(map::VIP_OPTIONS)?;
+        let ranges = maps.mapped::<Range>(map::RANGES)?;
+        let settings = maps.mapped::<u64>(map::SETTINGS)?;
+        let live = LiveTables::new(live::Tables {
+            config: *config,
+            vips_v4: vips_v4.reader()?,
+            vips_v6: vips_v6.reader()?,
+            segments: slots.readers(),
+            backends: backends.reader()?,
+            options: vip_options.reader()?,
+            ranges: ranges.reader()?,
+            settings: settings.reader()?,
+        });
         Ok(Self {
-            vips_v4: maps.mapped::<BucketV4>(map::VIPS_V4)?,
-            vips_v6: maps.mapped::<BucketV6>(map::VIPS_V6)?,
-            slots: SlotMemory::new(maps.take(map::LOOKUP_TABLES)?, capacity.table_segments),
-            backends: maps.mapped::<BackendLine>(map::BACKENDS)?,
-            vip_options: maps.mapped::<VipOptions>(map::VIP_OPTIONS)?,
-            ranges: maps.mapped::<Range>(map::RANGES)?,
-            settings: maps.mapped::<u64>(map::SETTINGS)?,
+            live,
+            vips_v4,
+            vips_v6,
+            slots,
+            backends,
+            vip_options,
+            ranges,
+            settings,
             counters: Counters {
                 verdicts: maps.verdicts()?,
                 vips: PerCpu::new(map::VIP_COUNTERS, maps.take(map::VIP_COUNTERS)?)?,
                 backends: PerCpu::new(map::BACKEND_COUNTERS, maps.take(map::BACKEND_COUNTERS)?)?,
                 limits: PerCpu::new(map::LIMITS, maps.take(map::LIMITS)?)?,
+                slow: PerCpu::new(map::SLOW_STATES, maps.take(map::SLOW_STATES)?)?,
+                capture: PerCpu::new(map::CAPTURES, maps.take(map::CAPTURES)?)?,
             },
             ports: Ports::new(maps.take(map::PORTS)?),
-            xsks: maps.take(map::XSKS)?,
+            sockets: Sockets::new(maps.take(map::XSKS)?, maps.take(map::XSK_INDEX)?),
+            slow_budgets: maps.mapped::<SlowBudget>(map::SLOW_BUDGETS)?,
+            samples: maps.take(map::SAMPLES)?,
+            on_grace: None,
             program: Program::load(LB, "vipline_lb", maps.ebpf)?,
         })
     }

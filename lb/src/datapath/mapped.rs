@@ -6,9 +6,13 @@
 
 use std::{
     io,
+    marker::PhantomData,
     os::fd::{AsFd as _, AsRawFd as _},
     ptr::{self, NonNull},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use aya::maps::MapData;
@@ -26,17 +30,51 @@ const WORD: usize = size_of::<u64>();
 #[derive(Debug)]
 pub struct Mapped {
     map: &'static str,
-    memory: NonNull<AtomicU64>,
-    mapped_bytes: usize,
+    memory: Arc<Memory>,
     entries: u32,
     words: u32,
     data: MapData,
 }
 
-// SAFETY: the memory is only touched through atomics, and lives as long as the value.
-unsafe impl Send for Mapped {}
+/// A mapping; it keeps the map alive too.
+#[derive(Debug)]
+struct Memory {
+    start: NonNull<AtomicU64>,
+    bytes: usize,
+}
+
+// SAFETY: the memory is only touched through atomics and word by word, and lives as long as the value.
+unsafe impl Send for Memory {}
 // SAFETY: as above.
-unsafe impl Sync for Mapped {}
+unsafe impl Sync for Memory {}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `Mapped::new` with this length, and no reference into it outlives `self`.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// The entries of a live map for one who only reads: by pointer, word by word, as a packet does. Outlives the [`Mapped`] it is
+/// from, and shares its memory.
+#[derive(Debug)]
+pub(crate) struct Reader<T> {
+    memory: Arc<Memory>,
+    entries: u32,
+    entry: PhantomData<fn() -> T>,
+}
+
+impl<T> Reader<T> {
+    /// Address of an entry, aligned to a word at least and good as long as `self`; `None` past the end of the map.
+    pub(crate) fn entry(&self, index: u32) -> Option<*const T> {
+        if index >= self.entries {
+            return None;
+        }
+        let first = self.memory.start.as_ptr().cast_const().cast::<T>();
+        // SAFETY: the mapping has `entries` values of this size, as `Mapped::reader` compared.
+        Some(unsafe { first.add(index as usize) })
+    }
+}
 
 impl Mapped {
     /// Maps an array whose values have `value_bytes` bytes; `map` is its name in errors.
@@ -59,12 +97,12 @@ impl Mapped {
         let entries = info.max_entries();
         // The kernel rounds the elements of an array up to 8 bytes, and the mapping up to a page.
         let words = value_bytes.div_ceil(WORD);
-        let mapped_bytes = entries as usize * words * WORD;
+        let bytes = entries as usize * words * WORD;
         // SAFETY: a new shared mapping at an address of the kernel's choice touches no memory of ours.
         let memory = unsafe {
             libc::mmap(
                 ptr::null_mut(),
-                mapped_bytes,
+                bytes,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 data.fd().as_fd().as_raw_fd(),
@@ -79,12 +117,12 @@ impl Mapped {
         if memory == libc::MAP_FAILED {
             return Err(failed());
         }
-        let memory = NonNull::new(memory.cast()).ok_or_else(failed)?;
+        let start = NonNull::new(memory.cast()).ok_or_else(failed)?;
+        let memory = Arc::new(Memory { start, bytes });
         let words = u32::try_from(words).unwrap_or(u32::MAX);
         Ok(Self {
             map,
             memory,
-            mapped_bytes,
             entries,
             words,
             data,
@@ -143,6 +181,22 @@ impl Mapped {
         Ok(value)
     }
 
+    /// A handle for one who only reads.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`] when `T` has another size than an entry.
+    pub(crate) fn reader<T: FromBytes + Immutable>(&self) -> Result<Reader<T>, DatapathError> {
+        if size_of::<T>() != self.words as usize * WORD {
+            return Err(self.out_of_bounds(0, u32::try_from(size_of::<T>() / WORD).unwrap_or(u32::MAX)));
+        }
+        Ok(Reader {
+            memory: Arc::clone(&self.memory),
+            entries: self.entries,
+            entry: PhantomData,
+        })
+    }
+
     /// All entries, for the packet logic on the host. Takes the map for itself: nothing is stored while somebody looks.
     ///
     /// # Errors
@@ -153,8 +207,13 @@ impl Mapped {
             return Err(self.out_of_bounds(0, u32::try_from(size_of::<T>() / WORD).unwrap_or(u32::MAX)));
         }
         // SAFETY: the mapping is `entries * words` words long, page-aligned and lives as long as `self`; any bytes make a `T`.
-        // Programs only read these maps, and our own stores need the borrow that this one excludes.
-        Ok(unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast_const().cast::<T>(), self.entries as usize) })
+        // Programs and readers only read these maps, and our own stores need the borrow that this one excludes.
+        Ok(unsafe {
+            std::slice::from_raw_parts(
+                self.memory.start.as_ptr().cast_const().cast::<T>(),
+                self.entries as usize,
+            )
+        })
     }
 
     /// Writes consecutive words from the first of entry `index` on, as [`Mapped::fill_from`] does.
@@ -199,7 +258,7 @@ impl Mapped {
         // SAFETY: `index` and `word` were just checked, so the word lies in the mapping, which is page-aligned and
         // lives as long as `self`; all access to it from here is atomic, and the kernel's side reads and writes whole
         // words.
-        Ok(unsafe { self.memory.add(offset).as_ref() })
+        Ok(unsafe { self.memory.start.add(offset).as_ref() })
     }
 
     fn out_of_bounds(&self, index: u32, word: u32) -> DatapathError {
@@ -210,13 +269,6 @@ impl Mapped {
             entries: self.entries,
             words: self.words,
         }
-    }
-}
-
-impl Drop for Mapped {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new` with this length, and no reference into it outlives `self`.
-        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.mapped_bytes) };
     }
 }
 

@@ -20,7 +20,7 @@ pub struct MapMemory {
 }
 
 impl Balancer {
-    /// Memory of all maps but the three lists of at most 2 KiB (`PORTS`, `XSKS` and the outer array of slot memory),
+    /// Memory of all maps but the lists of at most 8 KiB (`PORTS`, `XSKS`, `SAMPLES` and the outer array of slot memory),
     /// largest first.
     ///
     /// # Errors
@@ -50,6 +50,10 @@ impl Balancer {
             (map::VIP_COUNTERS, self.counters.vips.data()),
             (map::BACKEND_COUNTERS, self.counters.backends.data()),
             (map::LIMITS, self.counters.limits.data()),
+            (map::SLOW_BUDGETS, self.slow_budgets.data()),
+            (map::SLOW_STATES, self.counters.slow.data()),
+            (map::CAPTURES, self.counters.capture.data()),
+            (map::XSK_INDEX, self.sockets.index()),
         ] {
             all.push(MapMemory {
                 map,

@@ -9,6 +9,8 @@
 //! | `program` | [`Program`]: attach, take over, [`ProgramFacts`] |
 //! | `attach`, `hook`, `interface` | [`Attachment`] by link; who else is at an interface's hook |
 //! | `mapped`, `slots` | [`Mapped`] arrays and [`SlotMemory`]: live maps, written by aligned 8-byte stores |
+//! | `live` | [`LiveTables`]: the live maps for the packet logic in user space |
+//! | `sockets`, `budgets` | [`Sockets`] of the slow path; what it takes, and what was shed |
 //! | `apply` | a plan of map writes, carried out |
 //! | `grace` | [`grace_period`]: no packet that is being handled now can see what was there before |
 //! | `counters`, `memory`, `ports` | per-CPU [`Counters`], summed; what maps cost; the [`Ports`] to redirect to |
@@ -21,12 +23,14 @@
 mod advice;
 mod apply;
 mod attach;
+mod budgets;
 mod clock;
 mod counters;
 mod error;
 mod grace;
 mod hook;
 mod interface;
+mod live;
 mod load;
 mod mapped;
 mod memory;
@@ -35,6 +39,7 @@ mod ports;
 mod probe;
 mod program;
 mod slots;
+mod sockets;
 mod syscall;
 mod verifier_log;
 
@@ -48,6 +53,7 @@ pub use grace::grace_period;
 pub use hook::{Holder, holders, refuse_if_taken};
 pub use interface::Interface;
 pub use lb_core::config::{AttachMode, Capacity};
+pub use live::LiveTables;
 pub use load::{Balancer, Decapsulator};
 pub use mapped::Mapped;
 pub use memory::MapMemory;
@@ -56,4 +62,5 @@ pub use ports::Ports;
 pub use probe::{Ingress, TestRun};
 pub use program::{Program, ProgramFacts};
 pub use slots::SlotMemory;
+pub use sockets::Sockets;
 pub use verifier_log::VerifierTail;

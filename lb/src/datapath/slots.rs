@@ -3,7 +3,11 @@
 //! Never decides where a table lies. Arrays cannot grow, so the memory is an array of maps of equal segments; a segment
 //! is published to the program, all slots `NONE`, by putting it into the outer array.
 
-use std::{io, os::fd::AsFd as _};
+use std::{
+    io,
+    os::fd::AsFd as _,
+    sync::{Arc, OnceLock},
+};
 
 use aya::maps::{Array, ArrayOfMaps, IterableMap as _, MapData, MapError};
 use xdp_prog::abi::{MAX_SEGMENTS, SEGMENT_WORDS, map};
@@ -11,7 +15,7 @@ use xdp_prog::abi::{MAX_SEGMENTS, SEGMENT_WORDS, map};
 use super::{
     DatapathError,
     advice::{Advice, Capability, MMAPABLE},
-    mapped::{Mapped, map_error},
+    mapped::{Mapped, Reader, map_error},
 };
 
 /// include/uapi/linux/bpf.h; must be the same as in the program's definition of the inner map.
@@ -22,8 +26,12 @@ const BPF_F_MMAPABLE: u32 = 1 << 10;
 pub struct SlotMemory {
     outer: ArrayOfMaps<MapData, MapData>,
     segments: Vec<Mapped>,
+    readers: Segments,
     limit: usize,
 }
+
+/// All segments for those who only read, by position; those made later appear in it.
+pub(crate) type Segments = Arc<[OnceLock<Reader<u64>>]>;
 
 impl SlotMemory {
     /// Slot memory of at most `limit` segments.
@@ -31,6 +39,7 @@ impl SlotMemory {
         Self {
             outer,
             segments: Vec::new(),
+            readers: (0..MAX_SEGMENTS).map(|_| OnceLock::new()).collect(),
             limit: (limit as usize).min(MAX_SEGMENTS),
         }
     }
@@ -70,8 +79,17 @@ impl SlotMemory {
         self.outer
             .set(position, segment.data(), 0)
             .map_err(|error| map_error(map::LOOKUP_TABLES, "BPF_MAP_UPDATE_ELEM", error))?;
+        if let Some(place) = self.readers.get(position as usize) {
+            // Never set before: positions only grow.
+            let _set = place.set(segment.reader()?);
+        }
         self.segments.push(segment);
         Ok(position)
+    }
+
+    /// All segments for those who only read.
+    pub(crate) fn readers(&self) -> Segments {
+        Arc::clone(&self.readers)
     }
 
     /// The words of every segment, for the packet logic on the host.

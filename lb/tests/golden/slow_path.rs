@@ -13,7 +13,7 @@ use crate::support::{
     bed::Bed,
     frames::{Packet, TCP, edited},
     kernel::{Action, Kernel},
-    site::{CLIENT_V4, CLIENT_V6, VIP_V4, VIP_V6, Way, at},
+    site::{CLIENT_V4, CLIENT_V6, LOOPBACK, VIP_V4, VIP_V6, Way, at},
     tables::Tables,
 };
 
@@ -99,7 +99,7 @@ fn with_a_socket_it_gets_the_packet_and_the_reason_in_front() -> Result<()> {
     let Kernel::Balancer(balancer) = &mut bed.kernel else {
         panic!("a balancer")
     };
-    balancer.xsks.set(0, socket.as_raw_fd(), 0)?;
+    balancer.sockets.set(LOOPBACK, 0, socket.as_raw_fd())?;
     for (reason, frame) in slow() {
         let left = bed.step(reason.reason(), &frame, reason, None)?;
         let expected = [&(reason as u64).to_le_bytes(), &frame[..]].concat();

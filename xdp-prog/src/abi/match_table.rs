@@ -182,6 +182,9 @@ impl VipMeta {
     /// another. Set before the first such entry is published, and left set.
     pub const OVERFLOW: u64 = 1 << 46;
 
+    /// Lower the MSS option of SYNs to this VIP to what its backend's way carries.
+    pub const CLAMP_MSS: u64 = 1 << 47;
+
     /// A VIP that spreads over the table at `unit` of `slots` slots (a power of two, 256 to 65,536).
     pub const fn new(vip: VipIndex, unit: TableUnit, slots: usize, flags: u64) -> Self {
         let log2 = slots.trailing_zeros() - MIN_TABLE_SLOTS.trailing_zeros();

@@ -11,16 +11,20 @@ mod counters;
 mod match_table;
 mod options;
 mod range;
+mod sample;
+mod slow;
 
 pub use backend::{BackendLine, LineMeta, OuterHeader};
 pub use counters::{LimitState, Traffic};
 pub use match_table::{BucketV4, BucketV6, CHOICES, EntryV6, KeyV4, KeyV6, VipMeta, WAYS_V4, WAYS_V6};
 pub use options::VipOptions;
 pub use range::{Range, SetRef, number};
+pub use sample::{CaptureState, SampleHeader};
+pub use slow::{SlowBudget, SlowState, socket_key};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of every layout in this module; part of the path under which maps are pinned.
-pub const ABI_VERSION: u64 = 1;
+pub const ABI_VERSION: u64 = 2;
 
 /// Position of a backend in `BACKENDS`: what a slot holds. 0 means *no backend*.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,8 +73,8 @@ pub const MAX_SET_LOG2: u32 = 10;
 pub const MAX_RANGES: usize = 65_536;
 /// Most interfaces a balancer sends out of.
 pub const MAX_PORTS: usize = 64;
-/// Most receive queues with a slow-path socket.
-pub const MAX_QUEUES: usize = 256;
+/// Most slow-path sockets of the node, of all interfaces and queues together: 64 KiB of `XSK_INDEX`, 8 KiB of `XSKS`.
+pub const MAX_QUEUES: usize = 1024;
 /// Counters of verdicts, with room for more verdicts without a change of layout.
 pub const MAX_VERDICTS: usize = 64;
 
@@ -100,13 +104,24 @@ pub mod map {
     pub const LIMITS: &str = "LIMITS";
     /// Interfaces to redirect to, by the port of a backend line.
     pub const PORTS: &str = "PORTS";
-    /// Slow-path sockets by receive queue.
+    /// Slow-path sockets.
     pub const XSKS: &str = "XSKS";
+    /// Where in `XSKS` the socket of an interface's receive queue stands, by [`super::socket_key`].
+    pub const XSK_INDEX: &str = "XSK_INDEX";
+    /// What the slow path takes, by verdict: [`super::SlowBudget`].
+    pub const SLOW_BUDGETS: &str = "SLOW_BUDGETS";
+    /// Per-CPU token buckets and sheds of the slow path, by verdict: [`super::SlowState`].
+    pub const SLOW_STATES: &str = "SLOW_STATES";
+    /// Sampled packets: one perf ring per CPU.
+    pub const SAMPLES: &str = "SAMPLES";
+    /// This CPU's capture: one [`super::CaptureState`].
+    pub const CAPTURES: &str = "CAPTURES";
     /// The read-only global [`super::Config`].
     pub const CONFIG: &str = "CONFIG";
 }
 
-/// Positions in `SETTINGS`: each holds a [`SetRef`].
+/// Positions in `SETTINGS`. Those of sources and tunnels hold a [`SetRef`]; those of the capture are read only under
+/// [`feature::CAPTURE`].
 pub mod setting {
     /// Sources whose packets to a VIP are dropped.
     pub const DENIED_SOURCES: u32 = 0;
@@ -118,8 +133,20 @@ pub mod setting {
     pub const TUNNEL_LOCALS: u32 = 3;
     /// Inner sources that never come through a tunnel: nodes, pods, Services.
     pub const TUNNEL_DENIED: u32 = 4;
+    /// Which verdicts are captured: a bit per verdict number.
+    pub const CAPTURE_VERDICTS: u32 = 5;
+    /// Which VIP is captured: its index plus one; 0: any packet, also those that no VIP claims.
+    pub const CAPTURE_VIP: u32 = 6;
+    /// One in so many of these packets is captured, by chance (32 bits count); 0 and 1: all.
+    pub const CAPTURE_SAMPLE: u32 = 7;
+    /// Packets captured per jiffy and CPU, in 1/65,536 packet.
+    pub const CAPTURE_RATE: u32 = 8;
+    /// Most that a CPU can save up of them, in 1/65,536 packet; 0: no limit.
+    pub const CAPTURE_BURST: u32 = 9;
+    /// Most bytes of a frame that are captured.
+    pub const CAPTURE_SNAPLEN: u32 = 10;
     /// Words in the map.
-    pub const COUNT: u32 = 8;
+    pub const COUNT: u32 = 16;
 }
 
 /// Bits of [`Config::features`]. A feature that is off is dead code to the verifier.
@@ -142,11 +169,15 @@ pub mod feature {
     pub const DECAP: u64 = 1 << 7;
     /// The outer source carries flow entropy under [`super::Config::source_mask_v4`] and [`super::Config::source_mask_v6`].
     pub const SOURCE_PREFIX: u64 = 1 << 8;
+    /// Lower the MSS option of SYNs to VIPs that ask for it ([`super::VipMeta::CLAMP_MSS`]).
+    pub const CLAMP_MSS: u64 = 1 << 9;
+    /// Sample packets into `SAMPLES`, as the settings of the capture say.
+    pub const CAPTURE: u64 = 1 << 10;
     /// All of them.
-    pub const ALL: u64 = (1 << 9) - 1;
+    pub const ALL: u64 = (1 << 11) - 1;
 
     /// Names for people, in the order of the bits.
-    pub const NAMES: [(u64, &str); 9] = [
+    pub const NAMES: [(u64, &str); 11] = [
         (LIMITS, "limits"),
         (SOURCE_RANGES, "source ranges"),
         (DENIED_SOURCES, "denied sources"),
@@ -156,6 +187,8 @@ pub mod feature {
         (SLOW_PATH, "slow path"),
         (DECAP, "decapsulation"),
         (SOURCE_PREFIX, "source prefix"),
+        (CLAMP_MSS, "MSS clamping"),
+        (CAPTURE, "capture"),
     ];
 }
 

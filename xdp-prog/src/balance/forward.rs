@@ -2,13 +2,15 @@
 
 use super::{Flow, is_on};
 use crate::{
-    abi::{BackendLine, LineMeta, SEGMENT_UNITS, SLOTS_PER_WORD, Traffic, UNIT_SLOTS, feature},
+    abi::{BackendLine, LineMeta, SEGMENT_UNITS, SLOTS_PER_WORD, Traffic, UNIT_SLOTS, VipMeta, feature},
     checksum,
     link::Link,
     machine::{BalancerTables, Frame, store, word},
+    mss,
     verdict::Verdict,
     wire::{
-        ETH_LEN, ETH_TYPE, IPV4_LEN, IPV6_LEN, TYPE_8021AD_BE, TYPE_8021Q_BE, TYPE_IPV4_BE, TYPE_IPV6_BE, VLAN_LEN,
+        ETH_LEN, ETH_TYPE, IPV4_LEN, IPV6_LEN, PROTO_IPV6, TYPE_8021AD_BE, TYPE_8021Q_BE, TYPE_IPV4_BE, TYPE_IPV6_BE,
+        VLAN_LEN,
     },
 };
 
@@ -61,6 +63,9 @@ fn send<M: Frame + BalancerTables>(
     };
     if flow.ip_len + outer_len as u32 > meta.mtu() {
         return Err(Verdict::SlowTooBig);
+    }
+    if is_on(machine, feature::CLAMP_MSS) && flow.meta.has(VipMeta::CLAMP_MSS) {
+        machine.clamp_mss(link.len, mss::most(meta, flow.inner == PROTO_IPV6));
     }
     let tags = tags(meta, line, link);
     if !encapsulate(machine, link, flow, meta, line, tags) {

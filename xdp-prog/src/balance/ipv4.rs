@@ -85,6 +85,7 @@ fn claimed<M: Frame + BalancerTables>(
     if is_on(machine, feature::DROP_SOURCE_IS_VIP) && source == destination {
         return Err(Verdict::DropSourceIsVip);
     }
+    machine.claimed(meta.vip().0);
     policy::admit(
         machine,
         meta,

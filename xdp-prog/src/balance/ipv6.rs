@@ -47,6 +47,12 @@ pub(super) fn classify<M: Frame + BalancerTables>(machine: &mut M, link: &Link) 
         if let Some(verdict) = decapsulated(machine, next_header) {
             return Err(verdict);
         }
+        if is_on(machine, feature::SLOW_PATH) && next_header == PROTO_ICMPV6 {
+            let verdict = machine.unusual();
+            if verdict == Verdict::SlowNeighbour {
+                return Err(verdict);
+            }
+        }
         (None, 0, reason(next_header))
     };
     match find(machine, key, address) {
@@ -87,6 +93,7 @@ fn claimed<M: Frame + BalancerTables>(
     if is_on(machine, feature::DROP_SOURCE_IS_VIP) && source[0] == destination[0] && source[1] == destination[1] {
         return Err(Verdict::DropSourceIsVip);
     }
+    machine.claimed(meta.vip().0);
     policy::admit(
         machine,
         meta,

@@ -8,12 +8,14 @@
 //! | [`matching`] | match table |
 //! | `policy` | who may send, and how much |
 //! | `forward` | slot, backend line, encapsulation |
+//! | [`unusual`] | what is not plain IP and still for a VIP address: ARP, neighbour solicitations, many VLAN tags |
 
 mod forward;
 mod ipv4;
 mod ipv6;
 pub mod matching;
 mod policy;
+pub mod unusual;
 
 pub(crate) use ipv4::is_martian as is_martian_v4;
 pub(crate) use ipv6::is_martian as is_martian_v6;
@@ -48,8 +50,8 @@ pub fn run<M: Frame + BalancerTables>(machine: &mut M) -> Verdict {
         Err(verdict) => verdict,
     };
     // A match on the fate would cost the fast path a comparison per verdict.
-    if is_on(machine, feature::SLOW_PATH) && matches!(verdict.fate(), Fate::Slow) && !machine.to_slow_path(verdict) {
-        return Verdict::DropNoSlowPath;
+    if is_on(machine, feature::SLOW_PATH) && matches!(verdict.fate(), Fate::Slow) {
+        return machine.to_slow_path(verdict);
     }
     verdict
 }
@@ -60,6 +62,7 @@ fn classify<M: Frame + BalancerTables>(machine: &mut M) -> Result<(Link, Flow), 
     let flow = match link.ethertype {
         TYPE_IPV4_BE => ipv4::classify(machine, &link),
         TYPE_IPV6_BE => ipv6::classify(machine, &link),
+        _ if is_on(machine, feature::SLOW_PATH) => Err(machine.unusual()),
         _ => Err(Verdict::PassNotIp),
     }?;
     Ok((link, flow))

@@ -4,23 +4,32 @@
 
 #[cfg(target_arch = "bpf")]
 mod program {
+    use core::ffi::c_void;
+
     use aya_ebpf::{
         EbpfContext as _,
-        bindings::xdp_action,
-        btf_maps::{ArrayOfMaps, DevMap, XskMap},
-        helpers::generated::{bpf_jiffies64, bpf_xdp_adjust_meta},
+        bindings::{BPF_F_CURRENT_CPU, xdp_action},
+        btf_maps::{ArrayOfMaps, DevMap, HashMap, PerfEventArray, XskMap},
+        helpers::generated::{
+            bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_ns, bpf_perf_event_output, bpf_xdp_adjust_meta,
+        },
         macros::{btf_map, xdp},
         programs::XdpContext,
     };
     use xdp_prog::{
-        abi::{BackendLine, BucketV4, BucketV6, KeyV4, KeyV6, LimitState, Traffic, VipOptions},
+        abi::{
+            BackendLine, BucketV4, BucketV6, CaptureState, KeyV4, KeyV6, LimitState, SampleHeader, SlowBudget,
+            SlowState, Traffic, VipOptions, socket_key,
+        },
         balance::{
             self,
             matching::{self, Match},
         },
         decap,
-        kernel::action,
-        machine::{BalancerTables, Constants, Frame as _, MatchTables},
+        kernel::{KernelFrame, action},
+        limit,
+        machine::{BalancerTables, Constants, Frame as _, MatchTables, store, word},
+        mss,
         verdict::Verdict,
     };
 
@@ -48,13 +57,30 @@ mod program {
     static PORTS: DevMap<{ abi::MAX_PORTS }> = DevMap::new();
     #[btf_map]
     static XSKS: XskMap<{ abi::MAX_QUEUES }> = XskMap::new();
+    #[btf_map]
+    static XSK_INDEX: HashMap<u64, u32, { abi::MAX_QUEUES }> = HashMap::new();
+    #[btf_map]
+    static SLOW_BUDGETS: Array<SlowBudget, { abi::MAX_VERDICTS }, MMAPABLE> = Array::new();
+    #[btf_map]
+    static SLOW_STATES: PerCpuArray<SlowState, { abi::MAX_VERDICTS }> = PerCpuArray::new();
+    #[btf_map]
+    static SAMPLES: PerfEventArray = PerfEventArray::new();
+    #[btf_map]
+    static CAPTURES: PerCpuArray<CaptureState, 1> = PerCpuArray::new();
 
     /// Picks a backend and sends the packet there.
     #[xdp(frags)]
     pub(crate) fn vipline_lb(ctx: XdpContext) -> u32 {
         let mut machine = Machine::new(ctx);
+        let capture = machine.features & abi::feature::CAPTURE != 0;
+        if capture {
+            begin_capture(&machine);
+        }
         let verdict = balance::run(&mut machine);
         Machine::count(verdict);
+        if capture {
+            sample(machine.frame.ctx.as_ptr(), verdict as u64);
+        }
         // With the slow path on, its packets have been redirected by the time they are counted.
         let slow_path = machine.features & abi::feature::SLOW_PATH != 0;
         action(
@@ -114,8 +140,156 @@ mod program {
 
     /// A subprogram of its own: the worker side, for tunnel packets only.
     #[inline(never)]
-    fn decapsulate(ctx: *mut core::ffi::c_void) -> u32 {
+    fn decapsulate(ctx: *mut c_void) -> u32 {
         decap::run(&mut Machine::new(XdpContext::new(ctx.cast()))) as u32
+    }
+
+    /// A subprogram of its own: what is not plain IP.
+    #[inline(never)]
+    fn unusual(ctx: *mut c_void) -> u32 {
+        balance::unusual::run(&Machine::new(XdpContext::new(ctx.cast()))) as u32
+    }
+
+    /// A subprogram of its own: the options of SYNs to VIPs that ask for it.
+    #[inline(never)]
+    fn clamp_mss(ctx: *mut c_void, l3: u64, most: u64) -> u64 {
+        let ctx = XdpContext::new(ctx.cast());
+        // SAFETY: the verifier proves every access against `data` and `data_end`.
+        u64::from(unsafe { mss::clamp_syn(ctx.data() + (l3 & 0xff) as usize, ctx.data_end(), most as u16) })
+    }
+
+    /// A subprogram of its own: the way to the slow path. Returns the number of what is counted.
+    #[inline(never)]
+    fn to_slow_path(ctx: *mut c_void, verdict: u32) -> u32 {
+        let (Some(budget), Some(state)) = (SLOW_BUDGETS.get_ptr(verdict), SLOW_STATES.get_ptr_mut(verdict)) else {
+            return Verdict::DropInternal as u32;
+        };
+        // SAFETY: pointers from map lookups, aligned; the state is this CPU's own.
+        unsafe {
+            let burst = word(&raw const (*budget).burst);
+            if burst != 0 {
+                let rate = word(&raw const (*budget).rate);
+                let now = bpf_jiffies64();
+                if !limit::take(&mut (*state).tokens, &mut (*state).jiffy, rate, burst, now) {
+                    (*state).shed = (*state).shed.wrapping_add(1);
+                    return Verdict::DropSlowBudget as u32;
+                }
+            }
+        }
+        let ctx = XdpContext::new(ctx.cast());
+        let key = socket_key(ctx.ingress_ifindex() as u32, ctx.rx_queue_index());
+        let Some(socket) = XSK_INDEX.get_ptr(&key) else {
+            return Verdict::DropNoSlowPath as u32;
+        };
+        // SAFETY: a pointer from a map lookup; entries of a preallocated hash map stay readable.
+        let socket = unsafe { socket.read_volatile() };
+        // The reason travels in front of the packet: 8 bytes of metadata, the verdict's number in the first.
+        // SAFETY: the context is the program's own; the metadata is written inside its bounds.
+        unsafe {
+            if bpf_xdp_adjust_meta(ctx.as_ptr().cast(), -8) == 0 {
+                let meta = ctx.metadata();
+                if meta + 8 <= ctx.data() {
+                    store(meta, u64::from(verdict));
+                }
+            }
+        }
+        match XSKS.redirect(socket, u64::from(xdp_action::XDP_DROP)) {
+            Ok(_) => verdict,
+            Err(_) => Verdict::DropNoSlowPath as u32,
+        }
+    }
+
+    /// Notes what a capture wants to know of a packet before anything is done to it.
+    #[inline(always)]
+    fn begin_capture(machine: &Machine) {
+        if let Some(state) = CAPTURES.get_ptr_mut(0) {
+            // SAFETY: this CPU's own value.
+            unsafe {
+                (*state).vip = SampleHeader::NONE;
+                (*state).backend = SampleHeader::NONE;
+                (*state).original_len = machine.total_len() as u64;
+            }
+        }
+    }
+
+    /// A subprogram of its own: puts the packet into this CPU's ring, if the settings ask for it.
+    #[inline(never)]
+    fn sample(ctx: *mut c_void, verdict: u64) -> u64 {
+        let Some(state) = CAPTURES.get_ptr_mut(0) else {
+            return 0;
+        };
+        // SAFETY: this CPU's own value.
+        let state = unsafe { &mut *state };
+        if value(setting::CAPTURE_VERDICTS) >> (verdict & 63) & 1 == 0 {
+            return 0;
+        }
+        let vip = value(setting::CAPTURE_VIP);
+        if vip != 0 && vip != state.vip.wrapping_add(1) {
+            return 0;
+        }
+        let one_in = value(setting::CAPTURE_SAMPLE) as u32;
+        // SAFETY: a helper without arguments.
+        if one_in > 1 && unsafe { bpf_get_prandom_u32() } % one_in != 0 {
+            return 0;
+        }
+        let burst = value(setting::CAPTURE_BURST);
+        // SAFETY: a helper without arguments.
+        let now = unsafe { bpf_jiffies64() };
+        if burst != 0
+            && !limit::take(
+                &mut state.tokens,
+                &mut state.jiffy,
+                value(setting::CAPTURE_RATE),
+                burst,
+                now,
+            )
+        {
+            return 0;
+        }
+        let ctx = XdpContext::new(ctx.cast());
+        let frame = KernelFrame { ctx };
+        let len = frame.total_len() as u64;
+        let captured_len = value(setting::CAPTURE_SNAPLEN).min(len) & 0xffff;
+        let header = SampleHeader {
+            // SAFETY: a helper without arguments.
+            time_ns: unsafe { bpf_ktime_get_ns() },
+            verdict,
+            vip: state.vip,
+            backend: state.backend,
+            ifindex: u64::from(frame.ingress_ifindex()),
+            queue: u64::from(frame.ctx.rx_queue_index()),
+            original_len: state.original_len,
+            len,
+            captured_len,
+        };
+        // The upper half of the flags says how much of the frame follows (BPF_F_CTXLEN_MASK: 20 bits).
+        // SAFETY: the context is the program's own, the header lies on the stack.
+        let result = unsafe {
+            bpf_perf_event_output(
+                frame.ctx.as_ptr(),
+                (&raw const SAMPLES).cast_mut().cast(),
+                u64::from(BPF_F_CURRENT_CPU as u32) | captured_len << 32,
+                (&raw const header).cast_mut().cast(),
+                size_of::<SampleHeader>() as u64,
+            )
+        };
+        if result != 0 {
+            state.lost = state.lost.wrapping_add(1);
+        }
+        0
+    }
+
+    /// A word of `SETTINGS`.
+    #[inline(always)]
+    fn value(index: u32) -> u64 {
+        // SAFETY: a pointer from a map lookup, aligned.
+        SETTINGS.get_ptr(index).map_or(0, |at| unsafe { word(at) })
+    }
+
+    /// The verdict that a subprogram returned the number of.
+    #[inline(always)]
+    fn said(number: u32) -> Verdict {
+        Verdict::from_counter(number).unwrap_or(Verdict::DropInternal)
     }
 
     impl BalancerTables for Machine {
@@ -174,24 +348,42 @@ mod program {
 
         #[inline(always)]
         fn decapsulate(&mut self) -> Verdict {
-            let number = decapsulate(self.frame.ctx.as_ptr());
-            Verdict::from_counter(number).unwrap_or(Verdict::DropInternal)
+            said(decapsulate(self.frame.ctx.as_ptr()))
         }
 
         #[inline(always)]
-        fn to_slow_path(&mut self, verdict: Verdict) -> bool {
-            // The reason travels in front of the packet: 8 bytes of metadata, the verdict's number in the first.
-            // SAFETY: the context is the program's own; the metadata is written inside its bounds.
-            unsafe {
-                if bpf_xdp_adjust_meta(self.frame.ctx.as_ptr().cast(), -8) == 0 {
-                    let meta = self.frame.ctx.metadata();
-                    if meta + 8 <= self.frame.start() {
-                        xdp_prog::machine::store(meta, verdict as u64);
-                    }
-                }
+        fn to_slow_path(&mut self, verdict: Verdict) -> Verdict {
+            said(to_slow_path(self.frame.ctx.as_ptr(), verdict as u32))
+        }
+
+        #[inline(always)]
+        fn unusual(&mut self) -> Verdict {
+            said(unusual(self.frame.ctx.as_ptr()))
+        }
+
+        #[inline(always)]
+        fn clamp_mss(&mut self, l3: usize, most: u16) {
+            clamp_mss(self.frame.ctx.as_ptr(), l3 as u64, u64::from(most));
+        }
+
+        #[inline(always)]
+        fn claimed(&mut self, vip: u32) {
+            if self.features & abi::feature::CAPTURE != 0
+                && let Some(state) = CAPTURES.get_ptr_mut(0)
+            {
+                // SAFETY: this CPU's own value.
+                unsafe { (*state).vip = u64::from(vip) };
             }
-            XSKS.redirect(self.frame.ctx.rx_queue_index(), u64::from(xdp_action::XDP_DROP))
-                .is_ok()
+        }
+
+        #[inline(always)]
+        fn chose(&mut self, _vip: u32, _slot: u32, backend: u32) {
+            if self.features & abi::feature::CAPTURE != 0
+                && let Some(state) = CAPTURES.get_ptr_mut(0)
+            {
+                // SAFETY: this CPU's own value.
+                unsafe { (*state).backend = u64::from(backend) };
+            }
         }
     }
 }

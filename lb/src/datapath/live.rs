@@ -1,0 +1,98 @@
+//! The live maps for those who run the packet logic in user space: the slow path's workers.
+//!
+//! Never writes, and never sees more than a packet does: words, one by one, as they are now. What a plan of map writes says of
+//! packets holds for these readers as well, so they have to be waited for where packets are ([`Balancer::on_grace`]).
+
+use std::{fmt, sync::Arc};
+
+use xdp_prog::{
+    abi::{BackendLine, BucketV4, BucketV6, Config, Range, VipOptions},
+    host::Memory,
+};
+
+use super::{Balancer, mapped::Reader, slots::Segments};
+
+/// A handle on the live maps of one loaded balancer, for reading: cheap to clone, good in any thread, and good after the
+/// [`Balancer`] is gone (it keeps the maps alive; after a take-over, take the new one's).
+///
+/// [`xdp_prog::host::Host`] runs on it: `Host::new(balancer.live(), ifindex)`.
+#[derive(Clone)]
+pub struct LiveTables(Arc<Tables>);
+
+pub(crate) struct Tables {
+    pub(crate) config: Config,
+    pub(crate) vips_v4: Reader<BucketV4>,
+    pub(crate) vips_v6: Reader<BucketV6>,
+    pub(crate) segments: Segments,
+    pub(crate) backends: Reader<BackendLine>,
+    pub(crate) options: Reader<VipOptions>,
+    pub(crate) ranges: Reader<Range>,
+    pub(crate) settings: Reader<u64>,
+}
+
+impl LiveTables {
+    pub(crate) fn new(tables: Tables) -> Self {
+        Self(Arc::new(tables))
+    }
+
+    /// What the program was loaded with.
+    pub fn constants(&self) -> &Config {
+        &self.0.config
+    }
+}
+
+impl fmt::Debug for LiveTables {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The configuration holds a secret: the seed.
+        formatter.debug_struct("LiveTables").finish_non_exhaustive()
+    }
+}
+
+// SAFETY: all pointers lead into mappings and a configuration that this handle keeps alive, page-aligned mappings of whole values;
+// they are written by aligned 8-byte stores alone.
+unsafe impl Memory for LiveTables {
+    fn config(&self) -> *const Config {
+        &raw const self.0.config
+    }
+
+    fn bucket_v4(&self, index: u32) -> Option<*const BucketV4> {
+        self.0.vips_v4.entry(index)
+    }
+
+    fn bucket_v6(&self, index: u32) -> Option<*const BucketV6> {
+        self.0.vips_v6.entry(index)
+    }
+
+    fn slot_word(&self, segment: u32, word: u32) -> Option<*const u64> {
+        self.0.segments.get(segment as usize)?.get()?.entry(word)
+    }
+
+    fn backend(&self, index: u32) -> Option<*const BackendLine> {
+        self.0.backends.entry(index)
+    }
+
+    fn options(&self, vip: u32) -> Option<*const VipOptions> {
+        self.0.options.entry(vip)
+    }
+
+    fn range(&self, index: u32) -> Option<*const Range> {
+        self.0.ranges.entry(index)
+    }
+
+    fn setting(&self, index: u32) -> Option<*const u64> {
+        self.0.settings.entry(index)
+    }
+}
+
+impl Balancer {
+    /// The live maps, for those who run the packet logic in user space.
+    pub fn live(&self) -> LiveTables {
+        self.live.clone()
+    }
+
+    /// Has every grace period of a plan wait for readers in user space, too: `wait` is called after the one of packets, and
+    /// returns when nobody looks any more at what they looked at when it was called. Replaces what was set before.
+    pub fn on_grace(&mut self, wait: Box<dyn Fn() + Send + Sync>) {
+        self.on_grace = Some(wait);
+    }
+}
