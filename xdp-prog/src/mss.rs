@@ -32,7 +32,13 @@ pub const fn most(line: LineMeta, inner_v6: bool) -> u16 {
         IPV4_LEN
     };
     let inner = if inner_v6 { IPV6_LEN } else { IPV4_LEN };
-    line.mtu().saturating_sub((outer + inner + TCP_LEN) as u32) as u16
+    let headers = (outer + inner + TCP_LEN) as u32;
+    // `saturating_sub` would be twice the code.
+    if line.mtu() > headers {
+        (line.mtu() - headers) as u16
+    } else {
+        0
+    }
 }
 
 /// Clamps the SYN in an IP packet without options or extension headers; other packets stay as they are. Says whether it changed

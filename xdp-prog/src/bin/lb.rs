@@ -28,7 +28,7 @@ mod program {
         decap,
         kernel::{KernelFrame, action},
         limit,
-        machine::{BalancerTables, Constants, Frame as _, MatchTables, store, word},
+        machine::{BalancerTables, Constants, Frame as _, MatchTables, opaque, store, word},
         mss,
         verdict::Verdict,
     };
@@ -141,19 +141,26 @@ mod program {
     /// A subprogram of its own: the worker side, for tunnel packets only.
     #[inline(never)]
     fn decapsulate(ctx: *mut c_void) -> u32 {
-        decap::run(&mut Machine::new(XdpContext::new(ctx.cast()))) as u32
+        decap::run(&mut Machine::new(context(ctx))) as u32
+    }
+
+    /// The context that a subprogram was given. The compiler would rather pass the words that are read from it; the verifier
+    /// knows what those are only where they are read.
+    #[inline(always)]
+    fn context(ctx: *mut c_void) -> XdpContext {
+        XdpContext::new(opaque(ctx as u64) as *mut _)
     }
 
     /// A subprogram of its own: what is not plain IP.
     #[inline(never)]
     fn unusual(ctx: *mut c_void) -> u32 {
-        balance::unusual::run(&Machine::new(XdpContext::new(ctx.cast()))) as u32
+        balance::unusual::run(&Machine::new(context(ctx))) as u32
     }
 
     /// A subprogram of its own: the options of SYNs to VIPs that ask for it.
     #[inline(never)]
     fn clamp_mss(ctx: *mut c_void, l3: u64, most: u64) -> u64 {
-        let ctx = XdpContext::new(ctx.cast());
+        let ctx = context(ctx);
         // SAFETY: the verifier proves every access against `data` and `data_end`.
         u64::from(unsafe { mss::clamp_syn(ctx.data() + (l3 & 0xff) as usize, ctx.data_end(), most as u16) })
     }
@@ -176,7 +183,7 @@ mod program {
                 }
             }
         }
-        let ctx = XdpContext::new(ctx.cast());
+        let ctx = context(ctx);
         let key = socket_key(ctx.ingress_ifindex() as u32, ctx.rx_queue_index());
         let Some(socket) = XSK_INDEX.get_ptr(&key) else {
             return Verdict::DropNoSlowPath as u32;
@@ -246,7 +253,7 @@ mod program {
         {
             return 0;
         }
-        let ctx = XdpContext::new(ctx.cast());
+        let ctx = context(ctx);
         let frame = KernelFrame { ctx };
         let len = frame.total_len() as u64;
         let captured_len = value(setting::CAPTURE_SNAPLEN).min(len) & 0xffff;
