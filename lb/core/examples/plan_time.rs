@@ -44,10 +44,7 @@ fn desired(vips: usize, per_set: usize, heavy: usize) -> Desired {
                 protocol: Protocol::Tcp,
                 port: 80,
             };
-            desired.vips.insert(
-                key,
-                Vip::new(set.clone()),
-            );
+            desired.vips.insert(key, Vip::new(set.clone()));
         }
     }
     desired

@@ -18,7 +18,7 @@ use super::{
     slow_path, socket_path, tunnel,
     vips::Vips,
 };
-use crate::{desired::Desired, ranges::RangeSet};
+use crate::{desired::Desired, plan, ranges::RangeSet};
 
 /// Default of [`LbConfig::control_socket`].
 pub const DEFAULT_LB_SOCKET: &str = "/run/vipline/lb.sock";
@@ -79,36 +79,23 @@ impl LbConfig {
 
     /// The [`feature`] bits that this configuration uses: what is not used is dead code in the program.
     ///
-    /// [`feature::REDIRECT`] is on with more than one interface; [`feature::SLOW_PATH`] is never on, this build has none.
+    /// [`feature::REDIRECT`] is on with more than one interface.
     pub fn features(&self) -> u64 {
-        let Desired {
-            vips,
-            denied_sources,
-            tunnel,
-            ..
-        } = &self.desired;
-        let limited = vips
-            .values()
-            .any(|vip| vip.limits.packets.is_some() || vip.limits.syns.is_some());
         let prefix = match self.encap {
             Encap::Node { .. } => false,
             Encap::Prefix { .. } => true,
         };
         [
-            (limited, feature::LIMITS),
-            (
-                vips.values().any(|vip| vip.allowed_sources.is_some()),
-                feature::SOURCE_RANGES,
-            ),
-            (!denied_sources.is_empty(), feature::DENIED_SOURCES),
             (self.protection.drop_martians, feature::DROP_MARTIANS),
             (self.protection.drop_source_is_vip, feature::DROP_SOURCE_IS_VIP),
             (self.interfaces.len() > 1, feature::REDIRECT),
-            (tunnel.is_some(), feature::DECAP),
             (prefix, feature::SOURCE_PREFIX),
+            (self.slow_path.enabled, feature::SLOW_PATH),
         ]
         .into_iter()
-        .fold(0, |features, (on, bit)| if on { features | bit } else { features })
+        .fold(plan::features(&self.desired), |features, (on, bit)| {
+            if on { features | bit } else { features }
+        })
     }
 
     /// What is allowed and should be said loudly all the same.
@@ -122,7 +109,30 @@ impl LbConfig {
         let without_backend = |set: &crate::desired::BackendSet| set.members.iter().all(|member| member.weight == 0);
         let vips = self.desired.vips.iter().filter(|(_, vip)| without_backend(&vip.set));
         warnings.extend(vips.map(|(vip, _)| Warning::NoBackend { vip: *vip }));
+        if !self.l2.owned.is_empty() {
+            let owns_one = self.desired.vips.keys().any(|vip| self.l2.owns(vip.address));
+            warnings.extend((!owns_one).then_some(Warning::OwnsNoVip));
+            warnings.extend((!self.slow_path.enabled).then_some(Warning::OwnedUnanswered));
+        }
         warnings
+    }
+
+    /// Keys in which `new` differs and that only new workers of the slow path take on: a live reload starts them anew, and what
+    /// they hold meanwhile is lost. Empty where none is running before or after.
+    pub fn slow_path_restarts(&self, new: &Self) -> Vec<&'static str> {
+        let (old, new) = (&self.slow_path, &new.slow_path);
+        let both = old.enabled && new.enabled;
+        let differs = [
+            (old.mode != new.mode, "slow_path.mode"),
+            (old.busy_poll_us != new.busy_poll_us, "slow_path.busy_poll_us"),
+            (old.cpus != new.cpus, "slow_path.cpus"),
+            (
+                old.frames_per_queue != new.frames_per_queue,
+                "slow_path.frames_per_queue",
+            ),
+        ];
+        let differs = differs.into_iter().filter(|(differs, _)| both && *differs);
+        differs.map(|(_, key)| key).collect()
     }
 
     /// Keys in which `new` differs and that are fixed for the life of the process: a live reload cannot change them. What it

@@ -20,9 +20,11 @@ pub struct Loaded<'a> {
 /// What to do with a new configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reload {
-    /// Plan writes from the old tables to the new ones; the program stays.
+    /// Plan writes from the old tables to the new ones and hand the slow path its new book; the program stays. Workers of the slow
+    /// path stay, too, unless [`LbConfig::slow_path_restarts`] names a key.
     Apply,
-    /// Load the program again with maps of its own, fill those, and put it in place through the links: no packet is lost.
+    /// Load the program again with maps of its own, fill those, and put it in place through the links: no packet is lost. Its slow
+    /// path's sockets are its own, too.
     ReplaceProgram {
         /// What is fixed in a loaded program and changes. Not empty.
         why: Vec<ProgramChange>,

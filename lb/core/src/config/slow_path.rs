@@ -2,6 +2,8 @@
 //!
 //! Never unbounded: every key has a most, and its memory is said beside it.
 
+use std::{collections::BTreeMap, ops::RangeInclusive};
+
 use xdp_prog::{
     abi::MAX_QUEUES,
     verdict::{Fate, Verdict},
@@ -43,6 +45,7 @@ pub const MAX_HELD_FRAMES: u32 = 65_536;
 pub const MIN_SLOW_TIMEOUT_MS: u32 = 10;
 /// Longest timeout of fragments and held frames, in milliseconds: what hosts wait for fragments (RFC 8200 4.5).
 pub const MAX_SLOW_TIMEOUT_MS: u32 = 60_000;
+const TIMEOUTS_MS: RangeInclusive<u32> = MIN_SLOW_TIMEOUT_MS..=MAX_SLOW_TIMEOUT_MS;
 
 /// How frames get between the driver and a slow-path socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -129,14 +132,11 @@ pub(super) fn slow_path(at: &At<'_>) -> Option<SlowPathConfig> {
     at.fields(|fields| {
         let enabled = fields.or("enabled", default.enabled, |at| at.bool());
         let mode = fields.or("mode", default.mode, |at| mode(&at));
-        let busy_poll_us = fields.or("busy_poll_us", default.busy_poll_us, |at| {
-            at.within(0, MAX_BUSY_POLL_US)
-        });
+        let busy_poll_us = within(fields, "busy_poll_us", default.busy_poll_us, 0..=MAX_BUSY_POLL_US);
         let cpus = fields.or("cpus", default.cpus, |at| cpus(&at));
         let frames_per_queue = fields.or("frames_per_queue", default.frames_per_queue, |at| frames_per_queue(&at));
-        let replies_per_source = fields.or("replies_per_source_per_second", default.replies_per_source, |at| {
-            at.within(1, MAX_SLOW_RATE)
-        });
+        let replies_key = "replies_per_source_per_second";
+        let replies_per_source = within(fields, replies_key, default.replies_per_source, 1..=MAX_SLOW_RATE);
         let limits = fields.or("limits", default.limits, |at| limits(&at));
         let fragments = fields.or("fragments", default.fragments, |at| fragments(&at));
         let hold = fields.or("hold", default.hold, |at| hold(&at));
@@ -152,6 +152,16 @@ pub(super) fn slow_path(at: &At<'_>) -> Option<SlowPathConfig> {
             hold: hold?,
         })
     })
+}
+
+/// An optional number within bounds.
+fn within<T: Into<u64> + TryFrom<i128> + Copy + PartialOrd>(
+    fields: &mut Fields<'_>,
+    key: &'static str,
+    default: T,
+    bounds: RangeInclusive<T>,
+) -> Option<T> {
+    fields.or(key, default, |at| at.within(*bounds.start(), *bounds.end()))
 }
 
 fn mode(at: &At<'_>) -> Option<XskMode> {
@@ -175,23 +185,18 @@ fn cpus(at: &At<'_>) -> Option<Vec<u32>> {
     if items.len() > MAX_QUEUES {
         return at.fail(Problem::TooManyCpus { count: items.len() });
     }
-    let mut cpus: Vec<(u32, String)> = Vec::with_capacity(items.len());
-    let mut wrong = false;
-    for item in &items {
-        let Some(cpu) = item.within(0, MAX_CPU) else {
-            wrong = true;
-            continue;
-        };
-        if let Some((_, first)) = cpus.iter().find(|(other, _)| *other == cpu) {
-            item.note(Problem::DuplicateCpu {
-                cpu,
-                first: first.clone(),
-            });
-            wrong = true;
-        }
-        cpus.push((cpu, item.spot().to_string()));
-    }
-    (!wrong).then(|| cpus.into_iter().map(|(cpu, _)| cpu).collect())
+    let mut first: BTreeMap<u32, String> = BTreeMap::new();
+    let cpus: Vec<Option<u32>> = items
+        .iter()
+        .map(|item| {
+            let cpu = item.within(0, MAX_CPU)?;
+            match first.insert(cpu, item.spot().to_string()) {
+                Some(first) => item.fail(Problem::DuplicateCpu { cpu, first }),
+                None => Some(cpu),
+            }
+        })
+        .collect();
+    cpus.into_iter().collect()
 }
 
 fn frames_per_queue(at: &At<'_>) -> Option<u32> {
@@ -206,10 +211,8 @@ fn limits(at: &At<'_>) -> Option<Budgets> {
     let default = Budgets::default();
     at.fields(|fields| {
         let rates = Kind::ALL.map(|kind| fields.or(kind.name(), default[kind], |at| at.fields(|fields| rate(fields))));
-        let [Some(a), Some(b), Some(c), Some(d), Some(e), Some(f), Some(g), Some(h)] = rates else {
-            return None;
-        };
-        Some(Budgets::from([a, b, c, d, e, f, g, h]))
+        let rates = rates.into_iter().collect::<Option<Vec<Rate>>>()?;
+        <[Rate; Kind::ALL.len()]>::try_from(rates).ok().map(Budgets::from)
     })
 }
 
@@ -227,13 +230,9 @@ fn rate(fields: &mut Fields<'_>) -> Option<Rate> {
 fn fragments(at: &At<'_>) -> Option<FragmentBounds> {
     let default = FragmentBounds::default();
     at.fields(|fields| {
-        let datagrams = fields.or("datagrams", default.datagrams, |at| {
-            at.within(1, MAX_FRAGMENT_DATAGRAMS)
-        });
-        let bytes = fields.or("bytes", default.bytes, |at| {
-            at.within(MIN_FRAGMENT_BYTES, MAX_FRAGMENT_BYTES)
-        });
-        let timeout_ms = timeout_ms(fields, default.timeout_ms);
+        let datagrams = within(fields, "datagrams", default.datagrams, 1..=MAX_FRAGMENT_DATAGRAMS);
+        let bytes = within(fields, "bytes", default.bytes, MIN_FRAGMENT_BYTES..=MAX_FRAGMENT_BYTES);
+        let timeout_ms = within(fields, "timeout_ms", default.timeout_ms, TIMEOUTS_MS);
         Some(FragmentBounds {
             datagrams: datagrams?,
             bytes: bytes?,
@@ -245,20 +244,14 @@ fn fragments(at: &At<'_>) -> Option<FragmentBounds> {
 fn hold(at: &At<'_>) -> Option<HoldBounds> {
     let default = HoldBounds::default();
     at.fields(|fields| {
-        let frames = fields.or("frames", default.frames, |at| at.within(1, MAX_HELD_FRAMES));
+        let frames = within(fields, "frames", default.frames, 1..=MAX_HELD_FRAMES);
         let most = frames.unwrap_or(MAX_HELD_FRAMES);
-        let per_backend = fields.or("per_backend", default.per_backend.min(most), |at| at.within(1, most));
-        let timeout_ms = timeout_ms(fields, default.timeout_ms);
+        let per_backend = within(fields, "per_backend", default.per_backend.min(most), 1..=most);
+        let timeout_ms = within(fields, "timeout_ms", default.timeout_ms, TIMEOUTS_MS);
         Some(HoldBounds {
             frames: frames?,
             per_backend: per_backend?,
             timeout_ms: timeout_ms?,
         })
-    })
-}
-
-fn timeout_ms(fields: &mut Fields<'_>, default: u32) -> Option<u32> {
-    fields.or("timeout_ms", default, |at| {
-        at.within(MIN_SLOW_TIMEOUT_MS, MAX_SLOW_TIMEOUT_MS)
     })
 }

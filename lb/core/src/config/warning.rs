@@ -20,11 +20,17 @@ pub enum Warning {
         interface: Arc<str>,
     },
     /// A VIP whose packets all get the verdict *no backend*.
-    #[error("{vip}: no backend with a weight above 0, so its packets are dropped")]
+    #[error("{vip}: no backend with a weight above 0, so nothing is forwarded for it")]
     NoBackend {
         /// The VIP.
         vip: VipKey,
     },
+    /// `l2.owned` without any VIP address in it.
+    #[error("l2.owned: no VIP address lies in it, so this node answers for none; list the VIPs' network")]
+    OwnsNoVip,
+    /// `l2.owned` without a slow path.
+    #[error("l2.owned: slow_path.enabled is false, so nobody answers ARP or neighbour discovery for it")]
+    OwnedUnanswered,
     /// A named backend set that no VIP uses.
     #[error("backend set {name}: no VIP uses it")]
     UnusedSet {

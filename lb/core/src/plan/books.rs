@@ -49,6 +49,7 @@ pub(super) struct VipState {
     pub(super) limits: Limits,
     pub(super) allowed_sources: Option<Arc<[ipnet::IpNet]>>,
     pub(super) range_set: Option<Arc<RangeSet>>,
+    pub(super) clamp_mss: bool,
 }
 
 #[derive(Clone, Copy, Debug)]

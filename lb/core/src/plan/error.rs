@@ -138,6 +138,8 @@ pub enum FeatureUse {
     Limits(VipKey),
     /// Source ranges of a VIP.
     AllowedSources(VipKey),
+    /// MSS clamping of a VIP.
+    ClampMss(VipKey),
     /// The node's deny-list.
     DeniedSources,
     /// The node's tunnel.
@@ -149,6 +151,7 @@ impl fmt::Display for FeatureUse {
         match self {
             Self::Limits(vip) => write!(f, "limits of {vip}"),
             Self::AllowedSources(vip) => write!(f, "allowed sources of {vip}"),
+            Self::ClampMss(vip) => write!(f, "MSS clamping of {vip}"),
             Self::DeniedSources => f.write_str("denied sources"),
             Self::Tunnel => f.write_str("tunnel"),
         }

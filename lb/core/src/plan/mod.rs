@@ -110,6 +110,9 @@ pub fn features(desired: &Desired) -> u64 {
         if vip.allowed_sources.is_some() {
             features |= feature::SOURCE_RANGES;
         }
+        if vip.clamp_mss {
+            features |= feature::CLAMP_MSS;
+        }
     }
     if !desired.denied_sources.is_empty() {
         features |= feature::DENIED_SOURCES;
@@ -233,6 +236,9 @@ impl Planner {
             }
             if missing & feature::SOURCE_RANGES != 0 && vip.allowed_sources.is_some() {
                 return off(FeatureUse::AllowedSources(*key), feature::SOURCE_RANGES);
+            }
+            if missing & feature::CLAMP_MSS != 0 && vip.clamp_mss {
+                return off(FeatureUse::ClampMss(*key), feature::CLAMP_MSS);
             }
         }
         if missing & feature::DENIED_SOURCES != 0 {

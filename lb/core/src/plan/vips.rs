@@ -157,6 +157,7 @@ impl Planning<'_> {
             limits: vip.limits,
             allowed_sources: vip.allowed_sources.clone(),
             range_set,
+            clamp_mss: vip.clamp_mss,
         };
         self.write_options(index, &vip.limits, allowed);
         self.entries
@@ -173,6 +174,7 @@ impl Planning<'_> {
             desired_set: vip.set.clone(),
             most_slots: before.most_slots.max(table.slots),
             limits: vip.limits,
+            clamp_mss: vip.clamp_mss,
             ..before.clone()
         };
         if set == before.set {
@@ -270,7 +272,8 @@ const _: () = assert!(
 
 fn meta_of(state: &VipState) -> VipMeta {
     let options = has_limits(&state.limits) || state.range_set.is_some();
-    let flags = if options { VipMeta::OPTIONS } else { 0 };
+    let flag = |on, flag| if on { flag } else { 0 };
+    let flags = flag(options, VipMeta::OPTIONS) | flag(state.clamp_mss, VipMeta::CLAMP_MSS);
     VipMeta::new(state.index, state.table.unit, state.table.slots, flags)
 }
 
@@ -279,4 +282,5 @@ fn is_same(state: &VipState, vip: &Vip) -> bool {
     Arc::ptr_eq(&state.desired_set, &vip.set)
         && state.limits == vip.limits
         && state.allowed_sources == vip.allowed_sources
+        && state.clamp_mss == vip.clamp_mss
 }
