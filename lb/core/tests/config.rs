@@ -6,10 +6,12 @@ use std::{net::IpAddr, path::PathBuf};
 
 use lb_core::{
     config::{
-        AttachMode, Capacity, Encap, LbConfig, NodeConfig, Problem, Protection, Seed, Warning, parse_seed,
+        AttachMode, Capacity, Encap, L2Config, LbConfig, NodeConfig, Problem, Protection, Seed, SlowPathConfig,
+        Warning, parse_seed,
         reload::{self, Loaded, ProgramChange, Refusal, Reload},
     },
-    desired::{BackendId, Limits, Protocol, Rate, VipKey},
+    desired::{BackendId, Limits, Protocol, Rate, TooBig, VipKey},
+    slow::Kind,
 };
 use xdp_prog::abi::feature;
 
@@ -21,6 +23,9 @@ fn lb(rest: &str) -> LbConfig {
     let yaml = format!("interfaces: [eth0]\nseed: \"{SEED}\"\n{vips}{rest}");
     LbConfig::parse(&yaml).unwrap_or_else(|errors| panic!("{errors}\n---\n{yaml}"))
 }
+
+/// What is on unless a file says otherwise.
+const DEFAULT_FEATURES: u64 = feature::DROP_MARTIANS | feature::DROP_SOURCE_IS_VIP | feature::SLOW_PATH;
 
 fn node(rest: &str) -> NodeConfig {
     NodeConfig::parse(rest).unwrap_or_else(|errors| panic!("{errors}"))
@@ -67,7 +72,9 @@ fn the_smallest_file_has_safe_defaults() {
     );
     assert_eq!(config.control_socket, PathBuf::from("/run/vipline/lb.sock"));
     assert_eq!(config.desired, Default::default());
-    assert_eq!(config.features(), feature::DROP_MARTIANS | feature::DROP_SOURCE_IS_VIP);
+    assert_eq!(config.slow_path, SlowPathConfig::default());
+    assert_eq!(config.l2, L2Config::default());
+    assert_eq!(config.features(), DEFAULT_FEATURES);
     assert_eq!(config.warnings(), []);
 }
 
@@ -110,6 +117,8 @@ vips:
     backends: [{name: a, address: '2001:db8:f::1'}]
     allowed_sources: [198.51.100.0/24, 192.0.2.1, '2001:db8:5::/48', 192.0.2.1/32]
     limits: {packets_per_second_per_cpu: 1000, syns_per_second_per_cpu: 50, syns_burst: 200}
+    too_big: answer
+    clamp_mss: true
 ");
     let vip = &config.desired.vips[&vip("2001:db8::1", Protocol::Tcp, 443)];
     assert_eq!(vip.set.table_slots, Some(512));
@@ -134,16 +143,14 @@ vips:
         .map(ToString::to_string)
         .collect();
     assert_eq!(allowed, ["192.0.2.1/32", "198.51.100.0/24", "2001:db8:5::/48"]);
-    let used = feature::LIMITS | feature::SOURCE_RANGES;
-    assert_eq!(
-        config.features(),
-        used | feature::DROP_MARTIANS | feature::DROP_SOURCE_IS_VIP
-    );
+    assert_eq!((vip.too_big, vip.clamp_mss), (TooBig::Answer, true));
+    let used = feature::LIMITS | feature::SOURCE_RANGES | feature::CLAMP_MSS;
+    assert_eq!(config.features(), used | DEFAULT_FEATURES);
 }
 
 #[test]
 fn every_feature_comes_from_what_is_used() {
-    let off = "protection: {drop_martians: false, drop_source_is_vip: false}";
+    let off = "protection: {drop_martians: false, drop_source_is_vip: false}\nslow_path: {enabled: false}";
     let features = |rest: &str| lb(&format!("{off}\n{rest}")).features();
     assert_eq!(features(""), 0);
     assert_eq!(
@@ -156,7 +163,7 @@ fn every_feature_comes_from_what_is_used() {
     );
     assert_eq!(
         lb("protection: {drop_martians: false, denied_sources: [192.0.2.0/24]}").features(),
-        { feature::DENIED_SOURCES | feature::DROP_SOURCE_IS_VIP }
+        feature::DENIED_SOURCES | feature::DROP_SOURCE_IS_VIP | feature::SLOW_PATH
     );
     let two = format!("interfaces: [eth0, {{name: eth1, mode: generic}}]\nseed: {SEED}\nvips: []\n{off}");
     let two = LbConfig::parse(&two).unwrap();
@@ -367,6 +374,12 @@ fn the_annotated_files_of_the_reference_are_right() {
     let bare = LbConfig::parse("interfaces: [eth0]\nseed_file: /etc/vipline/seed\nvips: []").unwrap();
     assert_eq!((config.capacity, config.protection), (bare.capacity, bare.protection));
     assert_eq!((config.control_socket, config.seed), (bare.control_socket, bare.seed));
+    let unpinned = SlowPathConfig {
+        cpus: Vec::new(),
+        ..config.slow_path
+    };
+    assert_eq!(unpinned, bare.slow_path);
+    assert!(config.l2.owns([203, 0, 113, 10].into()));
     let [node] = documented("# A worker node.\n")[..] else {
         panic!("one annotated node file")
     };
@@ -379,8 +392,10 @@ fn the_annotated_files_of_the_reference_are_right() {
 #[test]
 fn every_key_is_in_the_reference() {
     let x = "{nobody: 1}";
+    let kinds = Kind::ALL.map(|kind| format!("{}: {x}", kind.name())).join(", ");
+    let slow_path = format!("{{nobody: 1, limits: {{nobody: 1, {kinds}}}, fragments: {x}, hold: {x}}}");
     let lb = format!(
-        "{{nobody: 1, interfaces: [{x}], encap: {x}, protection: {x}, capacity: {x}, tunnel: {x}, \
+        "{{nobody: 1, interfaces: [{x}], encap: {x}, protection: {x}, capacity: {x}, tunnel: {x}, l2: {x}, slow_path: {slow_path}, \
          backend_sets: {{web: {x}}}, vips: [{{nobody: 1, limits: {x}, backends: [{x}]}}]}}"
     );
     let errors = [LbConfig::parse(&lb).unwrap_err(), NodeConfig::parse(x).unwrap_err()];
@@ -401,7 +416,7 @@ fn every_key_is_in_the_reference() {
         }
     }
     assert_eq!(
-        places, 11,
-        "places where keys stand: ten in an LB node's file, one in a worker node's"
+        places, 24,
+        "places where keys stand: 23 in an LB node's file, one in a worker node's"
     );
 }

@@ -9,7 +9,7 @@
 
 use std::{fs, path::Path, time::Instant};
 
-use lb_core::config::{ConfigErrors, LbConfig, MAX_CONFIG_BYTES, NodeConfig, Problem, text};
+use lb_core::config::{ConfigErrors, LbConfig, MAX_CONFIG_BYTES, NodeConfig, Problem, text, xdp_budgets};
 use proptest::prelude::*;
 
 /// Both roles on the same bytes. Errors are printed, because printing is code too, and checked to be whole.
@@ -21,6 +21,8 @@ fn both(bytes: &[u8]) -> [Result<(), ConfigErrors>; 2] {
             config.warnings(),
             config.encap.source_masks(),
             config.differs_fixed(&config),
+            config.slow_path_restarts(&config),
+            xdp_budgets(&config.slow_path, 1),
         );
     });
     let node = text(bytes).and_then(NodeConfig::parse).map(|config| {
@@ -84,6 +86,17 @@ const WORDS: &[&str] = &[
     "syns_burst",
     "allowed_sources",
     "control_socket",
+    "slow_path",
+    "cpus",
+    "frames_per_queue",
+    "fragments",
+    "hold",
+    "echo",
+    "per_second",
+    "l2",
+    "owned",
+    "too_big",
+    "clamp_mss",
     "tcp",
     "udp",
     "DsrIpip",

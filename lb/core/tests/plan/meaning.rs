@@ -25,6 +25,7 @@ pub(crate) fn check(planner: &Planner, desired: &Desired, hops: &NextHops) {
             "{key}"
         );
         assert_eq!(info.set, &vip.set, "{key}");
+        assert_eq!(meta.has(VipMeta::CLAMP_MSS), vip.clamp_mss, "{key}");
         check_table(planner, key, desired);
         check_options(planner, desired, key, meta);
     }

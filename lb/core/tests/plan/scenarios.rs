@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use lb_core::{
     config::Capacity,
-    desired::{Desired, Limits, NextHop, NextHops, Rate, Tunnel, Via, VlanTags},
+    desired::{Desired, Limits, NextHop, NextHops, Rate, TooBig, Tunnel, Via, VlanTags},
     match_table::masks_for,
     plan::{FeatureUse, MapId, Plan, PlanError, Planner, RangesOf, Summary, Write, features, rates},
 };
@@ -119,6 +119,25 @@ fn a_retarget_is_one_store() {
     assert_eq!((vips_retargeted, tables_built), (2, 1));
     // From half and half to a third and two thirds: at least a sixth moves, and few more.
     assert!((42..=60).contains(&slots_moved), "{slots_moved}");
+}
+
+#[test]
+fn mss_clamping_comes_and_goes_by_one_store() {
+    let mut planner = roomy();
+    let one = set(&[("a", 1)]);
+    let plain = desired(&[(key(A, 80), &one), (key(B, 80), &one)]);
+    plan(&mut planner, &plain);
+    let mut clamped = plain.clone();
+    clamped.vips.get_mut(&key(B, 80)).unwrap().clamp_mss = true;
+    for desired in [&clamped, &plain] {
+        let plan = plan(&mut planner, desired);
+        assert_eq!((plan.writes.len(), stores_to(&plan, MapId::VipsV4)), (1, 1));
+        assert_eq!(plan.summary, Summary::default());
+    }
+    // What the slow path alone reads is none of the maps' business.
+    let mut answered = plain.clone();
+    answered.vips.get_mut(&key(B, 80)).unwrap().too_big = TooBig::Answer;
+    assert_eq!(plan(&mut planner, &answered), Plan::default());
 }
 
 #[test]
@@ -479,6 +498,14 @@ fn what_does_not_fit_is_named() {
         })
     );
     assert_eq!(features(&limited), feature::LIMITS);
+    let mut clamped = two.clone();
+    clamped.vips.get_mut(&key(B, 80)).unwrap().clamp_mss = true;
+    let error = planner.plan(&clamped, &resolved(&clamped)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "MSS clamping of tcp 203.0.113.2:80: the loaded program has this off (0x200)"
+    );
+    assert_eq!(features(&clamped), feature::CLAMP_MSS);
 
     let many = (0..2000u32).map(|number| ipnet::IpNet::new(IpAddr::from((number * 2).to_be_bytes()), 32).unwrap());
     let denied = Desired {

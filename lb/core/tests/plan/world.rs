@@ -28,7 +28,11 @@ pub(crate) const CAPACITY: Capacity = Capacity {
 /// Everything on but what needs interfaces and sockets; match tables so small that entries move.
 pub(crate) fn config(salt: u64) -> Config {
     Config {
-        features: feature::LIMITS | feature::SOURCE_RANGES | feature::DENIED_SOURCES | feature::DECAP,
+        features: feature::LIMITS
+            | feature::SOURCE_RANGES
+            | feature::DENIED_SOURCES
+            | feature::DECAP
+            | feature::CLAMP_MSS,
         seed: [1, 2, 3, 4],
         match_salt: salt,
         match_mask_v4: 3,
