@@ -7,7 +7,9 @@ use xdp_prog::{
 };
 
 use super::{
-    Book, Common, Decide, Event, FlowKey, Input, Kind, Link, Outcome, Output, Packet, To, Way, echo,
+    Book, Common, Decide, Event, FlowKey, Input, Kind, Link, Outcome, Output, Packet, To, Way,
+    announce::Announcer,
+    echo,
     fragments::{Arrival, Datagram},
     hold::{Held, Hold},
     neighbour,
@@ -22,6 +24,8 @@ pub struct EngineSettings {
     pub ifindex: u32,
     /// The interface's MAC address: the source of answers.
     pub mac: [u8; 6],
+    /// It announces, for its interface, the VIP addresses that the node comes to own: one worker of every interface does.
+    pub announces: bool,
 }
 
 /// What became of a packet in hand.
@@ -68,6 +72,7 @@ pub(super) struct Context<'a> {
 pub struct Engine {
     settings: EngineSettings,
     hold: Hold,
+    announcer: Announcer,
 }
 
 impl Engine {
@@ -76,6 +81,7 @@ impl Engine {
         Self {
             settings,
             hold: Hold::default(),
+            announcer: Announcer::default(),
         }
     }
 
@@ -89,6 +95,9 @@ impl Engine {
         for _ in 0..tables.common.fragments().expire(now_ns) {
             out.counts.add(Kind::Fragment, Outcome::FragmentTimeout);
         }
+        if self.settings.announces {
+            self.announcer.turn(now_ns, &self.settings, tables.book, out);
+        }
         let held = self.hold.take_all();
         let mut context = self.context(now_ns, tables, out);
         for held in held {
@@ -99,7 +108,8 @@ impl Engine {
     /// When something is due next, in the time of `now_ns`.
     pub fn deadline(&self, common: &Common) -> Option<u64> {
         let held = self.hold.deadline(common.bounds().hold);
-        [held, common.fragments().deadline()].into_iter().flatten().min()
+        let due = [held, common.fragments().deadline(), self.announcer.deadline()];
+        due.into_iter().flatten().min()
     }
 
     /// Frames that wait for a next hop.
@@ -248,11 +258,15 @@ impl Context<'_> {
     /// Sends a packet of a flow on its way, or does what must be done where there is none.
     pub(super) fn flow(&mut self, kind: Kind, packet: &Packet<'_>, flow: &FlowKey, admitted: bool) -> Done {
         match way(self.decide, self.settings.ifindex, packet, flow, admitted) {
-            Way::Send { to, frame, .. } => {
-                self.out.send(to, frame);
+            Way::Send { to, frame, choice } => {
+                self.out.forward(to, frame, choice, packet.ip.len());
                 Outcome::Forwarded.into()
             }
-            Way::Local { .. } => self.to_kernel(packet),
+            Way::Local { choice } => {
+                let frame = [packet.link.bytes, packet.ip].concat();
+                self.out.forward(To::Kernel, frame, choice, packet.ip.len());
+                Outcome::Local.into()
+            }
             Way::TooBig { mtu, .. } => too_big::too_big(self, packet, flow, mtu),
             Way::NextHop { choice } => self.wait(kind, packet, flow, choice),
             Way::None(Verdict::PassOwnAddress) => self.to_kernel(packet),

@@ -12,6 +12,7 @@
 //! | [`Common`], [`Bounds`] | what workers share; how much they may do and hold |
 //! | `neighbour`, `echo`, `steer`, `reject`, `too_big`, `fragments`, `hold` | the handlers |
 
+mod announce;
 mod book;
 mod bounds;
 mod common;
@@ -36,5 +37,5 @@ pub use engine::{Engine, EngineSettings, Tables};
 pub use forward::{FlowKey, Way, outer_len, way};
 pub use kind::Kind;
 pub use outcome::{End, Outcome};
-pub use output::{Counts, Decide, Event, Input, Output, Sent, To};
+pub use output::{Counts, Decide, Event, Input, Output, Passed, Sent, To};
 pub use packet::{Fragment, Link, MAX_EXTENSION_HEADERS, MAX_TAGS, Packet};

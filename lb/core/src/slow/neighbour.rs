@@ -7,3 +7,8 @@ use super::engine::{Context, Done};
 pub(super) fn answer(_context: &mut Context<'_>, _frame: &[u8]) -> Done {
     Outcome::NotOwner.into()
 }
+
+/// The frames that announce an address.
+pub fn announcement(_address: std::net::IpAddr, _mac: [u8; 6]) -> Vec<Vec<u8>> {
+    Vec::new()
+}

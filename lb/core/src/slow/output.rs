@@ -1,8 +1,8 @@
 //! What the slow path says and wants to know: frames in, frames, events and counts out. Nothing here touches a socket.
 
 use xdp_prog::{
-    abi::{BackendIndex, BackendLine, MAX_VERDICTS, feature},
-    host::{self, Host, Memory},
+    abi::{BackendIndex, BackendLine, MAX_VERDICTS, VipIndex, feature},
+    host::{self, Choice, Host, Memory},
     verdict::Verdict,
 };
 
@@ -33,6 +33,17 @@ pub struct Sent {
     pub to: To,
     /// From the Ethernet header on.
     pub frame: Vec<u8>,
+}
+
+/// A packet that went to a backend, for the counters of VIPs and backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// Which VIP.
+    pub vip: VipIndex,
+    /// Which backend.
+    pub backend: BackendIndex,
+    /// Bytes of the IP packet as the client sent it.
+    pub bytes: u32,
 }
 
 /// Something that the control side should act on.
@@ -105,6 +116,8 @@ impl Counts {
 pub struct Output {
     /// Frames to send, in order.
     pub frames: Vec<Sent>,
+    /// What went to backends.
+    pub passed: Vec<Passed>,
     /// What the control side should act on.
     pub events: Vec<Event>,
     /// What became of packets.
@@ -115,6 +128,16 @@ impl Output {
     /// Adds a frame.
     pub fn send(&mut self, to: To, frame: Vec<u8>) {
         self.frames.push(Sent { to, frame });
+    }
+
+    /// Adds a frame that takes a packet, or a part of it, of `bytes` bytes of IP to a backend.
+    pub fn forward(&mut self, to: To, frame: Vec<u8>, choice: Choice, bytes: usize) {
+        self.passed.push(Passed {
+            vip: choice.vip,
+            backend: choice.backend,
+            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+        });
+        self.send(to, frame);
     }
 }
 
