@@ -155,6 +155,7 @@ impl Shape {
                     Vip {
                         limits,
                         allowed_sources,
+                        clamp_mss: on(feature::CLAMP_MSS) && kind & kind::UDP == 0,
                         ..Vip::new(set)
                     },
                 );
