@@ -55,6 +55,7 @@ pub enum StartError {
 enum Order {
     Settings(Settings),
     Backends(BTreeMap<BackendId, IpAddr>),
+    Want(BackendId),
 }
 
 /// Follows the next hops of backends on a thread of its own, in the network namespace of the thread that starts it.
@@ -124,6 +125,11 @@ impl NextHopDriver {
     /// Replaces the settings.
     pub fn set_settings(&self, settings: Settings) {
         self.order(Order::Settings(settings));
+    }
+
+    /// Packets wait for this backend's next hop: it is asked for at once.
+    pub fn want(&self, backend: BackendId) {
+        self.order(Order::Want(backend));
     }
 
     fn order(&self, order: Order) {
@@ -206,6 +212,7 @@ impl Follower {
             match order {
                 Order::Settings(settings) => self.resolver.set_settings(settings),
                 Order::Backends(backends) => self.resolver.set_backends(backends),
+                Order::Want(backend) => self.resolver.want(&backend, self.start.elapsed()),
             }
         }
         Ok(true)

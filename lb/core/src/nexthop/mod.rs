@@ -34,7 +34,7 @@ pub use event::{
     Address, Command, Event, Keeper, Link, Neighbour, NeighbourState, RouteAnswer, RouteRefusal, Snapshot, Vlan,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
-pub use neighbours::{DELETION, KEEP_AGAIN, LINGER, SOLICIT_AGAIN, SOLICITS_PER_STEP};
+pub use neighbours::{DELETION, HURRY_GAP, KEEP_AGAIN, LINGER, SOLICIT_AGAIN, SOLICITS_PER_STEP};
 pub use resolver::{LOOKUPS_PER_STEP, PASS_GAP, Resolver};
 pub use unresolved::Unresolved;
 

@@ -15,6 +15,8 @@ pub const LINGER: Duration = Duration::from_secs(3);
 pub const DELETION: Duration = Duration::from_millis(100);
 /// Time between two requests to resolve a neighbour that has no MAC address.
 pub const SOLICIT_AGAIN: Duration = Duration::from_secs(1);
+/// Least time between two requests to resolve a neighbour that packets wait for.
+pub const HURRY_GAP: Duration = Duration::from_millis(100);
 /// Time between two requests to keep a resolved neighbour that nobody keeps. Kernels before 5.16 have no managed entries:
 /// there this is what keeps the entry fresh.
 pub const KEEP_AGAIN: Duration = Duration::from_secs(5);
@@ -175,6 +177,15 @@ impl Neighbours {
         self.entries
             .retain(|key, entry| entry.seen.is_some() || entry.asked.is_some() || needed.contains(key));
         self.needed = needed;
+    }
+
+    /// Packets wait for this one: the next request is due now, unless there was one just before.
+    pub(super) fn hurry(&mut self, key: Key, now: Duration) {
+        if let Some(entry) = self.entries.get_mut(&key)
+            && entry.asked.is_some_and(|asked| now.saturating_sub(asked) >= HURRY_GAP)
+        {
+            entry.asked = None;
+        }
     }
 
     /// Ends lingering that is over; whether an outcome changed.

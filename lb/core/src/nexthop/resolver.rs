@@ -131,6 +131,19 @@ impl Resolver {
         }
     }
 
+    /// Packets wait for this backend's next hop: it is asked for again now and not when its turn comes.
+    pub fn want(&mut self, backend: &BackendId, now: Duration) {
+        let Some(destination) = self.backends.get(backend) else {
+            return;
+        };
+        match self.routes.get(destination).copied().flatten() {
+            Some(RouteAnswer::Unicast { ifindex, gateway, .. }) => {
+                self.neighbours.hurry((ifindex, gateway.unwrap_or(*destination)), now);
+            }
+            Some(RouteAnswer::Local | RouteAnswer::Refused(_)) | None => {}
+        }
+    }
+
     /// What to do now; empty when there is nothing.
     pub fn step(&mut self, now: Duration) -> Vec<Command> {
         let mut commands = Vec::new();

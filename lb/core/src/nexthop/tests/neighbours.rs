@@ -53,6 +53,22 @@ fn failed_neighbour_is_asked_again_and_recovers() {
 }
 
 #[test]
+fn neighbour_that_packets_wait_for_is_asked_for_out_of_turn_and_not_all_the_time() {
+    let mut world = resolved();
+    world.tell(Event::Neighbour(neighbour("10.0.0.2", NeighbourState::Failed, None)));
+    assert_eq!(world.keeps().len(), 1, "at once");
+    world.pass(HURRY_GAP);
+    let waiting = BackendId("b0".into());
+    world.resolver.want(&waiting, world.now);
+    world.resolver.want(&BackendId("nobody".into()), world.now);
+    world.pass(Duration::ZERO);
+    assert_eq!(world.keeps().len(), 1, "out of turn");
+    world.resolver.want(&waiting, world.now);
+    world.pass(Duration::ZERO);
+    assert_eq!(world.keeps().len(), 0, "it was asked for just now");
+}
+
+#[test]
 fn vanished_neighbour_counts_until_the_kernel_had_time_to_find_it_again() {
     let mut world = resolved();
     world.tell(Event::NeighbourGone(ETH0, ip("10.0.0.2")));
