@@ -7,7 +7,7 @@ use lb_core::{
         xdp_budgets,
     },
     desired::{Rate, TooBig},
-    slow::{Budgets, FragmentBounds, HoldBounds, Kind},
+    slow::{Bounds, Budgets, FragmentBounds, HoldBounds, Kind},
 };
 use xdp_prog::{
     abi::feature,
@@ -77,6 +77,13 @@ l2: {owned: [203.0.113.0/24, '2001:db8::1']}
         },
     };
     assert_eq!(config.slow_path, expected);
+    let bounds = Bounds {
+        budgets: limits,
+        replies_per_source: 7,
+        fragments: expected.fragments,
+        hold: expected.hold,
+    };
+    assert_eq!(config.slow_path.bounds(), bounds);
     assert!(config.l2.owns([203, 0, 113, 9].into()) && !config.l2.owns([203, 0, 114, 9].into()));
     assert!(config.l2.owns("2001:db8::1".parse().unwrap()) && !config.l2.owns("2001:db8::2".parse().unwrap()));
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     desired::Rate,
     plan::rates,
-    slow::{Budgets, FragmentBounds, HoldBounds, Kind},
+    slow::{Bounds, Budgets, FragmentBounds, HoldBounds, Kind},
 };
 
 /// Longest [`SlowPathConfig::busy_poll_us`], in microseconds.
@@ -39,8 +39,8 @@ pub const MAX_FRAGMENT_DATAGRAMS: u32 = 65_536;
 pub const MIN_FRAGMENT_BYTES: u64 = 65_536;
 /// Most [`FragmentBounds::bytes`]: 256 MiB.
 pub const MAX_FRAGMENT_BYTES: u64 = 256 << 20;
-/// Most [`HoldBounds::frames`]: of [`FRAME_BYTES`] at most, so 256 MiB.
-pub const MAX_HELD_FRAMES: u32 = 65_536;
+/// Most [`HoldBounds::frames`]: of [`FRAME_BYTES`] at most, so 64 MiB per receive queue.
+pub const MAX_HELD_FRAMES: u32 = 16_384;
 /// Shortest timeout of fragments and held frames, in milliseconds.
 pub const MIN_SLOW_TIMEOUT_MS: u32 = 10;
 /// Longest timeout of fragments and held frames, in milliseconds: what hosts wait for fragments (RFC 8200 4.5).
@@ -103,6 +103,18 @@ impl Default for SlowPathConfig {
             limits: Budgets::default(),
             fragments: FragmentBounds::default(),
             hold: HoldBounds::default(),
+        }
+    }
+}
+
+impl SlowPathConfig {
+    /// What the slow path's core is told of it.
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            budgets: self.limits,
+            replies_per_source: self.replies_per_source,
+            fragments: self.fragments,
+            hold: self.hold,
         }
     }
 }

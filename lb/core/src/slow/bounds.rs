@@ -92,7 +92,7 @@ impl Default for FragmentBounds {
     }
 }
 
-/// Bounds of what is held while next hops resolve, of the whole LB node.
+/// Bounds of what one worker holds while next hops resolve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HoldBounds {
     /// Frames held at once.
