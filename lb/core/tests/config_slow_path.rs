@@ -1,5 +1,7 @@
 //! The slow path's part of the configuration: what it becomes, what a reload makes of it, what it asks of the fast path.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use lb_core::{
     config::{
         L2Config, LbConfig, MAX_SLOW_RATE, SlowPathConfig, Warning, XskMode, parse_seed,
