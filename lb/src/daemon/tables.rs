@@ -146,11 +146,11 @@ impl Tables {
     fn totals(&self) -> anyhow::Result<Carried> {
         let mut totals = self.carried.clone();
         totals.verdicts = self.verdicts()?.into_iter().collect();
-        let counts = self.balancer.counters.vips.sums(vip_end(&self.planner))?;
+        let counts = self.balancer.counters.of_vips(vip_end(&self.planner))?;
         for vip in self.planner.vips() {
             add(totals.vips.entry(vip.key).or_default(), at(&counts, vip.index.0));
         }
-        let counts = self.balancer.counters.backends.sums(backend_end(&self.planner))?;
+        let counts = self.balancer.counters.of_backends(backend_end(&self.planner))?;
         for backend in self.planner.backends() {
             add(
                 totals.backends.entry(backend.id.clone()).or_default(),
@@ -171,7 +171,7 @@ impl Tables {
 
     /// All VIPs, for people.
     pub(super) fn vips(&self, desired: &Desired, view: &NextHopView) -> anyhow::Result<Vec<VipView>> {
-        let counts = self.balancer.counters.vips.sums(vip_end(&self.planner))?;
+        let counts = self.balancer.counters.of_vips(vip_end(&self.planner))?;
         let ready = |id: &BackendId| matches!(view.next_hops.get(id), Some(NextHop::Via(_) | NextHop::Local));
         let views = self.planner.vips().map(|vip| {
             let mut traffic = at(&counts, vip.index.0);
@@ -206,7 +206,7 @@ impl Tables {
 
     /// All backends, for people.
     pub(super) fn backends(&self, view: &NextHopView) -> anyhow::Result<Vec<BackendView>> {
-        let counts = self.balancer.counters.backends.sums(backend_end(&self.planner))?;
+        let counts = self.balancer.counters.of_backends(backend_end(&self.planner))?;
         let mut sets = self.sets();
         let views = self.planner.backends().map(|backend| {
             let mut traffic = at(&counts, u32::from(backend.index.0));

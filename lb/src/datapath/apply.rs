@@ -77,8 +77,14 @@ impl Balancer {
                 applied.grace_periods += 1;
                 Ok(())
             }
-            Write::ZeroVipCounter(vip) => self.counters.vips.zero(vip.0),
-            Write::ZeroBackendCounter(backend) => self.counters.backends.zero(u32::from(backend.0)),
+            Write::ZeroVipCounter(vip) => {
+                self.counters.passed.zero_vip(*vip);
+                self.counters.vips.zero(vip.0)
+            }
+            Write::ZeroBackendCounter(backend) => {
+                self.counters.passed.zero_backend(*backend);
+                self.counters.backends.zero(u32::from(backend.0))
+            }
             Write::ZeroLimits(vip) => self.zero_limits(*vip),
         }
     }

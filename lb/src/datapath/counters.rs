@@ -2,7 +2,7 @@
 //!
 //! Never writes a counter that a packet may be counting at: zeroing is for positions that no table names any more.
 
-use std::{io, os::fd::AsFd as _};
+use std::{io, os::fd::AsFd as _, sync::Arc};
 
 use aya::maps::{IterableMap as _, MapData, PerCpuArray};
 use xdp_prog::{
@@ -11,7 +11,7 @@ use xdp_prog::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{DatapathError, Plain, mapped::map_error, syscall};
+use super::{DatapathError, Passed, Plain, mapped::map_error, syscall};
 
 /// Entries read with one system call: a VIP counter of 64 possible CPUs takes 1 KiB, so the buffer 1 MiB.
 const BATCH: usize = 1024;
@@ -175,6 +175,8 @@ pub struct Counters {
     pub limits: PerCpu<LimitState>,
     /// Token buckets and sheds of the slow path, by verdict.
     pub slow: PerCpu<SlowState>,
+    /// What the slow path sent to backends.
+    pub passed: Arc<Passed>,
     /// The capture's token bucket, and samples that its rings had no room for; one entry.
     pub capture: PerCpu<CaptureState>,
 }

@@ -10,7 +10,7 @@ use xdp_prog::{
     host::Memory,
 };
 
-use super::{Balancer, mapped::Reader, slots::Segments};
+use super::{Balancer, Passed, mapped::Reader, slots::Segments};
 
 /// A handle on the live maps of one loaded balancer, for reading: cheap to clone, good in any thread, and good after the
 /// [`Balancer`] is gone (it keeps the maps alive; after a take-over, take the new one's).
@@ -28,11 +28,17 @@ pub(crate) struct Tables {
     pub(crate) options: Reader<VipOptions>,
     pub(crate) ranges: Reader<Range>,
     pub(crate) settings: Reader<u64>,
+    pub(crate) passed: Arc<Passed>,
 }
 
 impl LiveTables {
     pub(crate) fn new(tables: Tables) -> Self {
         Self(Arc::new(tables))
+    }
+
+    /// Where the slow path counts what it sends to backends.
+    pub fn passed(&self) -> &Passed {
+        &self.0.passed
     }
 
     /// What the program was loaded with.

@@ -3,7 +3,7 @@
 //! Never attaches, and never writes a table: a program that has just been loaded passes everything, since its tables
 //! are empty.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
@@ -19,8 +19,8 @@ use xdp_prog::{
 };
 
 use super::{
-    Counters, DatapathError, LiveTables, Mapped, PerCpu, Plain, Ports, Program, SlotMemory, Sockets, VerdictCounters,
-    live, mapped::map_error, slots::creation_error,
+    Counters, DatapathError, LiveTables, Mapped, Passed, PerCpu, Plain, Ports, Program, SlotMemory, Sockets,
+    VerdictCounters, live, mapped::map_error, slots::creation_error,
 };
 
 const LB: &str = "lb";
@@ -97,6 +97,7 @@ impl Balancer {
         let vip_options = maps.mapped::<VipOptions>(map::VIP_OPTIONS)?;
         let ranges = maps.mapped::<Range>(map::RANGES)?;
         let settings = maps.mapped::<u64>(map::SETTINGS)?;
+        let passed = Arc::new(Passed::new(vips, lines));
         let live = LiveTables::new(live::Tables {
             config: *config,
             vips_v4: vips_v4.reader()?,
@@ -106,6 +107,7 @@ impl Balancer {
             options: vip_options.reader()?,
             ranges: ranges.reader()?,
             settings: settings.reader()?,
+            passed: Arc::clone(&passed),
         });
         Ok(Self {
             live,
@@ -122,6 +124,7 @@ impl Balancer {
                 backends: PerCpu::new(map::BACKEND_COUNTERS, maps.take(map::BACKEND_COUNTERS)?)?,
                 limits: PerCpu::new(map::LIMITS, maps.take(map::LIMITS)?)?,
                 slow: PerCpu::new(map::SLOW_STATES, maps.take(map::SLOW_STATES)?)?,
+                passed,
                 capture: PerCpu::new(map::CAPTURES, maps.take(map::CAPTURES)?)?,
             },
             ports: Ports::new(maps.take(map::PORTS)?),

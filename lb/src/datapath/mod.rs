@@ -13,6 +13,7 @@
 //! | `sockets`, `budgets` | [`Sockets`] of the slow path; what it takes, and what was shed |
 //! | `apply` | a plan of map writes, carried out |
 //! | `grace` | [`grace_period`]: no packet that is being handled now can see what was there before |
+//! | `passed` | what the slow path sent to backends |
 //! | `counters`, `memory`, `ports` | per-CPU [`Counters`], summed; what maps cost; the [`Ports`] to redirect to |
 //! | `probe`, `clock` | [`TestRun`]: one frame through the program; how long a jiffy is |
 //! | `error`, `advice`, `verifier_log` | [`DatapathError`]: what failed, and what to do |
@@ -34,6 +35,7 @@ mod live;
 mod load;
 mod mapped;
 mod memory;
+mod passed;
 mod plain;
 mod ports;
 mod probe;
@@ -57,6 +59,7 @@ pub use live::LiveTables;
 pub use load::{Balancer, Decapsulator};
 pub use mapped::Mapped;
 pub use memory::MapMemory;
+pub use passed::Passed;
 pub use plain::Plain;
 pub use ports::Ports;
 pub use probe::{Ingress, TestRun};
