@@ -8,6 +8,7 @@
 //! | [`source`] | where desired state comes from |
 //! | [`nexthop`] | routes and neighbours, by netlink |
 //! | [`datapath`] | the XDP programs and their maps |
+//! | [`xsk`] | AF_XDP sockets and their workers |
 
 pub mod cli;
 pub mod control;
@@ -15,3 +16,4 @@ pub mod daemon;
 pub mod datapath;
 pub mod nexthop;
 pub mod source;
+pub mod xsk;

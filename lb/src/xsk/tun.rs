@@ -1,0 +1,116 @@
+//! A way from the slow path to this node's own kernel: a TUN device that takes IP packets. Never reads from it: what the kernel
+//! answers goes its usual way.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write as _},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
+};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+use super::{XskError, interface::request};
+
+/// Name of the device.
+pub const TUN_NAME: &str = "vipline0";
+
+const MAC_PAIR: usize = 12;
+const ETHERTYPE: usize = 2;
+const TAG: usize = 4;
+
+/// A TUN device, up. It goes with this.
+#[derive(Debug)]
+pub struct Tun {
+    device: File,
+}
+
+impl Tun {
+    /// Makes the device in the calling thread's network namespace, and takes it up.
+    ///
+    /// Packets come in by it whose sources the routing table would look for elsewhere, so reverse-path filtering is set to loose for
+    /// it; the kernel takes the higher value of this and `all`, so strict (1) there does not win.
+    ///
+    /// # Errors
+    ///
+    /// [`XskError::Interface`].
+    pub fn create(name: &str) -> Result<Self, XskError> {
+        let failed = |call: &'static str| {
+            move |source: io::Error| XskError::Interface {
+                interface: name.to_owned(),
+                call,
+                source,
+            }
+        };
+        let device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+            .open("/dev/net/tun")
+            .map_err(failed("open /dev/net/tun"))?;
+        let mut wanted = request(name).map_err(failed("TUNSETIFF"))?;
+        wanted.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+        // SAFETY: TUNSETIFF reads and writes one `ifreq`, which lives through the call.
+        if unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &raw mut wanted) } != 0 {
+            return Err(failed("TUNSETIFF")(io::Error::last_os_error()));
+        }
+        std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "2").map_err(failed("write rp_filter"))?;
+        // No addresses of its own: it only takes packets in.
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), "1");
+        let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+            .map_err(|errno| failed("socket")(errno.into()))?;
+        up(&socket, name).map_err(failed("SIOCSIFFLAGS"))?;
+        Ok(Self { device })
+    }
+
+    /// Hands the IP packet of a frame to the kernel. False if it is none, or the kernel does not take it.
+    pub(super) fn write(&self, frame: &[u8]) -> bool {
+        ip_packet(frame).is_some_and(|packet| {
+            (&self.device)
+                .write(packet)
+                .is_ok_and(|written| written == packet.len())
+        })
+    }
+}
+
+fn up(socket: &OwnedFd, name: &str) -> io::Result<()> {
+    let mut wanted = request(name)?;
+    wanted.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads one `ifreq`, which lives through the call.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &raw mut wanted) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// What follows the Ethernet header and its tags, if that is IP.
+fn ip_packet(frame: &[u8]) -> Option<&[u8]> {
+    let mut rest = frame.get(MAC_PAIR..)?;
+    loop {
+        match *rest.first_chunk::<ETHERTYPE>()? {
+            [0x81, 0x00] | [0x88, 0xa8] => rest = rest.get(TAG..)?,
+            [0x08, 0x00] | [0x86, 0xdd] => return rest.get(ETHERTYPE..),
+            _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ip_packet;
+
+    #[test]
+    fn the_ip_packet_stands_behind_any_tags() {
+        let frame = |middle: &[u8]| [&[0; 12][..], middle, &[0x45, 1, 2]].concat();
+        assert_eq!(ip_packet(&frame(&[8, 0])), Some(&[0x45, 1, 2][..]));
+        assert_eq!(
+            ip_packet(&frame(&[0x88, 0xa8, 0, 7, 0x81, 0, 0, 8, 0x86, 0xdd])),
+            Some(&[0x45, 1, 2][..])
+        );
+        assert_eq!(ip_packet(&frame(&[8, 6])), None);
+        assert_eq!(ip_packet(&[0; 13]), None);
+        assert_eq!(ip_packet(&[0x81; 14]), None);
+    }
+}
