@@ -2,6 +2,7 @@
 //!
 //! - `pass`: on a veth interface whose peer transmits by XDP.
 //! - `reflect`: back to the sender, as seen.
+//! - `to_xsk`: to AF_XDP sockets as the balancer hands packets to its slow path; without the tables.
 //! - `vlan_push`, `vlan_pop`: a tc stand-in for a VLAN device, which the kernels we test on do not have.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
@@ -25,6 +26,65 @@ mod program {
             let [destination, source] = unsafe { &mut *macs };
             core::mem::swap(destination, source);
             xdp_action::XDP_TX
+        }
+    }
+
+    mod slow {
+        use aya_ebpf::{
+            EbpfContext as _,
+            bindings::xdp_action,
+            btf_maps::XskMap,
+            helpers::generated::bpf_xdp_adjust_meta,
+            macros::{btf_map, xdp},
+            programs::XdpContext,
+        };
+
+        /// The first of the two ethertypes for experiments (IEEE 802): a packet for a socket, the verdict's number behind it.
+        const TO_XSK: u16 = 0x88b5;
+        /// The second: a packet of the fast path, which goes back to its sender.
+        const REFLECTED: u16 = 0x88b6;
+        /// In place of a verdict's number: no metadata at all.
+        const BARE: u8 = 0xff;
+
+        #[btf_map]
+        static TEST_XSKS: XskMap<64> = XskMap::new();
+
+        #[repr(C, packed)]
+        struct Head {
+            macs: [[u8; 6]; 2],
+            ethertype: [u8; 2],
+            verdict: u8,
+        }
+
+        #[xdp(frags)]
+        pub(crate) fn to_xsk(ctx: XdpContext) -> u32 {
+            if ctx.data() + size_of::<Head>() > ctx.data_end() {
+                return xdp_action::XDP_PASS;
+            }
+            // SAFETY: the head lies inside the packet, checked above; bytes have no alignment.
+            let head = unsafe { &mut *(ctx.data() as *mut Head) };
+            let (ethertype, verdict) = (u16::from_be_bytes(head.ethertype), head.verdict);
+            if ethertype == REFLECTED {
+                let [destination, source] = &mut head.macs;
+                core::mem::swap(destination, source);
+                return xdp_action::XDP_TX;
+            }
+            if ethertype != TO_XSK {
+                return xdp_action::XDP_PASS;
+            }
+            if verdict != BARE {
+                // SAFETY: the context is the program's own; the metadata is written inside its bounds.
+                unsafe {
+                    if bpf_xdp_adjust_meta(ctx.as_ptr().cast(), -8) != 0 || ctx.metadata() + 8 > ctx.data() {
+                        return xdp_action::XDP_ABORTED;
+                    }
+                    (ctx.metadata() as *mut u64).write(u64::from(verdict));
+                }
+            }
+            match TEST_XSKS.redirect(ctx.rx_queue_index(), u64::from(xdp_action::XDP_DROP)) {
+                Ok(_) => xdp_action::XDP_REDIRECT,
+                Err(_) => xdp_action::XDP_DROP,
+            }
         }
     }
 
