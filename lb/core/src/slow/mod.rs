@@ -13,6 +13,7 @@
 //! | `neighbour`, `echo`, `steer`, `reject`, `too_big`, `fragments`, `hold` | the handlers |
 
 mod announce;
+mod answer;
 mod book;
 mod bounds;
 mod common;
@@ -21,6 +22,7 @@ mod engine;
 mod forward;
 mod fragments;
 mod hold;
+mod icmp;
 mod kind;
 mod neighbour;
 mod outcome;

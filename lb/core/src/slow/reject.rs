@@ -1,24 +1,135 @@
-//! What nobody serves: resets and unreachables.
+//! What nobody serves: resets and unreachables. Never answers what must not be answered (RFC 1122 3.2.2, RFC 4443 2.4): no error
+//! brings about another, and nobody is made to shout at a crowd.
+//!
+//! Checksums of TCP and UDP are not looked at: on virtual links senders leave them to hardware that there is none of, and who
+//! gets an answer to a damaged packet of his checks it against what he sent.
 
-use super::engine::{Context, Done};
-use super::{Outcome, Packet};
+use std::net::{IpAddr, Ipv4Addr};
 
-/// Whether a packet may be answered with an error or a reset at all (RFC 1122 3.2.2, RFC 4443 2.4).
-pub(super) fn answerable(_packet: &Packet<'_>) -> Result<(), Outcome> {
-    Ok(())
+use etherparse::{IpNumber, TcpHeader};
+use xdp_prog::wire::{PROTO_TCP, PROTO_UDP, UDP_LEN};
+
+use super::{
+    Outcome, Packet,
+    answer::{Place, answer, v6},
+    engine::{Context, Done},
+    icmp::{Error, error, must_not_be_answered},
+    packet::icmp_of,
+};
+
+/// The two ECN bits: an answer of its own has nothing to say of congestion (RFC 3168, 6.1.5).
+const ECN: u8 = 3;
+
+/// Whether a packet may be answered at all (RFC 1122 3.2.2, RFC 4443 2.4 (e)).
+pub(super) fn answerable(packet: &Packet<'_>) -> Result<(), Outcome> {
+    let is_icmp = packet.protocol == icmp_of(packet.destination);
+    if !packet.has_transport() || is_icmp && must_not_be_answered(packet) {
+        return Err(Outcome::Unanswerable);
+    }
+    one_host(packet)
 }
 
-/// Nobody serves the port.
-pub(super) fn port(_context: &mut Context<'_>, _packet: &Packet<'_>) -> Done {
-    Outcome::Unanswerable.into()
+/// Whether a packet is from one host, and was sent to one.
+pub(super) fn one_host(packet: &Packet<'_>) -> Result<(), Outcome> {
+    let link = &packet.link;
+    let to_itself = packet.source == packet.destination;
+    if is_group(link.destination_mac()) || is_group(link.source_mac()) || to_itself || !is_host(packet.source) {
+        Err(Outcome::Unanswerable)
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether a MAC address is a multicast or the broadcast address (IEEE 802, 8.2.2).
+pub(super) fn is_group(mac: [u8; 6]) -> bool {
+    mac[0] & 1 != 0
+}
+
+/// Whether an address can be that of one host elsewhere.
+pub(super) fn is_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_host_v4(address),
+        IpAddr::V6(address) => match address.to_ipv4_mapped() {
+            // Not on the wire (RFC 4291, 2.5.5.2).
+            Some(_) => false,
+            None => !(address.is_unspecified() || address.is_loopback() || address.is_multicast()),
+        },
+    }
+}
+
+/// Neither this network, nor loopback, nor class D or E (RFC 1122, 3.2.1.3).
+fn is_host_v4(address: Ipv4Addr) -> bool {
+    let [network, ..] = address.octets();
+    network != 0 && network != 127 && network < 224
+}
+
+/// Nobody serves the port: a reset, or port unreachable.
+pub(super) fn port(context: &mut Context<'_>, packet: &Packet<'_>) -> Done {
+    let answered = match packet.protocol {
+        PROTO_TCP => reset(context, packet),
+        PROTO_UDP if packet.has_transport() && packet.payload().len() < UDP_LEN => Err(Outcome::Malformed),
+        _ => unreachable(context, packet, Error::PortUnreachable),
+    };
+    answered.unwrap_or_else(|outcome| outcome).into()
 }
 
 /// Nobody serves the protocol.
-pub(super) fn protocol(_context: &mut Context<'_>, _packet: &Packet<'_>) -> Done {
-    Outcome::Unanswerable.into()
+pub(super) fn protocol(context: &mut Context<'_>, packet: &Packet<'_>) -> Done {
+    let answered = unreachable(context, packet, Error::ProtocolUnreachable);
+    answered.unwrap_or_else(|outcome| outcome).into()
 }
 
-/// The backend cannot be reached.
-pub(super) fn host(_context: &mut Context<'_>, _packet: &Packet<'_>) -> Done {
-    Outcome::HoldTimeout.into()
+/// The backend's next hop did not become known in time.
+pub(super) fn host(context: &mut Context<'_>, packet: &Packet<'_>) -> Done {
+    let answered = unreachable(context, packet, Error::HostUnreachable);
+    // Where nobody is told, that is still why it is dropped.
+    answered.unwrap_or(Outcome::HoldTimeout).into()
+}
+
+fn unreachable(context: &mut Context<'_>, packet: &Packet<'_>, what: Error) -> Result<Outcome, Outcome> {
+    context.may_answer(packet)?;
+    context.answer(&packet.link, &error(packet, what));
+    Ok(Outcome::Unreachable)
+}
+
+fn reset(context: &mut Context<'_>, packet: &Packet<'_>) -> Result<Outcome, Outcome> {
+    if !packet.has_transport() {
+        return Err(Outcome::Unanswerable);
+    }
+    let reset = reset_of(packet)?;
+    context.may_answer(packet)?;
+    let tos = packet.tos & !ECN;
+    let network = answer(packet, IpNumber::TCP, tos, Place::ATOMIC, reset.to_bytes().as_slice());
+    context.answer(&packet.link, &network);
+    Ok(Outcome::Reset)
+}
+
+/// The reset that a segment to a closed port gets (RFC 9293, 3.10.7.1).
+fn reset_of(packet: &Packet<'_>) -> Result<TcpHeader, Outcome> {
+    let (segment, data) = TcpHeader::from_slice(packet.payload()).map_err(|_| Outcome::Malformed)?;
+    if segment.rst {
+        return Err(Outcome::Unanswerable);
+    }
+    let mut reset = TcpHeader::new(segment.destination_port, segment.source_port, 0, 0);
+    reset.rst = true;
+    if segment.ack {
+        reset.sequence_number = segment.acknowledgment_number;
+    } else if packet.fragment.is_some() {
+        // How long it is in all, nobody knows here.
+        return Err(Outcome::Unanswerable);
+    } else {
+        // At most 65,535 and two.
+        let len = data.len() as u32 + u32::from(segment.syn) + u32::from(segment.fin);
+        reset.ack = true;
+        reset.acknowledgment_number = segment.sequence_number.wrapping_add(len);
+    }
+    let (source, destination) = (packet.destination, packet.source);
+    let checksum = match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            reset.calc_checksum_ipv4_raw(source.octets(), destination.octets(), &[])
+        }
+        (source, destination) => reset.calc_checksum_ipv6_raw(v6(source).octets(), v6(destination).octets(), &[]),
+    };
+    reset.checksum = checksum.map_err(|_| Outcome::Malformed)?;
+    Ok(reset)
 }
