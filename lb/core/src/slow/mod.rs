@@ -38,6 +38,7 @@ pub use common::{Bounds, Common};
 pub use engine::{Engine, EngineSettings, Tables};
 pub use forward::{FlowKey, Way, outer_len, way};
 pub use kind::Kind;
+pub use neighbour::{announcement, solicited_node};
 pub use outcome::{End, Outcome};
 pub use output::{Counts, Decide, Event, Input, Output, Passed, Sent, To};
 pub use packet::{Fragment, Link, MAX_EXTENSION_HEADERS, MAX_TAGS, Packet};

@@ -116,6 +116,8 @@ outcomes! {
     Refused = Dropped "refused",
     /// The fast path gave no reason that belongs here.
     NoReason = Dropped "no_reason",
+    /// A question for a VIP address from a host that uses one of this node's itself (RFC 5227, 2.4).
+    AddressConflict = Dropped "address_conflict",
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What the slow path says and wants to know: frames in, frames, events and counts out. Nothing here touches a socket.
 
+use std::net::IpAddr;
+
 use xdp_prog::{
     abi::{BackendIndex, BackendLine, MAX_VERDICTS, VipIndex, feature},
     host::{self, Choice, Host, Memory},
@@ -51,6 +53,8 @@ pub struct Passed {
 pub enum Event {
     /// Packets wait for the next hop of this backend.
     NextHopWanted(BackendIndex),
+    /// Another host, with this MAC address, uses a VIP address that this node owns. With every packet that says so.
+    AddressConflict(IpAddr, [u8; 6]),
 }
 
 /// Packets by kind of work and outcome, and those that the balancer's rules refused, by verdict.
