@@ -30,10 +30,13 @@ impl Frame {
         Self(descriptor)
     }
 
-    /// To put on a ring. Reading it is free; after that, this frame must be forgotten.
+    /// To put on a ring; then this is [`gone`](Self::gone).
     pub(super) fn descriptor(&self) -> &FrameDesc {
         &self.0
     }
+
+    /// The kernel has it now.
+    pub(super) fn gone(self) {}
 
     /// Whether the packet goes on in the next frame.
     pub(super) fn has_more(&self) -> bool {

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    mem::forget,
     os::fd::{AsRawFd as _, BorrowedFd, RawFd},
 };
 
@@ -94,13 +93,10 @@ impl Rings {
         let (send, receive, rings) = opened.map_err(failed("bind"))?;
         let (fill, completed) = rings.ok_or_else(|| failed("bind")(io::Error::from_raw_os_error(libc::EBUSY)))?;
         let socket = receive.fd().as_raw_fd();
-        // libxdp does not ask for SOCK_CLOEXEC.
         // SAFETY: the descriptor is the socket's, which lives as long as its queues do.
-        fcntl(
-            unsafe { BorrowedFd::borrow_raw(socket) },
-            FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC),
-        )
-        .map_err(|errno| failed("fcntl")(errno.into()))?;
+        let borrowed = unsafe { BorrowedFd::borrow_raw(socket) };
+        // libxdp does not ask for SOCK_CLOEXEC.
+        fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|errno| failed("fcntl")(errno.into()))?;
         if let Some(busy_poll) = settings.busy_poll {
             ask_for_busy_poll(socket, busy_poll).map_err(failed("setsockopt(SO_PREFER_BUSY_POLL)"))?;
         }
@@ -148,11 +144,11 @@ impl Rings {
                 return;
             };
             area.blank(&mut frame);
-            // SAFETY: the frame is of the area, is owned here and is forgotten once the kernel has it.
+            // SAFETY: the frame is of the area, is owned here and is gone once the kernel has it.
             if unsafe { self.fill.produce_one(frame.descriptor()) } == 0 {
                 return area.give(frame);
             }
-            forget(frame);
+            frame.gone();
             self.posted += 1;
         }
     }
@@ -200,23 +196,23 @@ impl Rings {
 
     /// Puts a packet on the send ring, whole or not at all.
     pub(super) fn send(&mut self, packet: Filled) -> Result<(), Filled> {
-        // SAFETY: the frames are of the area, are owned here and are forgotten once the kernel has them.
         let sent = if packet.rest.is_empty() {
+            // SAFETY: the frame is of the area, is owned here and is gone once the kernel has it.
             unsafe { self.send.produce_one(packet.first.descriptor()) }
         } else {
             let all: Vec<FrameDesc> = std::iter::once(&packet.first)
                 .chain(&packet.rest)
                 .map(|frame| *frame.descriptor())
                 .collect();
-            // SAFETY: as above.
+            // SAFETY: as above, for all of them.
             unsafe { self.send.produce(&all) }
         };
         if sent == 0 {
             return Err(packet);
         }
         self.sending += packet.descriptors();
-        forget(packet.first);
-        packet.rest.into_iter().for_each(forget);
+        packet.first.gone();
+        packet.rest.into_iter().for_each(Frame::gone);
         Ok(())
     }
 

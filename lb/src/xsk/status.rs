@@ -75,6 +75,27 @@ impl Tally {
         Self::KernelInvalid,
     ];
 
+    /// Whether it counts packets that were dropped, or what hints at them.
+    pub const fn is_drop(self) -> bool {
+        match self {
+            Self::Received | Self::Sent | Self::HandedOver | Self::ToKernel => false,
+            Self::NoReason
+            | Self::Malformed
+            | Self::NoFrame
+            | Self::SendFull
+            | Self::InboxFull
+            | Self::NoInterface
+            | Self::TooLong
+            | Self::ToKernelUnsupported
+            | Self::SendErrors
+            | Self::EventsLost
+            | Self::KernelRingFull
+            | Self::KernelNoFrame
+            | Self::KernelDropped
+            | Self::KernelInvalid => true,
+        }
+    }
+
     /// Label in output and metrics.
     pub const fn name(self) -> &'static str {
         match self {

@@ -4,6 +4,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write as _},
+    net::Ipv4Addr,
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::fs::OpenOptionsExt as _,
@@ -16,6 +17,9 @@ use super::{XskError, interface::request};
 
 /// Name of the device.
 pub const TUN_NAME: &str = "vipline0";
+
+/// The IPv4 dummy address (RFC 7600 4.8): nobody answers to it and nobody sends to it.
+const DUMMY_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
 const MAC_PAIR: usize = 12;
 const ETHERTYPE: usize = 2;
@@ -31,7 +35,8 @@ impl Tun {
     /// Makes the device in the calling thread's network namespace, and takes it up.
     ///
     /// Packets come in by it whose sources the routing table would look for elsewhere, so reverse-path filtering is set to loose for
-    /// it; the kernel takes the higher value of this and `all`, so strict (1) there does not win.
+    /// it; the kernel takes the higher value of this and `all`, so strict (1) there does not win. And it gets an IPv4 address,
+    /// because loose filtering drops all that comes in by a device without one (net/ipv4/fib_frontend.c, `__fib_validate_source`).
     ///
     /// # Errors
     ///
@@ -61,6 +66,7 @@ impl Tun {
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), "1");
         let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
             .map_err(|errno| failed("socket")(errno.into()))?;
+        set_address(&socket, name).map_err(failed("SIOCSIFADDR"))?;
         up(&socket, name).map_err(failed("SIOCSIFFLAGS"))?;
         Ok(Self { device })
     }
@@ -73,6 +79,26 @@ impl Tun {
                 .is_ok_and(|written| written == packet.len())
         })
     }
+}
+
+/// On a point-to-point device the prefix is 32 bits by itself.
+fn set_address(socket: &OwnedFd, name: &str) -> io::Result<()> {
+    let mut wanted = request(name)?;
+    let address = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: 0,
+        sin_addr: libc::in_addr {
+            s_addr: u32::from_ne_bytes(DUMMY_ADDRESS.octets()),
+        },
+        sin_zero: [0; 8],
+    };
+    // SAFETY: both are 16 bytes of plain integers, and the kernel reads the one as the other.
+    wanted.ifr_ifru.ifru_addr = unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(address) };
+    // SAFETY: SIOCSIFADDR reads one `ifreq`, which lives through the call.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR as libc::Ioctl, &raw mut wanted) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 fn up(socket: &OwnedFd, name: &str) -> io::Result<()> {

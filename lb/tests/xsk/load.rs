@@ -1,0 +1,93 @@
+//! Many frames: none is lost to us, and none of the memory.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use lb::xsk::{Tally, XskSettings};
+use xdp_prog::verdict::Verdict;
+
+use crate::bed::{Bed, Op, Plan, TO_XSK, frame};
+
+/// Sends as fast as it can; the kernel drops what does not fit.
+fn flood(bed: &Bed, wire: usize, op: Op, frames: u32) {
+    let sent = frame(TO_XSK, Verdict::SlowIcmp as u8, op, 0, 64);
+    for _ in 0..frames {
+        // ENOBUFS is a frame that was not sent.
+        let _ = bed.wires[wire].send(&sent);
+    }
+}
+
+#[test]
+fn two_hundred_thousand_frames_leave_no_frame_behind() -> Result<()> {
+    if !lab::require_root()? {
+        return Ok(());
+    }
+    let bed = Bed::new(Plan {
+        interfaces: 2,
+        settings: XskSettings {
+            frames_per_queue: 256,
+            ..XskSettings::default()
+        },
+        ..Plan::default()
+    })?;
+    let settled = |bed: &Bed| {
+        bed.until("all frames are accounted for", |workers| {
+            let (accounted, all) = bed.frames();
+            let quiet = workers
+                .iter()
+                .all(|worker| worker.sending + worker.inbox + worker.waiting == 0);
+            let posted = workers.iter().all(|worker| worker.posted == 128);
+            accounted == all && quiet && posted
+        })
+    };
+    settled(&bed)?;
+    let free = bed.path.groups();
+    for _ in 0..10 {
+        flood(&bed, 0, Op::Echo, 10_000);
+        flood(&bed, 1, Op::Cross, 10_000);
+    }
+    settled(&bed)?;
+    assert_eq!(bed.path.groups(), free);
+    let received = bed.tally(Tally::Received);
+    ensure!(received > 10_000, "only {received} received");
+    Ok(())
+}
+
+/// Not a test: how many packets a second one worker echoes. `cargo test -p lb --test xsk --release -- --ignored --nocapture echo_rate`
+#[test]
+#[ignore = "a measurement"]
+fn echo_rate() -> Result<()> {
+    let bed = Bed::new(Plan::default())?;
+    for op in [Op::Keep, Op::Event, Op::Echo] {
+        let (begin, before, cpu) = (Instant::now(), bed.tally(Tally::Received), thread_cpu("xsk-n0-q0")?);
+        while begin.elapsed() < Duration::from_secs(3) {
+            flood(&bed, 0, op, 1000);
+            while bed.seen.try_recv().is_ok() {}
+        }
+        let received = bed.tally(Tally::Received) - before;
+        let cpu = thread_cpu("xsk-n0-q0")? - cpu;
+        println!(
+            "{op:?}: {received} packets in {:?}, {cpu:?} of the worker's CPU: {:.0} packets/s per core",
+            begin.elapsed(),
+            received as f64 / cpu.as_secs_f64()
+        );
+    }
+    let cpu = thread_cpu("xsk-n0-q0")?;
+    std::thread::sleep(Duration::from_secs(5));
+    println!("idle: {:?} of the worker's CPU in 5 s", thread_cpu("xsk-n0-q0")? - cpu);
+    println!("{:#?}", bed.path.status());
+    Ok(())
+}
+
+/// Time that a thread of this process has run (/proc/self/task/*/schedstat, nanoseconds).
+fn thread_cpu(name: &str) -> Result<Duration> {
+    for task in std::fs::read_dir("/proc/self/task")? {
+        let task = task?.path();
+        if std::fs::read_to_string(task.join("comm"))?.trim_end() == name {
+            let stat = std::fs::read_to_string(task.join("schedstat"))?;
+            let run = stat.split_whitespace().next().unwrap_or("0").parse()?;
+            return Ok(Duration::from_nanos(run));
+        }
+    }
+    anyhow::bail!("no thread {name}")
+}
