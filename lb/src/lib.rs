@@ -2,6 +2,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`announce`] | making VIP addresses reachable |
 //! | [`cli`] | the command line |
 //! | [`daemon`] | `vipline run` and `vipline node` |
 //! | [`control`] | the control socket between the two |
@@ -10,6 +11,7 @@
 //! | [`datapath`] | the XDP programs and their maps |
 //! | [`xsk`] | AF_XDP sockets and their workers |
 
+pub mod announce;
 pub mod cli;
 pub mod control;
 pub mod daemon;

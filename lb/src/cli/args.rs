@@ -2,9 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
+use clap::{Args as Arguments, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser, value_parser};
+use xdp_prog::verdict::{Fate, Verdict};
 
-use crate::control::ProtocolName;
+use crate::control::{ProtocolName, RATE, RATE_MAX, SNAPLEN, SNAPLEN_MAX, SNAPLEN_MIN, VipFilter};
 
 /// Where the daemon of an LB node listens.
 const LB_SOCKET: &str = "/run/vipline/lb.sock";
@@ -50,6 +51,20 @@ pub(super) enum Command {
                             vipline explain udp [2001:db8::7]:5000 [2001:db8:f00d::10]:53"
     )]
     Explain(ExplainArgs),
+    /// Packets as they leave the program, each with its verdict and reason: as lines or as a pcapng file.
+    #[command(
+        long_about = "Samples packets as they leave the program, each with its verdict, reason, VIP and backend, until --count \
+                      or Ctrl-C. A forwarded packet is seen encapsulated; one that is dropped or passed, as it came.\n\n\
+                      The daemon puts a program that samples in the place of the one that runs, and puts that one back at \
+                      the end: no packet is lost, counters go on, and while nobody captures the program has no code for it. \
+                      There can be one capture at a time. It ends when this command does, however that ends, or when its \
+                      output is not taken for 30 seconds.\n\n\
+                      Times are the kernel's, in UTC.",
+        after_help = "Examples: vipline capture --verdict drop,slow\n          \
+                      vipline capture --vip tcp://203.0.113.10:80 --count 100 -w flows.pcapng\n          \
+                      vipline capture --vip 203.0.113.10 -w - | tshark -r - -T fields -e frame.comment"
+    )]
+    Capture(CaptureArgs),
 }
 
 #[derive(Debug, Arguments)]
@@ -149,6 +164,80 @@ pub(super) struct TopArgs {
     /// Most rows of each table.
     #[arg(long, default_value = "15", value_name = "N")]
     pub(super) rows: usize,
+}
+
+#[derive(Debug, Arguments)]
+pub(super) struct CaptureArgs {
+    /// Control socket of the daemon to ask.
+    #[arg(long, value_name = "PATH", env = "VIPLINE_SOCKET", default_value = LB_SOCKET)]
+    pub(super) socket: PathBuf,
+    /// How to print: a line per packet either way.
+    #[arg(long, short, value_enum, default_value = "table", conflicts_with = "write")]
+    pub(super) output: Format,
+    /// Write a pcapng file, with verdict, reason, VIP and backend in each packet's comment; `-` for standard output.
+    #[arg(long, short, value_name = "FILE")]
+    pub(super) write: Option<PathBuf>,
+    /// Only this VIP's packets (tcp://ADDRESS:PORT, compared in the kernel), or all that a VIP of this ADDRESS claimed or that name
+    /// it as source or destination (compared after sampling: others use up --rate and --sample too).
+    #[arg(long, value_name = "VIP", value_parser = VipFilter::parse)]
+    pub(super) vip: Option<VipFilter>,
+    /// Only packets with these verdicts; compared in the kernel.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "VERDICT")]
+    pub(super) verdict: Vec<FateName>,
+    /// Only packets with these reasons (`vipline counters --all` shows them); with --verdict, both must fit.
+    #[arg(long, value_delimiter = ',', value_name = "REASON", hide_possible_values = true, value_parser = reasons())]
+    pub(super) reason: Vec<String>,
+    /// Stop after this many packets; without it, on Ctrl-C.
+    #[arg(long, short = 'n', value_name = "N", value_parser = value_parser!(u64).range(1..))]
+    pub(super) count: Option<u64>,
+    /// One in N of the packets that fit, by chance.
+    #[arg(long, value_name = "1-in-N", default_value = "1", value_parser = one_in)]
+    pub(super) sample: u32,
+    /// Most bytes of a packet.
+    #[arg(long, value_name = "BYTES", default_value_t = SNAPLEN, value_parser = value_parser!(u32).range(i64::from(SNAPLEN_MIN)..=i64::from(SNAPLEN_MAX)))]
+    pub(super) snaplen: u32,
+    /// Most packets per second on each CPU: what a capture may cost. There is no way to go without.
+    #[arg(long, value_name = "PACKETS", default_value_t = RATE, value_parser = value_parser!(u32).range(1..=i64::from(RATE_MAX)))]
+    pub(super) rate: u32,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum FateName {
+    /// Sent to a backend.
+    Forward,
+    /// Handed to this node's kernel.
+    Pass,
+    /// Given to the slow path.
+    Slow,
+    /// Dropped.
+    Drop,
+}
+
+impl From<FateName> for Fate {
+    fn from(name: FateName) -> Self {
+        match name {
+            FateName::Forward => Self::Forward,
+            FateName::Pass => Self::Pass,
+            FateName::Slow => Self::Slow,
+            FateName::Drop => Self::Drop,
+        }
+    }
+}
+
+fn reasons() -> PossibleValuesParser {
+    PossibleValuesParser::new(Verdict::ALL.iter().map(|verdict| verdict.reason()))
+}
+
+fn one_in(text: &str) -> Result<u32, String> {
+    let number = text
+        .strip_prefix("1-in-")
+        .or_else(|| text.strip_prefix("1/"))
+        .unwrap_or(text);
+    match number.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err("give N, or 1-in-N, from 1 to 4294967295".to_owned()),
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -1,6 +1,7 @@
 //! The command line: parses arguments, asks the daemon or becomes it, prints data. Never decides anything about packets.
 
 mod args;
+mod capture;
 mod output;
 mod show;
 mod top;
@@ -62,6 +63,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             print::<ExplainView>(&args.ask, &request, show::explain)
         }
         Command::Top(args) => top::run(&args),
+        Command::Capture(args) => capture::run(args),
     }
 }
 

@@ -6,7 +6,9 @@ use std::{
 };
 
 use super::output::{bytes, number, table};
-use crate::control::{BackendView, CounterView, ExplainView, NextHopKind, Role, StatusView, VipView};
+use crate::control::{
+    BackendView, CounterView, ExplainView, NextHopKind, Path, Role, SlowPathView, StatusView, VipView,
+};
 
 pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<()> {
     let role = match view.role {
@@ -58,7 +60,80 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
         .iter()
         .map(|(fate, count)| format!("{fate} {count}"))
         .collect();
-    writeln!(out, "packets    {}", packets.join(", "))
+    writeln!(out, "packets    {}", packets.join(", "))?;
+    match &view.slow_path {
+        Some(slow_path) => self::slow_path(out, slow_path),
+        None => Ok(()),
+    }
+}
+
+fn slow_path(out: &mut dyn io::Write, view: &SlowPathView) -> io::Result<()> {
+    writeln!(
+        out,
+        "slow path  {} workers, at most {}; watching {} datagrams, holding {} of fragments",
+        view.workers.len(),
+        bytes(view.memory_bytes as f64),
+        view.datagrams,
+        bytes(view.fragment_bytes as f64),
+    )?;
+    if !view.shed_by_fast_path.is_empty() {
+        writeln!(
+            out,
+            "           shed by the fast path: {}",
+            listed(&view.shed_by_fast_path)
+        )?;
+    }
+    writeln!(out)?;
+    let rows = view.workers.iter().map(|worker| {
+        let state = match (&worker.last_error, worker.running) {
+            (_, true) => worker.mode.clone(),
+            (Some(error), false) => format!("DOWN: {error}"),
+            (None, false) => "DOWN".to_owned(),
+        };
+        vec![
+            format!("{}/{}", worker.interface, worker.queue),
+            state,
+            worker.restarts.to_string(),
+            number(worker.received as f64),
+            number(worker.sent as f64),
+            worker.queued.to_string(),
+            worker.sending.to_string(),
+            listed(&worker.dropped),
+        ]
+    });
+    let headings = [
+        "WORKER",
+        "STATE",
+        ">RESTARTS",
+        ">RECEIVED",
+        ">SENT",
+        ">QUEUED",
+        ">SENDING",
+        "DROPPED",
+    ];
+    table(out, &headings, rows.collect())?;
+    writeln!(out)?;
+    let rows = view.kinds.iter().map(|kind| {
+        vec![
+            kind.kind.clone(),
+            number(kind.answered as f64),
+            number(kind.forwarded as f64),
+            number(kind.dropped as f64),
+            number(kind.shed as f64),
+            listed(&kind.outcomes),
+        ]
+    });
+    let headings = ["SLOW PATH", ">ANSWERED", ">FORWARDED", ">DROPPED", ">SHED", "OUTCOMES"];
+    table(out, &headings, rows.collect())
+}
+
+/// `name count, name count`, or `-`.
+fn listed(counts: &[(String, u64)]) -> String {
+    if counts.is_empty() {
+        return "-".to_owned();
+    }
+    let words: Vec<_> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    words.join(", ")
 }
 
 pub(super) fn vips(out: &mut dyn io::Write, views: &[VipView]) -> io::Result<()> {
@@ -136,6 +211,16 @@ fn next_hop(kind: &NextHopKind) -> String {
 }
 
 pub(super) fn counters(out: &mut dyn io::Write, views: &[CounterView], all: bool) -> io::Result<()> {
+    let (fast, slow): (Vec<_>, Vec<_>) = views.iter().partition(|view| view.path == Path::Fast);
+    counted(out, "VERDICT", &fast, all)?;
+    if slow.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    counted(out, "SLOW PATH", &slow, all)
+}
+
+fn counted(out: &mut dyn io::Write, heading: &str, views: &[&CounterView], all: bool) -> io::Result<()> {
     let rows = views.iter().filter(|view| all || view.packets > 0).map(|view| {
         vec![
             view.fate.clone(),
@@ -144,7 +229,7 @@ pub(super) fn counters(out: &mut dyn io::Write, views: &[CounterView], all: bool
             view.meaning.clone(),
         ]
     });
-    table(out, &["VERDICT", "REASON", ">PACKETS", "MEANING"], rows.collect())
+    table(out, &[heading, "REASON", ">PACKETS", "MEANING"], rows.collect())
 }
 
 pub(super) fn explain(out: &mut dyn io::Write, view: &ExplainView) -> io::Result<()> {

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
+    net::Shutdown,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
@@ -13,6 +14,8 @@ use super::{Reply, Request};
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for an answer for which a program is loaded.
+const LONG_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -54,30 +57,94 @@ pub enum ClientError {
 ///
 /// When nobody listens there, the connection breaks, versions differ, or the daemon refuses.
 pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<T, ClientError> {
-    let talk = |source| ClientError::Talk {
-        path: path.to_owned(),
-        source,
-    };
-    let decode = |source| ClientError::Decode {
-        path: path.to_owned(),
-        source,
-    };
-    let mut stream = UnixStream::connect(path).map_err(|source| ClientError::Connect {
-        path: path.to_owned(),
-        source,
-    })?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(talk)?;
-    stream.set_write_timeout(Some(PATIENCE)).map_err(talk)?;
-    let mut line = serde_json::to_string(request).map_err(decode)?;
-    line.push('\n');
-    stream.write_all(line.as_bytes()).map_err(talk)?;
-    let mut answer = String::new();
-    if BufReader::new(stream).read_line(&mut answer).map_err(talk)? == 0 {
-        // It ended between question and answer.
-        return Err(talk(io::ErrorKind::UnexpectedEof.into()));
+    Stream::open(path, request, PATIENCE).map(|(answer, _)| answer)
+}
+
+/// As [`ask`], for answers that go on.
+///
+/// # Errors
+///
+/// As [`ask`].
+pub fn follow<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<(T, Stream), ClientError> {
+    let (answer, stream) = Stream::open(path, request, LONG_PATIENCE)?;
+    // From now on the daemon speaks when there is something to say.
+    stream.reader.get_ref().set_read_timeout(None).map_err(stream.talk())?;
+    Ok((answer, stream))
+}
+
+/// The rest of an answer.
+#[derive(Debug)]
+pub struct Stream {
+    path: PathBuf,
+    reader: BufReader<UnixStream>,
+    line: String,
+}
+
+impl Stream {
+    fn open<T: DeserializeOwned>(path: &Path, request: &Request, patience: Duration) -> Result<(T, Self), ClientError> {
+        let stream = UnixStream::connect(path).map_err(|source| ClientError::Connect {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut stream = Self {
+            path: path.to_owned(),
+            reader: BufReader::new(stream),
+            line: String::new(),
+        };
+        let mut line = serde_json::to_string(request).map_err(stream.decode())?;
+        line.push('\n');
+        let mut socket = stream.reader.get_ref();
+        let said = socket
+            .set_read_timeout(Some(patience))
+            .and_then(|()| socket.set_write_timeout(Some(PATIENCE)))
+            .and_then(|()| socket.write_all(line.as_bytes()));
+        said.map_err(stream.talk())?;
+        match stream.next()? {
+            Some(Reply::Ok(value)) => Ok((serde_json::from_value(value).map_err(stream.decode())?, stream)),
+            Some(Reply::Error(why)) => Err(ClientError::Refused(why)),
+            // It ended between question and answer.
+            None => Err(stream.talk()(io::ErrorKind::UnexpectedEof.into())),
+        }
     }
-    match serde_json::from_str(&answer).map_err(decode)? {
-        Reply::Ok(value) => serde_json::from_value(value).map_err(decode),
-        Reply::Error(why) => Err(ClientError::Refused(why)),
+
+    /// The next line; none when the daemon has hung up.
+    ///
+    /// # Errors
+    ///
+    /// When the connection breaks, or a line is not what this version expects.
+    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
+        self.line.clear();
+        if self.reader.read_line(&mut self.line).map_err(self.talk())? == 0 {
+            return Ok(None);
+        }
+        serde_json::from_str(&self.line).map(Some).map_err(self.decode())
+    }
+
+    /// Whether more has come than was read: [`Self::next`] hardly waits.
+    pub fn has_more(&self) -> bool {
+        !self.reader.buffer().is_empty()
+    }
+
+    /// What says, from another thread, that it is enough: when it is called, the daemon comes to an end.
+    ///
+    /// # Errors
+    ///
+    /// When there is no further descriptor.
+    pub fn stopper(&self) -> Result<impl FnOnce() + Send + 'static, ClientError> {
+        let socket = self.reader.get_ref().try_clone().map_err(self.talk())?;
+        Ok(move || {
+            // A daemon that has gone away needs no word.
+            drop(socket.shutdown(Shutdown::Write));
+        })
+    }
+
+    fn talk(&self) -> impl FnOnce(io::Error) -> ClientError + use<> {
+        let path = self.path.clone();
+        |source| ClientError::Talk { path, source }
+    }
+
+    fn decode(&self) -> impl FnOnce(serde_json::Error) -> ClientError + use<> {
+        let path = self.path.clone();
+        |source| ClientError::Decode { path, source }
     }
 }

@@ -1,14 +1,20 @@
-//! The control socket: how the CLI asks a running daemon. Never changes state; one request, one answer, each a line of JSON over a
-//! Unix socket that only its owner can open.
+//! The control socket: how the CLI asks a running daemon. Never changes what happens to packets; one request and one answer, each
+//! a line of JSON over a Unix socket that only its owner can open. A capture's answer goes on, line by line, until it ends.
 
+mod capture;
 mod client;
 mod server;
 mod view;
 
-pub use client::{ClientError, ask};
+pub use capture::{
+    CaptureEnd, CaptureEvent, CaptureOptions, CaptureStarted, FlowView, RATE, RATE_MAX, SNAPLEN, SNAPLEN_MAX,
+    SNAPLEN_MIN, SampleView, VipFilter,
+};
+pub use client::{ClientError, Stream, ask, follow};
 pub use server::{Answer, ListenError, Listener};
 pub use view::{
-    BackendView, CounterView, ExplainView, InterfaceView, NextHopKind, ReloadView, Role, SetView, StatusView, VipView,
+    BackendView, CounterView, ExplainView, InterfaceView, NextHopKind, Path, ReloadView, Role, SetView, SlowKindView,
+    SlowPathView, StatusView, VipView, WorkerView,
 };
 
 use std::net::SocketAddr;
@@ -42,6 +48,11 @@ pub enum Request {
         source: SocketAddr,
         /// VIP address and port.
         destination: SocketAddr,
+    },
+    /// Sample packets: [`CaptureStarted`], then [`CaptureEvent`]s to the end.
+    Capture {
+        /// Which, and how much of them.
+        options: CaptureOptions,
     },
 }
 

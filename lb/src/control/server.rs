@@ -1,8 +1,9 @@
-//! The daemon's end of the control socket: accepts, reads one line, hands it to the main loop, writes one line.
+//! The daemon's end of the control socket: accepts, reads one line, hands it to the main loop, writes one line. Where the answer
+//! goes on, the socket is handed to who makes it; never does one client make another wait.
 
 use std::{
     io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream as StdStream},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -10,7 +11,7 @@ use std::{
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{UnixListener, UnixStream},
+    net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
     sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
@@ -41,12 +42,21 @@ impl ListenError {
 }
 
 /// A question in the main loop's hands; dropping it tells the client that the daemon is going away.
-#[derive(Debug)]
 pub struct Answer {
     /// What is asked.
     pub request: Request,
-    reply: oneshot::Sender<Reply>,
+    reply: oneshot::Sender<Told>,
 }
+
+/// What became of a question.
+enum Told {
+    /// The answer.
+    All(Reply),
+    /// Its first line, and who goes on; he is dropped without a call when the client is gone.
+    First(Reply, Continuation),
+}
+
+type Continuation = Box<dyn FnOnce(StdStream) + Send>;
 
 impl Answer {
     /// Answers with a view, or with why there is none.
@@ -57,7 +67,16 @@ impl Answer {
             Err(why) => Reply::Error(why),
         };
         // A client that has gone away needs no answer.
-        drop(self.reply.send(reply));
+        drop(self.reply.send(Told::All(reply)));
+    }
+
+    /// Answers with the first line of what goes on, and hands the socket (blocking) to `go_on`, in a thread of the runtime: it must
+    /// return at once. When the client is gone, `go_on` is dropped instead.
+    pub fn with_more<T: serde::Serialize>(self, first: &T, go_on: impl FnOnce(StdStream) + Send + 'static) {
+        match serde_json::to_value(first) {
+            Ok(value) => drop(self.reply.send(Told::First(Reply::Ok(value), Box::new(go_on)))),
+            Err(error) => drop(self.reply.send(Told::All(Reply::Error(error.to_string())))),
+        }
     }
 }
 
@@ -79,7 +98,7 @@ impl Listener {
             path: path.to_owned(),
             source,
         };
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        if StdStream::connect(path).is_ok() {
             return Err(fail(io::ErrorKind::AddrInUse.into()));
         }
         match std::fs::remove_file(path) {
@@ -145,22 +164,36 @@ async fn serve(stream: UnixStream, questions: &mpsc::Sender<Answer>) {
         Ok(read) => read,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
-    let reply = match read.map_err(|error| error.to_string()).and_then(|_| parse(&line)) {
-        Err(why) => Reply::Error(why),
+    let told = match read.map_err(|error| error.to_string()).and_then(|_| parse(&line)) {
+        Err(why) => Told::All(Reply::Error(why)),
         Ok(request) => {
             let (sender, receiver) = oneshot::channel();
             let asked = questions.send(Answer { request, reply: sender }).await;
             match (asked, receiver.await) {
-                (Ok(()), Ok(reply)) => reply,
-                _ => Reply::Error("the daemon is stopping".to_owned()),
+                (Ok(()), Ok(told)) => told,
+                _ => Told::All(Reply::Error("the daemon is stopping".to_owned())),
             }
         }
     };
-    if let Ok(mut text) = serde_json::to_vec(&reply) {
-        text.push(b'\n');
+    match told {
         // A client that does not take its answer in time goes without.
-        drop(timeout(PATIENCE, writer.write_all(&text)).await);
+        Told::All(reply) => drop(write(&mut writer, &reply).await),
+        Told::First(reply, go_on) => {
+            if write(&mut writer, &reply).await.is_ok()
+                && let Ok(stream) = reader.into_inner().into_inner().reunite(writer)
+                && let Ok(stream) = stream.into_std()
+                && stream.set_nonblocking(false).is_ok()
+            {
+                go_on(stream);
+            }
+        }
     }
+}
+
+async fn write(writer: &mut OwnedWriteHalf, reply: &Reply) -> io::Result<()> {
+    let mut text = serde_json::to_vec(reply)?;
+    text.push(b'\n');
+    timeout(PATIENCE, writer.write_all(&text)).await?
 }
 
 fn parse(line: &[u8]) -> Result<Request, String> {

@@ -46,6 +46,70 @@ pub struct StatusView {
     pub tables: usize,
     /// Packets by fate: forward, pass, slow, drop.
     pub packets: Vec<(String, u64)>,
+    /// The slow path, where it is on.
+    pub slow_path: Option<SlowPathView>,
+}
+
+/// The slow path: who works, what was done and what was shed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlowPathView {
+    /// One worker for every receive queue.
+    pub workers: Vec<WorkerView>,
+    /// All kinds of work.
+    pub kinds: Vec<SlowKindView>,
+    /// Packets that the fast path did not hand over because their reason was over its budget, by reason; those of them that are
+    /// not 0.
+    pub shed_by_fast_path: Vec<(String, u64)>,
+    /// Datagrams whose fragments are being watched.
+    pub datagrams: u64,
+    /// Bytes of fragments that wait for the first of their datagram.
+    pub fragment_bytes: u64,
+    /// Most memory that it can take: frames, rings, what it watches and holds.
+    pub memory_bytes: u64,
+}
+
+/// A worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerView {
+    /// Its interface.
+    pub interface: String,
+    /// Its receive queue.
+    pub queue: u32,
+    /// Whether it runs; else it waits for its restart.
+    pub running: bool,
+    /// `copy` or `zero_copy`.
+    pub mode: String,
+    /// Times that it was started again.
+    pub restarts: u64,
+    /// Why, last.
+    pub last_error: Option<String>,
+    /// Packets received.
+    pub received: u64,
+    /// Packets sent out of its interface.
+    pub sent: u64,
+    /// Packets that waited when it looked last: received, and handed to it for sending.
+    pub queued: u32,
+    /// Frames on their way out.
+    pub sending: u32,
+    /// Packets that it or its socket dropped, by reason; those that are not 0.
+    pub dropped: Vec<(String, u64)>,
+}
+
+/// A kind of slow-path work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlowKindView {
+    /// Its name, as in the configuration.
+    pub kind: String,
+    /// Packets answered by this node.
+    pub answered: u64,
+    /// Packets sent to their backend.
+    pub forwarded: u64,
+    /// Packets dropped, the shed ones included.
+    pub dropped: u64,
+    /// Of them, those over the kind's budget or over what one source gets.
+    pub shed: u64,
+    /// Packets by outcome; those that are not 0.
+    pub outcomes: Vec<(String, u64)>,
 }
 
 /// How a reading of the configuration ended.
@@ -151,12 +215,26 @@ pub struct SetView {
     pub of: usize,
 }
 
-/// A verdict and how often it was reached.
+/// Which path counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Path {
+    /// XDP: every packet, once.
+    #[default]
+    Fast,
+    /// AF_XDP: packets that the fast path counted as slow, once more, by what became of them.
+    Slow,
+}
+
+/// A verdict, or an outcome of the slow path, and how often it was reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CounterView {
-    /// `forward`, `pass`, `slow` or `drop`.
+    /// Which path counted.
+    #[serde(default)]
+    pub path: Path,
+    /// `forward`, `pass`, `slow` or `drop`; of the slow path `answered`, `forwarded` or `dropped`.
     pub fate: String,
-    /// The reason.
+    /// The reason; of the slow path, the kind of work and the outcome: `echo/echo_reply`.
     pub reason: String,
     /// Packets.
     pub packets: u64,

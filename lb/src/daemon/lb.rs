@@ -1,5 +1,7 @@
 //! The LB node's daemon: one loop that owns everything, woken by signals, the file, the kernel's next hops and the control socket.
 
+mod capture;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -16,6 +18,7 @@ use lb_core::{
     },
     desired::{BackendId, Desired, NextHop, NextHops},
     nexthop::{NextHopView, Settings, Sources},
+    slow::Event,
     worker::unclaimed_prefixes,
 };
 use tokio::{sync::watch, time::timeout};
@@ -24,13 +27,14 @@ use super::{
     attach::{attach_all, check_free, detach_all},
     explain,
     life::{self, Life, Wake},
+    slow::Slow,
     tables::Tables,
     unclaimed::{Priority, Unclaimed},
     views,
 };
 use crate::{
     cli::report,
-    control::{Answer, Listener, Request, Role, StatusView},
+    control::{Answer, CounterView, Listener, Request, Role, StatusView},
     datapath::Attachment,
     nexthop::NextHopDriver,
     source::file::{self, LbFile, Watch},
@@ -48,6 +52,8 @@ struct Lb {
     file: LbFile,
     driver: NextHopDriver,
     tables: Tables,
+    slow: Slow,
+    capture: Option<capture::Capture>,
     /// Those that the tables were written for.
     own_addresses: BTreeSet<IpAddr>,
     attachments: Vec<Attachment>,
@@ -83,10 +89,12 @@ pub(super) async fn serve(path: &Path, file: LbFile, watch: Watch) -> anyhow::Re
                 changed.context("next hops are no longer followed")?;
                 lb.follow(&mut view).await;
             }
+            event = lb.slow.event() => lb.heed(event),
             question = listener.next() => match question {
-                Some(question) => lb.answer(question, &view),
+                Some(question) => lb.answer(question, &mut view).await,
                 None => anyhow::bail!("the control socket closed"),
             },
+            ended = capture::ended(&mut lb.capture) => lb.end_capture(ended, &mut view).await,
         }
     };
     tracing::info!(signal = why, "stopping: detaching");
@@ -102,12 +110,13 @@ impl Lb {
         }
         check_free(&file.config.interfaces)?;
         let desired = desired(&file.config, &view.borrow());
-        let mut tables = Tables::load(&file, None)?;
+        let mut tables = Tables::load(&file, 0, None)?;
         tables.reach(&desired, &view.borrow().next_hops)?;
         let mut unclaimed = Unclaimed::new(Priority::Lb).await?;
         let prefixes = unclaimed_prefixes(&desired, &view.borrow().next_hops);
         unclaimed.set(&names(&file.config), &prefixes).await?;
-        // Attached last: the first packet finds whole tables.
+        let slow = Slow::start(&file.config, &mut tables, &desired, &view.borrow().next_hops)?;
+        // Attached last: the first packet finds whole tables, and sockets.
         let attachments = attach_all(&tables.balancer.program, &file.config.interfaces, &unclaimed).await?;
         tracing::info!(vips = desired.vips.len(), backends = desired.backends.len(), "serving");
         let now = Instant::now();
@@ -116,6 +125,8 @@ impl Lb {
             file,
             driver,
             tables,
+            slow,
+            capture: None,
             own_addresses: desired.own_addresses,
             attachments,
             unclaimed,
@@ -134,7 +145,7 @@ impl Lb {
         } else {
             let reached = self.tables.reach(&desired(&self.file.config, &view), &view.next_hops);
             if reached.is_ok() {
-                self.own_addresses = view.own_addresses;
+                self.own_addresses.clone_from(&view.own_addresses);
             }
             reached
         };
@@ -145,6 +156,23 @@ impl Lb {
                 tracing::info!(writes, revision = self.revision, "next hops changed");
             }
             Err(error) => tracing::error!("next hops changed and the tables did not follow: {}", report(&error)),
+        }
+        capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
+        // Whatever came of it, the slow path learns of next hops and tries again what waits for them.
+        let desired = desired(&self.file.config, &view);
+        self.slow.publish(&self.file.config, &desired, &view.next_hops);
+    }
+
+    /// Does what the slow path asks for.
+    fn heed(&mut self, event: Option<Event>) {
+        match event {
+            Some(Event::NextHopWanted(index)) => {
+                if let Some(backend) = self.tables.planner.backend_at(index) {
+                    self.driver.want(backend.clone());
+                }
+            }
+            Some(Event::AddressConflict(address, mac)) => self.slow.warn_of_conflict(address, mac),
+            None => {}
         }
     }
 
@@ -170,7 +198,7 @@ impl Lb {
         let new = file::read_lb(&self.path)?;
         let decision = reload::decide(loaded(&self.file), loaded(&new));
         let fresh = match &decision {
-            Reload::Apply => self.tables.is_lost(),
+            Reload::Apply => self.tables.is_lost() || self.is_other_program(new.config.features()),
             Reload::ReplaceProgram { why } => {
                 let why: Vec<String> = why.iter().map(ToString::to_string).collect();
                 tracing::info!("the program is replaced in place: {}", why.join("; "));
@@ -214,25 +242,48 @@ impl Lb {
             .set(&names(&new.config), &unclaimed_prefixes(&desired, &now.next_hops))
             .await?;
         if fresh {
-            let mut tables = Tables::load(new, Some(&self.tables))?;
-            tables.reach(&desired, &now.next_hops)?;
-            tables.take_over(&mut self.attachments, &self.tables)?;
-            self.tables = tables;
+            self.replace(new, &desired, &now.next_hops)?;
         } else {
             self.tables.reach(&desired, &now.next_hops)?;
+            capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
+            let balancer = &mut self.tables.balancer;
+            self.slow
+                .reconfigure(&self.file.config, &new.config, balancer, &now.next_hops)?;
         }
+        self.slow.publish(&new.config, &desired, &now.next_hops);
         self.own_addresses = desired.own_addresses;
         Ok(())
     }
 
-    fn answer(&mut self, question: Answer, view: &View) {
+    /// Loads a program anew and puts it, its tables and its sockets in place of those that serve.
+    fn replace(&mut self, new: &LbFile, desired: &Desired, hops: &NextHops) -> anyhow::Result<()> {
+        let old = &self.file.config;
+        let more = capture::features(self.capture.as_ref());
+        let mut tables = Tables::load(new, more, Some(&self.tables))?;
+        tables.reach(desired, hops)?;
+        let rings = capture::prepare(self.capture.as_ref(), &mut tables)?;
+        let ready = self.slow.make_ready(old, &new.config, &mut tables.balancer, hops);
+        let taken = ready.and_then(|()| tables.take_over(&mut self.attachments, &self.tables));
+        if let Err(error) = taken {
+            self.slow
+                .stay(old, &mut self.tables.balancer, hops)
+                .context("nor can the slow path stay as it was")?;
+            return Err(error);
+        }
+        self.slow.taken_over(&new.config, &tables.balancer);
+        capture::took_over(self.capture.as_mut(), rings, &self.tables, &tables, &self.attachments);
+        self.tables = tables;
+        Ok(())
+    }
+
+    async fn answer(&mut self, question: Answer, view: &mut View) {
         let text = |error: anyhow::Error| report(&error);
-        let view = view.borrow();
-        match question.request {
-            Request::Status => question.with(self.status(&view).map_err(text)),
-            Request::Vips => question.with(self.tables.vips(&self.file.config.desired, &view).map_err(text)),
-            Request::Backends => question.with(self.tables.backends(&view).map_err(text)),
-            Request::Counters => question.with(self.tables.verdicts().map(views::counters).map_err(text)),
+        let config = &self.file.config;
+        match question.request.clone() {
+            Request::Status => question.with(self.status(&view.borrow()).map_err(text)),
+            Request::Vips => question.with(self.tables.vips(&config.desired, &view.borrow()).map_err(text)),
+            Request::Backends => question.with(self.tables.backends(&view.borrow()).map_err(text)),
+            Request::Counters => question.with(self.counters().map_err(text)),
             Request::Explain {
                 protocol,
                 source,
@@ -242,10 +293,18 @@ impl Lb {
                     .attachments
                     .first()
                     .map_or(0, |attachment| attachment.interface().index);
-                let answer = explain::explain(&mut self.tables, &view, ingress, protocol.into(), source, destination);
+                let (tables, view, protocol) = (&mut self.tables, view.borrow(), protocol.into());
+                let answer = explain::explain(tables, &view, ingress, protocol, source, destination);
                 question.with(answer.map_err(text));
             }
+            Request::Capture { options } => self.start_capture(question, options, view).await,
         }
+    }
+
+    fn counters(&self) -> anyhow::Result<Vec<CounterView>> {
+        let mut counters = views::counters(self.tables.verdicts()?);
+        counters.extend(views::outcomes(&self.slow.counts()));
+        Ok(counters)
     }
 
     fn status(&self, view: &NextHopView) -> anyhow::Result<StatusView> {
@@ -253,11 +312,12 @@ impl Lb {
         let sizes = self.tables.sizes(view);
         let life = (self.started, &self.last_reload);
         Ok(StatusView {
-            features: views::features(self.file.config.features()),
+            features: views::features(self.tables.planner.config().features),
             vips: sizes.vips,
             backends: sizes.backends,
             backends_ready: sizes.ready,
             tables: sizes.tables,
+            slow_path: self.slow.view(&self.tables.balancer)?,
             ..views::status(Role::Lb, &self.path, self.revision, life, &self.attachments, &counts)
         })
     }

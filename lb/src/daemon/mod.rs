@@ -1,10 +1,13 @@
 //! The two daemons: [`run`] for LB nodes, [`node()`] for worker nodes. Here is what they share; never anything about packets.
 
 mod attach;
+mod capture;
 mod explain;
+mod flow;
 mod lb;
 mod life;
 mod node;
+mod slow;
 mod tables;
 mod unclaimed;
 mod views;

@@ -194,6 +194,9 @@ impl Node {
                     "a worker node's agent has no VIPs: ask an LB node's daemon".to_owned()
                 ));
             }
+            Request::Capture { .. } => {
+                question.with::<()>(Err("only an LB node's daemon captures: ask one".to_owned()));
+            }
         }
     }
 

@@ -46,15 +46,15 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Loads a program for this configuration, with empty tables. Its lookup tables will be no smaller than those of the program that
-    /// it shall take over from: their size decides where flows go.
-    pub(super) fn load(file: &LbFile, before: Option<&Self>) -> anyhow::Result<Self> {
+    /// Loads a program for this configuration, and for `more` features than it asks for, with empty tables. Its lookup tables will
+    /// be no smaller than those of the program that it shall take over from: their size decides where flows go.
+    pub(super) fn load(file: &LbFile, more: u64, before: Option<&Self>) -> anyhow::Result<Self> {
         let LbFile { config, seed } = file;
         let (match_mask_v4, match_mask_v6) = match_table::masks_for(config.capacity.vips);
         let (source_mask_v4, source_mask_v6) = config.encap.source_masks();
         let constants = Config {
             abi_version: ABI_VERSION,
-            features: config.features(),
+            features: config.features() | more,
             seed: seed.words(),
             match_salt: 0,
             match_mask_v4,

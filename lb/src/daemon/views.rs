@@ -2,11 +2,16 @@
 
 use std::{path::Path, process, time::Instant};
 
+use lb_core::slow::{Common, Counts, End, Kind, Outcome};
 use xdp_prog::{abi::feature, verdict::Fate, verdict::Verdict};
 
 use crate::{
-    control::{CounterView, InterfaceView, ReloadView, Role, StatusView},
+    control::{
+        CounterView, InterfaceView, Path as CountedBy, ReloadView, Role, SlowKindView, SlowPathView, StatusView,
+        WorkerView,
+    },
     datapath::{Attachment, Interface},
+    xsk::{SlowPath, Tally, WorkerStatus},
 };
 
 /// What both daemons say of themselves; the tables are the LB node's to add.
@@ -36,6 +41,61 @@ pub(super) fn status(
         backends_ready: 0,
         tables: 0,
         packets: by_fate(counts),
+        slow_path: None,
+    }
+}
+
+/// The slow path. `shed`: what the fast path did not hand over, by verdict.
+pub(super) fn slow_path(path: &SlowPath, _common: &Common, counts: &Counts, shed: &[(Verdict, u64)]) -> SlowPathView {
+    let shed = shed.iter().filter(|(_, packets)| *packets > 0);
+    SlowPathView {
+        workers: path.status().iter().map(worker).collect(),
+        kinds: Kind::ALL.iter().map(|kind| slow_kind(*kind, counts)).collect(),
+        shed_by_fast_path: shed
+            .map(|(verdict, packets)| (verdict.reason().to_owned(), *packets))
+            .collect(),
+        datagrams: 0,
+        fragment_bytes: 0,
+        memory_bytes: path.memory_bytes(),
+    }
+}
+
+fn worker(status: &WorkerStatus) -> WorkerView {
+    let dropped = status
+        .tallies()
+        .filter(|(tally, packets)| tally.is_drop() && *packets > 0);
+    WorkerView {
+        interface: status.interface.clone(),
+        queue: status.queue,
+        running: status.running,
+        mode: status.mode.name().to_owned(),
+        restarts: status.restarts,
+        last_error: status.last_error.clone(),
+        received: status.tally(Tally::Received),
+        sent: status.tally(Tally::Sent),
+        queued: status.waiting + status.inbox,
+        sending: status.sending,
+        dropped: dropped
+            .map(|(tally, packets)| (tally.name().to_owned(), packets))
+            .collect(),
+    }
+}
+
+fn slow_kind(kind: Kind, counts: &Counts) -> SlowKindView {
+    let of_end = |end: End| {
+        let outcomes = Outcome::ALL.iter().filter(|outcome| outcome.end() == end);
+        outcomes.map(|outcome| counts.of(kind, *outcome)).sum()
+    };
+    let outcomes = Outcome::ALL.iter().filter(|outcome| counts.of(kind, **outcome) > 0);
+    SlowKindView {
+        kind: kind.name().to_owned(),
+        answered: of_end(End::Answered),
+        forwarded: of_end(End::Forwarded),
+        dropped: of_end(End::Dropped),
+        shed: counts.of(kind, Outcome::OverBudget) + counts.of(kind, Outcome::OverSourceLimit),
+        outcomes: outcomes
+            .map(|outcome| (outcome.reason().to_owned(), counts.of(kind, *outcome)))
+            .collect(),
     }
 }
 
@@ -44,10 +104,25 @@ pub(super) fn counters(counts: Vec<(Verdict, u64)>) -> Vec<CounterView> {
     counts
         .into_iter()
         .map(|(verdict, packets)| CounterView {
+            path: CountedBy::Fast,
             fate: verdict.fate().name().to_owned(),
             reason: verdict.reason().to_owned(),
             packets,
             meaning: verdict.describe().to_owned(),
+        })
+        .collect()
+}
+
+/// What became of packets on the slow path: all kinds of work with the outcomes that they have had.
+pub(super) fn outcomes(counts: &Counts) -> Vec<CounterView> {
+    counts
+        .iter()
+        .map(|(kind, outcome, packets)| CounterView {
+            path: CountedBy::Slow,
+            fate: outcome.end().name().to_owned(),
+            reason: format!("{}/{}", kind.name(), outcome.reason()),
+            packets,
+            meaning: outcome.describe().to_owned(),
         })
         .collect()
 }

@@ -42,6 +42,13 @@ impl Sum for SlowState {
     }
 }
 
+impl Sum for CaptureState {
+    /// Of what each CPU has for itself, only the losses have a sum.
+    fn add(&mut self, other: Self) {
+        self.lost = self.lost.wrapping_add(other.lost);
+    }
+}
+
 /// A per-CPU array. Reading costs one system call per 1,024 entries, and copies the values of all possible CPUs.
 ///
 /// # Minimum kernel version

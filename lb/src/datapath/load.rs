@@ -3,7 +3,10 @@
 //! Never attaches, and never writes a table: a program that has just been loaded passes everything, since its tables
 //! are empty.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
@@ -50,8 +53,8 @@ pub struct Balancer {
     pub counters: Counters,
     /// Interfaces to redirect to.
     pub ports: Ports,
-    /// Slow-path sockets by interface and receive queue.
-    pub sockets: Sockets,
+    /// Slow-path sockets by interface and receive queue. Shared: workers that are restarted put theirs in by themselves.
+    pub sockets: Arc<Mutex<Sockets>>,
     /// What the slow path takes, by verdict: [`SlowBudget`]. See [`Balancer::set_budget`].
     pub slow_budgets: Mapped,
     /// Sampled packets, each a [`xdp_prog::abi::SampleHeader`] and bytes of the frame: only under [`feature::CAPTURE`].
@@ -128,7 +131,10 @@ impl Balancer {
                 capture: PerCpu::new(map::CAPTURES, maps.take(map::CAPTURES)?)?,
             },
             ports: Ports::new(maps.take(map::PORTS)?),
-            sockets: Sockets::new(maps.take(map::XSKS)?, maps.take(map::XSK_INDEX)?),
+            sockets: Arc::new(Mutex::new(Sockets::new(
+                maps.take(map::XSKS)?,
+                maps.take(map::XSK_INDEX)?,
+            ))),
             slow_budgets: maps.mapped::<SlowBudget>(map::SLOW_BUDGETS)?,
             samples: maps.take(map::SAMPLES)?,
             on_grace: None,

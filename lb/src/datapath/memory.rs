@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _},
+    sync::PoisonError,
 };
 
 use aya::maps::MapData;
@@ -31,6 +32,7 @@ impl Balancer {
     ///
     /// 6.4 for true figures; before, the kernel says less.
     pub fn memory(&self) -> Result<Vec<MapMemory>, DatapathError> {
+        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         let mut slots = 0;
         for position in 0..self.slots.segments() {
             slots += bytes(map::LOOKUP_TABLES, self.slots.segment(position)?.data())?;
@@ -53,7 +55,7 @@ impl Balancer {
             (map::SLOW_BUDGETS, self.slow_budgets.data()),
             (map::SLOW_STATES, self.counters.slow.data()),
             (map::CAPTURES, self.counters.capture.data()),
-            (map::XSK_INDEX, self.sockets.index()),
+            (map::XSK_INDEX, sockets.index()),
         ] {
             all.push(MapMemory {
                 map,

@@ -11,6 +11,7 @@
 //! | `mapped`, `slots` | [`Mapped`] arrays and [`SlotMemory`]: live maps, written by aligned 8-byte stores |
 //! | `live` | [`LiveTables`]: the live maps for the packet logic in user space |
 //! | `sockets`, `budgets` | [`Sockets`] of the slow path; what it takes, and what was shed |
+//! | `samples` | [`Aim`] of a capture, and the [`SampleRing`]s by which samples come |
 //! | `apply` | a plan of map writes, carried out |
 //! | `grace` | [`grace_period`]: no packet that is being handled now can see what was there before |
 //! | `passed` | what the slow path sent to backends |
@@ -40,6 +41,7 @@ mod plain;
 mod ports;
 mod probe;
 mod program;
+mod samples;
 mod slots;
 mod sockets;
 mod syscall;
@@ -64,6 +66,7 @@ pub use plain::Plain;
 pub use ports::Ports;
 pub use probe::{Ingress, TestRun};
 pub use program::{Program, ProgramFacts};
+pub use samples::{Aim, SampleRing};
 pub use slots::SlotMemory;
 pub use sockets::Sockets;
 pub use verifier_log::VerifierTail;

@@ -99,7 +99,7 @@ fn with_a_socket_it_gets_the_packet_and_the_reason_in_front() -> Result<()> {
     let Kernel::Balancer(balancer) = &mut bed.kernel else {
         panic!("a balancer")
     };
-    balancer.sockets.set(LOOPBACK, 0, socket.as_raw_fd())?;
+    balancer.sockets.lock().unwrap().set(LOOPBACK, 0, socket.as_raw_fd())?;
     for (reason, frame) in slow() {
         let left = bed.step(reason.reason(), &frame, reason, None)?;
         let expected = [&(reason as u64).to_le_bytes(), &frame[..]].concat();

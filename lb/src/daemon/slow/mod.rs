@@ -1,0 +1,329 @@
+//! The slow path in the daemon: its workers' life beside that of the tables. Never handles a packet.
+
+mod handler;
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use crossbeam::sync::ShardedLock;
+use handler::{Scene, Shared, Worker};
+use lb_core::{
+    config::{LbConfig, xdp_budgets},
+    desired::{Desired, NextHop, NextHops},
+    slow::{Book, Common, Counts, Event},
+};
+use tokio::sync::mpsc;
+
+use super::tables::Tables;
+use crate::{
+    announce::Groups,
+    control::SlowPathView,
+    datapath::{Balancer, Sockets, jiffies_per_second},
+    xsk::{BusyPoll, Register, SlowPath, TUN_NAME, Tun, XskInterface, XskSettings},
+};
+
+/// Events on their way to the daemon's loop; what does not fit is asked for again by the next packet.
+const EVENTS: usize = 1024;
+/// Least time between two warnings of the same conflict.
+const CONFLICT_GAP: Duration = Duration::from_secs(30);
+/// Packets of one look under busy polling.
+const BUSY_POLL_BUDGET: u16 = 64;
+
+/// The workers, and what they look things up in.
+pub(super) struct Slow {
+    shared: Shared,
+    path: Option<SlowPath>,
+    interfaces: Vec<XskInterface>,
+    groups: Groups,
+    /// Of workers that are no more.
+    before: Counts,
+    events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
+    /// When a conflict about an address was told last; as many as there are owned addresses.
+    conflicts: BTreeMap<IpAddr, Instant>,
+    /// This start's own.
+    secret: u64,
+    hz: u32,
+}
+
+impl Slow {
+    /// Starts the workers, if the configuration wants any: before the program is attached, so that its first packet finds them.
+    ///
+    /// # Errors
+    ///
+    /// When an interface has no Ethernet, or a socket is refused.
+    pub(super) fn start(
+        config: &LbConfig,
+        tables: &mut Tables,
+        desired: &Desired,
+        hops: &NextHops,
+    ) -> anyhow::Result<Self> {
+        let hz = jiffies_per_second()?;
+        let secret = RandomState::new().build_hasher().finish();
+        let scene = Scene {
+            live: tables.balancer.live(),
+            program: 0,
+            book: Arc::new(book(config, desired, hops)),
+            common: Arc::new(Common::new(config.slow_path.bounds(), secret)),
+            hz,
+        };
+        let mut slow = Self {
+            shared: Arc::new(ShardedLock::new(scene)),
+            path: None,
+            interfaces: Vec::new(),
+            groups: Groups::default(),
+            before: Counts::default(),
+            events: mpsc::channel(EVENTS),
+            conflicts: BTreeMap::new(),
+            secret,
+            hz,
+        };
+        slow.prepare(config, &mut tables.balancer)?;
+        if config.slow_path.enabled {
+            slow.launch(config, &tables.balancer, hops)?;
+        }
+        slow.own();
+        Ok(slow)
+    }
+
+    /// Something that workers ask for.
+    pub(super) async fn event(&mut self) -> Option<Event> {
+        self.events.1.recv().await
+    }
+
+    /// Warns of another owner of a VIP address, and not with each of its packets.
+    pub(super) fn warn_of_conflict(&mut self, address: IpAddr, mac: [u8; 6]) {
+        let told = self.conflicts.insert(address, Instant::now());
+        if told.is_none_or(|told| told.elapsed() >= CONFLICT_GAP) {
+            let [a, b, c, d, e, f] = mac;
+            tracing::warn!(
+                %address,
+                "another host says that it has this VIP address: {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"
+            );
+        } else if let Some(told) = told {
+            self.conflicts.insert(address, told);
+        }
+    }
+
+    /// Gives a loaded program what it needs of the slow path, before it is attached.
+    fn prepare(&self, config: &LbConfig, balancer: &mut Balancer) -> anyhow::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        balancer.on_grace(Box::new(move || drop(shared.write())));
+        for (verdict, rate, burst) in xdp_budgets(&config.slow_path, self.hz) {
+            balancer.set_budget(verdict, rate, burst)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the workers over a program's map of sockets.
+    fn launch(&mut self, config: &LbConfig, balancer: &Balancer, hops: &NextHops) -> anyhow::Result<()> {
+        let found: Result<Vec<_>, _> = config
+            .interfaces
+            .iter()
+            .map(|interface| XskInterface::find(&interface.name))
+            .collect();
+        let interfaces = found?;
+        let shared = Arc::clone(&self.shared);
+        let path = SlowPath::start(
+            settings(config),
+            &interfaces,
+            Box::new(move |interface, queue| Box::new(Worker::new(Arc::clone(&shared), interface, queue))),
+            register(&balancer.sockets),
+            to_kernel(config, hops),
+        )
+        .context("cannot start the slow path; `slow_path: { enabled: false }` does without")?;
+        let events = path.events().clone();
+        let sender = self.events.0.clone();
+        // It ends with the workers, who hold the other end.
+        thread::Builder::new()
+            .name("slow-events".into())
+            .spawn(move || events.into_iter().for_each(|event| drop(sender.try_send(event))))
+            .context("cannot start a thread")?;
+        let memory_mib = path.memory_bytes() >> 20;
+        tracing::info!(workers = path.status().len(), memory_mib, "slow path runs");
+        self.interfaces = interfaces;
+        self.path = Some(path);
+        Ok(())
+    }
+
+    /// Ends the workers; what they counted stays.
+    fn halt(&mut self) {
+        if let Some(path) = self.path.take() {
+            let counts = path.counts();
+            drop(path);
+            self.before.merge(&counts);
+        }
+    }
+
+    /// Tells the workers of new tables' contents, next hops or rules.
+    pub(super) fn publish(&mut self, config: &LbConfig, desired: &Desired, hops: &NextHops) {
+        let book = Arc::new(book(config, desired, hops));
+        let bounds = config.slow_path.bounds();
+        let mut scene = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        scene.book = book;
+        if *scene.common.bounds() != bounds {
+            scene.common = Arc::new(Common::new(bounds, self.secret));
+        }
+        drop(scene);
+        self.own();
+        if let Some(path) = &self.path {
+            path.poke();
+        }
+    }
+
+    /// After a change of the configuration whose program stays: new budgets, and new workers where their set-up changed.
+    ///
+    /// # Errors
+    ///
+    /// When the new workers do not start; the old ones run again then, if they can.
+    pub(super) fn reconfigure(
+        &mut self,
+        old: &LbConfig,
+        new: &LbConfig,
+        balancer: &mut Balancer,
+        hops: &NextHops,
+    ) -> anyhow::Result<()> {
+        let restarts = old.slow_path_restarts(new);
+        if !restarts.is_empty() {
+            tracing::info!("the slow path's workers are started anew: {}", restarts.join(", "));
+            self.halt();
+            if let Err(error) = self.launch(new, balancer, hops) {
+                self.launch(old, balancer, hops)
+                    .context("nor does the slow path as it was")?;
+                return Err(error);
+            }
+        }
+        self.prepare(new, balancer)
+    }
+
+    /// A program is about to take over: its sockets are put in place.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be, or new workers do not start; [`Self::stay`] goes back.
+    pub(super) fn make_ready(
+        &mut self,
+        old: &LbConfig,
+        new: &LbConfig,
+        balancer: &mut Balancer,
+        hops: &NextHops,
+    ) -> anyhow::Result<()> {
+        self.prepare(new, balancer)?;
+        if !new.slow_path.enabled {
+            return Ok(());
+        }
+        if !old.slow_path_restarts(new).is_empty() {
+            // Two sockets cannot have one queue.
+            self.halt();
+        }
+        match &self.path {
+            Some(path) => Ok(path.register_with(register(&balancer.sockets))?),
+            None => self.launch(new, balancer, hops),
+        }
+    }
+
+    /// The program did not take over: back to the one that serves.
+    ///
+    /// # Errors
+    ///
+    /// When that is not possible.
+    pub(super) fn stay(&mut self, old: &LbConfig, balancer: &mut Balancer, hops: &NextHops) -> anyhow::Result<()> {
+        if !old.slow_path.enabled {
+            self.halt();
+            return Ok(());
+        }
+        match &self.path {
+            Some(path) => Ok(path.register_with(register(&balancer.sockets))?),
+            None => self.launch(old, balancer, hops),
+        }
+    }
+
+    /// A program has taken over: workers look into its tables from now on.
+    pub(super) fn taken_over(&mut self, new: &LbConfig, balancer: &Balancer) {
+        let mut scene = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        scene.live = balancer.live();
+        scene.program += 1;
+        drop(scene);
+        if !new.slow_path.enabled {
+            self.halt();
+        }
+    }
+
+    /// Hears who asks for the IPv6 addresses that this node owns.
+    fn own(&mut self) {
+        let book = Arc::clone(&self.scene(|scene| &scene.book));
+        let interfaces: Vec<u32> = self.interfaces.iter().map(|interface| interface.index).collect();
+        if let Err(error) = self.groups.set(&interfaces, book.owned()) {
+            tracing::warn!(
+                "cannot join a solicited-node group, so neighbour solicitations may not reach this node: {error}"
+            );
+        }
+    }
+
+    fn scene<T: Clone>(&self, part: impl FnOnce(&Scene) -> &T) -> T {
+        part(&self.shared.read().unwrap_or_else(PoisonError::into_inner)).clone()
+    }
+
+    /// What became of packets.
+    pub(super) fn counts(&self) -> Counts {
+        let mut counts = self.before.clone();
+        if let Some(path) = &self.path {
+            counts.merge(&path.counts());
+        }
+        counts
+    }
+
+    /// For people.
+    pub(super) fn view(&self, balancer: &Balancer) -> anyhow::Result<Option<SlowPathView>> {
+        let Some(path) = &self.path else { return Ok(None) };
+        let common = self.scene(|scene| &scene.common);
+        let shed = balancer.counters.shed()?;
+        Ok(Some(super::views::slow_path(path, &common, &self.counts(), &shed)))
+    }
+}
+
+fn book(config: &LbConfig, desired: &Desired, hops: &NextHops) -> Book {
+    Book::new(desired, hops, config.protection, &config.l2.owned)
+}
+
+fn settings(config: &LbConfig) -> XskSettings {
+    let slow = &config.slow_path;
+    XskSettings {
+        frames_per_queue: slow.frames_per_queue,
+        mode: slow.mode,
+        busy_poll: (slow.busy_poll_us > 0).then_some(BusyPoll {
+            duration_us: slow.busy_poll_us,
+            budget_packets: BUSY_POLL_BUDGET,
+        }),
+        cpus: slow.cpus.clone(),
+        ..XskSettings::default()
+    }
+}
+
+/// How sockets get into a program's map.
+fn register(sockets: &Arc<Mutex<Sockets>>) -> Box<Register> {
+    use std::os::fd::AsRawFd as _;
+    let sockets = Arc::clone(sockets);
+    Box::new(move |ifindex, queue, socket| {
+        let mut sockets = sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(sockets.set(ifindex, queue, socket.as_raw_fd())?)
+    })
+}
+
+/// The way to this node's own kernel, where packets may have to go there: a backend is this node, or it is a worker itself.
+fn to_kernel(config: &LbConfig, hops: &NextHops) -> Option<Arc<Tun>> {
+    let local = hops.values().any(|hop| *hop == NextHop::Local);
+    if !local && config.desired.tunnel.is_none() {
+        return None;
+    }
+    Tun::create(TUN_NAME)
+        .inspect_err(|error| tracing::warn!("unusual packets for this node as a backend are dropped: {error}"))
+        .ok()
+        .map(Arc::new)
+}
