@@ -19,6 +19,7 @@ ethtool  ethtool
 tcpdump  tcpdump
 curl     curl
 ping     iputils-ping
+tshark   tshark
 clang    clang
 m4       m4
 pkg-config            pkg-config
