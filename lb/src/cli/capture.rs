@@ -8,6 +8,7 @@ use std::{
     io::{self, BufWriter, IsTerminal as _, Seek as _, Write},
     path::{Path, PathBuf},
     process::{self, ExitCode},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
@@ -22,7 +23,7 @@ use super::{
 use crate::control::{self, CaptureEnd, CaptureEvent, CaptureOptions, CaptureStarted, Request, SampleView};
 use pcapng::Writer;
 
-/// Exit code after a second Ctrl-C: 128 and the signal's number, as shells have it.
+/// Exit code after a Ctrl-C that nothing could be done about: 128 and the signal's number, as shells have it.
 const EXIT_INTERRUPTED: i32 = 130;
 /// Bytes of packets that are held back while more are at hand.
 const BUFFER: usize = 256 * 1024;
@@ -41,7 +42,7 @@ pub(super) fn run(args: CaptureArgs) -> anyhow::Result<ExitCode> {
         Some(path) if !to_stdout => Some(Target::open(path)?),
         Some(_) | None => None,
     };
-    let stop = stop_signals()?;
+    let stop = Stop::on_signals()?;
     let asked = control::follow::<CaptureStarted>(&args.socket, &Request::Capture { options });
     let (started, mut stream) = match asked {
         Ok(asked) => asked,
@@ -52,7 +53,7 @@ pub(super) fn run(args: CaptureArgs) -> anyhow::Result<ExitCode> {
             return Err(error.into());
         }
     };
-    stop_on(stop, stream.stopper()?)?;
+    stop.with(stream.stopper()?);
     let mut sink = match (target, to_stdout, args.output) {
         (Some(target), ..) => Sink::file(target.begin()?, &started)?,
         (None, true, _) => Sink::file(io::stdout(), &started)?,
@@ -77,7 +78,6 @@ pub(super) fn run(args: CaptureArgs) -> anyhow::Result<ExitCode> {
     };
     match result.and_then(|end| sink.flush().map(|()| end)) {
         Ok(end) => said(written, end, args.write.as_deref()),
-        // Nobody reads any more.
         Err(error) => Err(error.into()),
     }
 }
@@ -130,28 +130,40 @@ fn said(written: u64, end: Option<CaptureEnd>, file: Option<&Path>) -> anyhow::R
     }
 }
 
-/// Holds Ctrl-C and its like back for a thread that waits for them; threads that are made after this do the same.
-fn stop_signals() -> anyhow::Result<SigSet> {
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-    signals.thread_block().context("cannot handle signals")?;
-    Ok(signals)
-}
+/// Ctrl-C and its like: the first asks the daemon to come to an end, the second does not wait for it.
+#[derive(Clone, Default)]
+struct Stop(Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>);
 
-/// The first signal asks the daemon to come to an end, the second does not wait for it.
-fn stop_on(signals: SigSet, stop: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
-    let wait = move || {
-        if signals.wait().is_ok() {
-            stop();
-        }
-        if signals.wait().is_ok() {
-            process::exit(EXIT_INTERRUPTED);
-        }
-    };
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(wait)
-        .context("cannot handle signals")?;
-    Ok(())
+impl Stop {
+    /// Waits for signals in a thread of their own; this one, and those that are made after this, hold them back.
+    fn on_signals() -> anyhow::Result<Self> {
+        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+        signals.thread_block().context("cannot handle signals")?;
+        let stop = Self::default();
+        let stopper = stop.clone();
+        let wait = move || {
+            while signals.wait().is_ok() {
+                match stopper.place().take() {
+                    Some(stop) => stop(),
+                    // Nothing has begun yet, or the daemon does not come to an end.
+                    None => process::exit(EXIT_INTERRUPTED),
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("signals".to_owned()).spawn(wait);
+        thread.context("cannot handle signals")?;
+        Ok(stop)
+    }
+
+    /// Has the first signal do this.
+    fn with(&self, stop: impl FnOnce() + Send + 'static) {
+        *self.place() = Some(Box::new(stop));
+    }
+
+    fn place(&self) -> MutexGuard<'_, Option<Box<dyn FnOnce() + Send>>> {
+        // Nothing panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A file that will be written to. Until then it keeps what it has.
