@@ -7,7 +7,7 @@ use std::{
 
 use super::output::{bytes, number, table};
 use crate::control::{
-    BackendView, CounterView, ExplainView, NextHopKind, Path, Role, SlowPathView, StatusView, VipView,
+    BackendView, CountedBy, CounterView, ExplainView, NextHopKind, Role, SlowPathView, StatusView, VipView,
 };
 
 pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<()> {
@@ -211,7 +211,7 @@ fn next_hop(kind: &NextHopKind) -> String {
 }
 
 pub(super) fn counters(out: &mut dyn io::Write, views: &[CounterView], all: bool) -> io::Result<()> {
-    let (fast, slow): (Vec<_>, Vec<_>) = views.iter().partition(|view| view.path == Path::Fast);
+    let (fast, slow): (Vec<_>, Vec<_>) = views.iter().partition(|view| view.path == CountedBy::Fast);
     counted(out, "VERDICT", &fast, all)?;
     if slow.is_empty() {
         return Ok(());

@@ -13,8 +13,8 @@ pub use capture::{
 pub use client::{ClientError, Stream, ask, follow};
 pub use server::{Answer, ListenError, Listener};
 pub use view::{
-    BackendView, CounterView, ExplainView, InterfaceView, NextHopKind, Path, ReloadView, Role, SetView, SlowKindView,
-    SlowPathView, StatusView, VipView, WorkerView,
+    BackendView, CountedBy, CounterView, ExplainView, InterfaceView, NextHopKind, ReloadView, Role, SetView,
+    SlowKindView, SlowPathView, StatusView, VipView, WorkerView,
 };
 
 use std::net::SocketAddr;

@@ -218,7 +218,7 @@ pub struct SetView {
 /// Which path counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Path {
+pub enum CountedBy {
     /// XDP: every packet, once.
     #[default]
     Fast,
@@ -231,7 +231,7 @@ pub enum Path {
 pub struct CounterView {
     /// Which path counted.
     #[serde(default)]
-    pub path: Path,
+    pub path: CountedBy,
     /// `forward`, `pass`, `slow` or `drop`; of the slow path `answered`, `forwarded` or `dropped`.
     pub fate: String,
     /// The reason; of the slow path, the kind of work and the outcome: `echo/echo_reply`.

@@ -7,8 +7,7 @@ use xdp_prog::{abi::feature, verdict::Fate, verdict::Verdict};
 
 use crate::{
     control::{
-        CounterView, InterfaceView, Path as CountedBy, ReloadView, Role, SlowKindView, SlowPathView, StatusView,
-        WorkerView,
+        CountedBy, CounterView, InterfaceView, ReloadView, Role, SlowKindView, SlowPathView, StatusView, WorkerView,
     },
     datapath::{Attachment, Interface},
     xsk::{SlowPath, Tally, WorkerStatus},

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lab::{Node, Process};
-use lb::control::{self, BackendView, CounterView, ExplainView, Request, StatusView, VipView};
+use lb::control::{self, BackendView, CountedBy, CounterView, ExplainView, Request, StatusView, VipView};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -189,6 +189,7 @@ impl Daemon {
         Ok(Counted(
             views
                 .into_iter()
+                .filter(|view| view.path == CountedBy::Fast)
                 .map(|view| (format!("{} {}", view.fate, view.reason), view.packets))
                 .collect(),
         ))
