@@ -30,7 +30,7 @@ pub(super) struct Rings {
     receive: RxQueue,
     send: TxQueue,
     scratch: Vec<FrameDesc>,
-    /// Room of the send ring.
+    /// Room of the send ring, and most frames on their way out.
     send_room: u32,
     /// Most frames that the kernel may have for receiving.
     most_posted: u32,
@@ -46,12 +46,14 @@ pub(super) struct Rings {
 }
 
 impl Rings {
-    /// Makes the socket of a queue and binds it. The first one of an area decides for all: the kernel lets the others follow.
+    /// Makes the socket of a queue and binds it. The first one of an area decides for all, and the kernel ignores what the others
+    /// ask for: `first` is what it found out of packets of several frames.
     pub(super) fn open(
         interface: &XskInterface,
         queue: u32,
         area: &Area,
         settings: &XskSettings,
+        first: Option<bool>,
     ) -> Result<Self, XskError> {
         let failed = |call: &'static str| {
             move |source: io::Error| XskError::Socket {
@@ -88,7 +90,7 @@ impl Rings {
         // Kernels before 6.6 do not know the flag, and some drivers' zero-copy does not know fragments.
         let (opened, multi_buffer) = match open(flags | BindFlags::XDP_USE_SG) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => (open(flags), false),
-            result @ (Ok(_) | Err(_)) => (result, true),
+            result @ (Ok(_) | Err(_)) => (result, first.unwrap_or(true)),
         };
         let (send, receive, rings) = opened.map_err(failed("bind"))?;
         let (fill, completed) = rings.ok_or_else(|| failed("bind")(io::Error::from_raw_os_error(libc::EBUSY)))?;
@@ -194,8 +196,12 @@ impl Rings {
         }
     }
 
-    /// Puts a packet on the send ring, whole or not at all.
+    /// Puts a packet on the send ring, whole or not at all. Never more than half of a queue's frames are on their way out, wherever
+    /// in the kernel they are, so that sending leaves enough for receiving.
     pub(super) fn send(&mut self, packet: Filled) -> Result<(), Filled> {
+        if self.sending + packet.descriptors() > self.send_room {
+            return Err(packet);
+        }
         let sent = if packet.rest.is_empty() {
             // SAFETY: the frame is of the area, is owned here and is gone once the kernel has it.
             unsafe { self.send.produce_one(packet.first.descriptor()) }
@@ -234,6 +240,11 @@ impl Rings {
             left = now;
         }
         Ok(false)
+    }
+
+    /// Whether the kernel could have more frames to receive into than there were.
+    pub(super) fn is_short(&self) -> bool {
+        self.posted < self.most_posted
     }
 
     /// Frames on the send ring.

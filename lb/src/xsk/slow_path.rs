@@ -12,7 +12,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use lb_core::slow::{Counts, Event};
 
 use super::{
-    GroupStatus, MakeHandler, Register, Tun, WorkerStatus, XskError, XskInterface, XskSettings,
+    GroupStatus, MakeHandler, Register, Tun, WorkerStatus, XskAdvice, XskError, XskInterface, XskSettings,
     registry::Registry,
     settings::EVENTS,
     status::{Place, lock},
@@ -22,6 +22,8 @@ use super::{
 /// The wait before a group that died is started again: doubled each time up to the longest.
 const SHORTEST_BACKOFF: Duration = Duration::from_millis(20);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+/// How long a start waits for queues that are taken.
+const QUEUE_FREED_WITHIN: Duration = Duration::from_millis(500);
 /// A group that has lived so long starts over with the shortest wait.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
@@ -101,7 +103,7 @@ impl SlowPath {
                 places,
             };
             first_worker += slot.places.len();
-            slot.start(&common, &deaths)?;
+            slot.start_patiently(&common, &deaths)?;
             slots.push(Mutex::new(slot));
         }
         // Workers register themselves: a refusal comes as a death.
@@ -271,6 +273,21 @@ impl Slot {
         Ok(())
     }
 
+    /// The kernel frees the queues of closed sockets a moment after it closed them (net/xdp/xsk_buff_pool.c, `xp_put_pool`): who
+    /// starts over at once finds them taken.
+    fn start_patiently(&mut self, common: &Arc<Common>, deaths: &Sender<Death>) -> Result<(), XskError> {
+        let end = Instant::now() + QUEUE_FREED_WITHIN;
+        loop {
+            match self.start(common, deaths) {
+                Err(XskError::Socket {
+                    advice: XskAdvice::QueueTaken,
+                    ..
+                }) if Instant::now() < end => std::thread::sleep(SHORTEST_BACKOFF),
+                result @ (Ok(()) | Err(_)) => return result,
+            }
+        }
+    }
+
     /// Ends what is left of the group and says when to start it again.
     fn bury(&mut self, error: &XskError) {
         let lived = self.started.elapsed();
@@ -326,11 +343,12 @@ impl Supervisor {
         for slot in self.groups.iter() {
             let mut slot = lock(slot);
             if slot.due.is_some_and(|due| due <= now) {
-                for place in &slot.places {
-                    place.restarts.fetch_add(1, Ordering::Relaxed);
-                }
-                if let Err(error) = slot.start(&self.common, &self.deaths) {
-                    slot.bury(&error);
+                match slot.start(&self.common, &self.deaths) {
+                    Ok(()) => slot
+                        .places
+                        .iter()
+                        .for_each(|place| drop(place.restarts.fetch_add(1, Ordering::Relaxed))),
+                    Err(error) => slot.bury(&error),
                 }
             }
         }

@@ -65,9 +65,10 @@ impl Team {
     ) -> Result<Self, XskError> {
         let settings = &common.settings;
         let area = Area::new(settings, places.len())?;
-        let mut rings = Vec::with_capacity(places.len());
+        let mut rings: Vec<Rings> = Vec::with_capacity(places.len());
         for place in places {
-            rings.push(Rings::open(&place.interface, place.queue, &area, settings)?);
+            let first = rings.first().map(|first| first.multi_buffer);
+            rings.push(Rings::open(&place.interface, place.queue, &area, settings, first)?);
         }
         let members = places
             .iter()

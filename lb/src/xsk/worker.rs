@@ -378,8 +378,8 @@ impl Worker {
         if let Some(deadline) = self.handler.deadline() {
             until_ns = until_ns.min(deadline);
         }
-        // The kernel says nothing when it is done with frames: look again soon, and less and less often.
-        if self.state.stuck || self.rings.sending() > 0 {
+        // Nobody says when the kernel is done with frames or others have given some back: look again soon, and less and less often.
+        if self.state.stuck || self.rings.sending() > 0 || self.rings.is_short() {
             self.state.wait_ns = (self.state.wait_ns * 2).clamp(SHORTEST_WAIT_NS, LONGEST_WAIT_NS);
             until_ns = until_ns.min(now_ns.saturating_add(self.state.wait_ns));
         } else {
