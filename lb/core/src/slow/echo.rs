@@ -167,6 +167,10 @@ fn become_reply(packet: &Packet<'_>, message: &mut [u8]) -> Result<(), Outcome> 
         .add_2bytes([!*kind, 0xff])
         .add_2bytes([reply, 0]);
     *kind = reply;
-    [*high, *low] = sum.ones_complement().to_be_bytes();
+    // The library sums in the machine's own order (RFC 1071, 2 (B)).
+    [*high, *low] = sum.ones_complement().to_ne_bytes();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

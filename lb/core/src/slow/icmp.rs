@@ -132,3 +132,79 @@ fn error_v6(packet: &Packet<'_>, error: Error) -> Icmpv6Type {
 fn start(bytes: &[u8], longest: usize) -> &[u8] {
     bytes.get(..longest).unwrap_or(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, Packet, error, last_extension};
+
+    /// A UDP datagram of seven bytes, as it comes.
+    const IPV4: [u8; 35] = [
+        0x45, 0x00, 0x00, 0x23, 0x00, 0x03, 0x40, 0x00, 0x40, 0x11, 0xd4, 0x81, 198, 51, 100, 7, 203, 0, 113,
+        10, //
+        0x9c, 0x40, 0x00, 0x35, 0x00, 0x0f, 0x50, 0x1b, 0x74, 0x6f, 0x6f, 0x20, 0x62, 0x69, 0x67,
+    ];
+    const IPV6: [u8; 55] = [
+        0x60, 0x00, 0x00, 0x00, 0x00, 0x0f, 0x11, 0x40, // UDP, hop limit 64
+        0x20, 0x01, 0x0d, 0xb8, 0x00, 0x0c, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, // 2001:db8:c::7
+        0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, // 2001:db8::10
+        0x9c, 0x40, 0x00, 0x35, 0x00, 0x0f, 0x5a, 0xcc, 0x74, 0x6f, 0x6f, 0x20, 0x62, 0x69, 0x67,
+    ];
+
+    fn frame(ethertype: [u8; 2], network: &[u8]) -> Vec<u8> {
+        [&[2; 12], &ethertype[..], network].concat()
+    }
+
+    #[test]
+    fn fragmentation_needed_says_the_mtu() {
+        let frame = frame([8, 0], &IPV4);
+        let answer = error(&Packet::parse(&frame).unwrap(), Error::TooBig { mtu: 1480 });
+        let front = [
+            0x45, 0xc0, 0, 63, 0, 0, 0x40, 0, 64, 1, 0xd3, 0xb8, // internetwork control, 63 bytes, DF
+            203, 0, 113, 10, 198, 51, 100, 7, //
+            3, 4, 0x5d, 0x9a, 0, 0, 0x05, 0xc8, // 1,480 bytes
+        ];
+        assert_eq!(answer, [&front, &IPV4[..]].concat());
+    }
+
+    #[test]
+    fn packet_too_big_says_the_mtu() {
+        let frame = frame([0x86, 0xdd], &IPV6);
+        let answer = error(&Packet::parse(&frame).unwrap(), Error::TooBig { mtu: 1460 });
+        let front = [
+            0x60, 0, 0, 0, 0, 63, 58, 64, //
+            0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, //
+            0x20, 0x01, 0x0d, 0xb8, 0x00, 0x0c, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, //
+            2, 0, 0x2b, 0x0e, 0, 0, 0x05, 0xb4, // 1,460 bytes
+        ];
+        assert_eq!(answer, [&front, &IPV6[..]].concat());
+    }
+
+    #[test]
+    fn an_mtu_that_has_no_place_in_the_message_is_the_largest_that_has() {
+        let frame = frame([8, 0], &IPV4);
+        let answer = error(&Packet::parse(&frame).unwrap(), Error::TooBig { mtu: 70_000 });
+        assert_eq!(answer[26..28], [0xff, 0xff]);
+    }
+
+    #[test]
+    fn the_last_extension_header_is_found_behind_all_others() {
+        let headers = [
+            &[43, 0, 1, 4, 0, 0, 0, 0][..],         // hop-by-hop, then
+            &[60, 2, 4, 0, 0, 0, 0, 0],             // routing, 24 bytes, done with, then
+            &[0; 16],                               //
+            &[51, 0, 1, 4, 0, 0, 0, 0],             // destination options, then
+            &[44, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1], // authentication, 12 bytes, then
+            &[17, 0, 0, 0, 0, 0, 0, 9],             // an atomic fragment, then UDP
+        ]
+        .concat();
+        let mut ip = [&IPV6[..40], &headers, &IPV6[40..]].concat();
+        ip[5] += headers.len() as u8;
+        ip[6] = 0;
+        let frame = frame([0x86, 0xdd], &ip);
+        let packet = Packet::parse(&frame).unwrap();
+        assert_eq!(packet.protocol, 17);
+        assert_eq!(last_extension(&packet), Some((44, 40 + headers.len() - 8)));
+        let plain = self::frame([0x86, 0xdd], &IPV6);
+        assert_eq!(last_extension(&Packet::parse(&plain).unwrap()), None);
+    }
+}
