@@ -1,7 +1,7 @@
 //! What the slow path knows beside the tables: which VIP addresses this node owns on the network, which can be reached, and what
 //! their VIPs ask for. Made anew by the control side whenever something of it changes; never written in place.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use xdp_prog::{host::is_martian, verdict::Verdict};
@@ -9,7 +9,7 @@ use xdp_prog::{host::is_martian, verdict::Verdict};
 use super::FlowKey;
 use crate::{
     config::Protection,
-    desired::{Desired, NextHop, NextHops, Protocol, TooBig, VipKey},
+    desired::{BackendSet, Desired, Member, NextHop, NextHops, Protocol, TooBig, VipKey},
 };
 
 /// A VIP address.
@@ -41,23 +41,29 @@ impl Book {
             drop_source_is_vip: protection.drop_source_is_vip,
             ..Self::default()
         };
+        let reached = |member: &Member| {
+            member.weight > 0 && matches!(hops.get(&member.backend), Some(NextHop::Via(_) | NextHop::Local))
+        };
+        // VIPs that share a set share the answer, and VIPs of one address stand side by side.
+        let mut sets: BTreeMap<*const BackendSet, bool> = BTreeMap::new();
+        let mut addresses: Vec<(IpAddr, Address)> = Vec::new();
         for (key, vip) in &desired.vips {
-            let reached = |id| matches!(hops.get(id), Some(NextHop::Via(_) | NextHop::Local));
-            let healthy = vip
-                .set
-                .members
-                .iter()
-                .any(|member| member.weight > 0 && reached(&member.backend));
-            let address = book.addresses.entry(key.address).or_insert_with(|| Address {
-                owned: !desired.own_addresses.contains(&key.address)
-                    && owned.iter().any(|network| network.contains(&key.address)),
-                healthy: false,
-            });
-            address.healthy |= healthy;
+            let healthy = *sets
+                .entry(Arc::as_ptr(&vip.set))
+                .or_insert_with(|| vip.set.members.iter().any(reached));
+            match addresses.last_mut() {
+                Some((address, known)) if *address == key.address => known.healthy |= healthy,
+                Some(_) | None => {
+                    let owned = owned.iter().any(|network| network.contains(&key.address))
+                        && !desired.own_addresses.contains(&key.address);
+                    addresses.push((key.address, Address { owned, healthy }));
+                }
+            }
             if vip.too_big != TooBig::default() {
                 book.too_big.insert(*key, vip.too_big);
             }
         }
+        book.addresses = addresses.into_iter().collect();
         book
     }
 
@@ -100,5 +106,150 @@ impl Book {
         } else {
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{IpAddr, Ipv4Addr},
+        sync::Arc,
+    };
+
+    use xdp_prog::verdict::Verdict;
+
+    use super::{Address, Book, FlowKey};
+    use crate::{
+        config::Protection,
+        desired::{BackendId, BackendSet, Desired, Member, NextHop, NextHops, Protocol, TooBig, Vip, VipKey},
+    };
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn id(name: &str) -> BackendId {
+        BackendId(Arc::from(name))
+    }
+
+    fn key(vip_address: &str, port: u16) -> VipKey {
+        VipKey {
+            address: address(vip_address),
+            protocol: Protocol::Tcp,
+            port,
+        }
+    }
+
+    fn vip(members: &[(&str, u16)]) -> Vip {
+        let members = members.iter().map(|(name, weight)| Member {
+            backend: id(name),
+            weight: *weight,
+        });
+        Vip::new(Arc::new(BackendSet {
+            members: members.collect(),
+            table_slots: None,
+        }))
+    }
+
+    fn desired(vips: impl IntoIterator<Item = (VipKey, Vip)>) -> Desired {
+        Desired {
+            vips: vips.into_iter().collect(),
+            ..Desired::default()
+        }
+    }
+
+    fn hops(local: &[&str], unresolved: &[&str]) -> NextHops {
+        let local = local.iter().map(|name| (id(name), NextHop::Local));
+        local
+            .chain(unresolved.iter().map(|name| (id(name), NextHop::Unresolved)))
+            .collect()
+    }
+
+    #[test]
+    fn addresses_in_owned_networks_are_owned_but_for_those_that_the_node_uses_itself() {
+        let names = ["203.0.113.1", "203.0.113.2", "198.51.100.1", "2001:db8:f::1"];
+        let mut desired = desired(names.map(|name| (key(name, 80), vip(&[]))));
+        desired.own_addresses.insert(address("203.0.113.2"));
+        let networks = ["203.0.113.0/24", "2001:db8:f::/64"].map(|network| network.parse().unwrap());
+        let book = Book::new(&desired, &NextHops::new(), Protection::default(), &networks);
+        let owned: Vec<_> = book.owned().collect();
+        assert_eq!(owned, [address("203.0.113.1"), address("2001:db8:f::1")]);
+        assert_eq!(book.address(address("198.51.100.1")), Some(Address::default()));
+        assert_eq!(
+            book.address(address("203.0.113.3")),
+            None,
+            "in a network, but no VIP address"
+        );
+    }
+
+    #[test]
+    fn an_address_is_healthy_while_some_vip_of_it_has_a_backend_with_weight_that_can_be_reached() {
+        let cases: [(&[_], bool); 6] = [
+            (&[("up", 1)], true),
+            (&[("down", 1), ("up", 1)], true),
+            (&[("up", 0)], false),
+            (&[("down", 1)], false),
+            (&[("unheard_of", 1)], false),
+            (&[], false),
+        ];
+        for (members, healthy) in cases {
+            let desired = desired([
+                (key("203.0.113.1", 80), vip(&[])),
+                (key("203.0.113.1", 443), vip(members)),
+            ]);
+            let book = Book::new(&desired, &hops(&["up"], &["down"]), Protection::default(), &[]);
+            assert_eq!(
+                book.address(address("203.0.113.1")).unwrap().healthy,
+                healthy,
+                "{members:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn sources_are_refused_by_the_rules_that_are_on() {
+        let mut desired = desired([]);
+        desired.denied_sources.push("198.51.100.0/24".parse().unwrap());
+        let vip = address("203.0.113.1");
+        let refused = |protection, source: &str| {
+            Book::new(&desired, &NextHops::new(), protection, &[]).refuses(address(source), vip)
+        };
+        let [on, off] = [true, false].map(|on| Protection {
+            drop_martians: on,
+            drop_source_is_vip: on,
+        });
+        assert_eq!(refused(on, "127.0.0.1"), Some(Verdict::DropMartian));
+        assert_eq!(refused(on, "203.0.113.1"), Some(Verdict::DropSourceIsVip));
+        for protection in [on, off] {
+            assert_eq!(refused(protection, "198.51.100.9"), Some(Verdict::DropSourceDenied));
+            assert_eq!(refused(protection, "192.0.2.1"), None);
+        }
+        assert_eq!(refused(off, "127.0.0.1"), None);
+        assert_eq!(refused(off, "203.0.113.1"), None);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_dealt_with_as_its_vip_says() {
+        let answers = Vip {
+            too_big: TooBig::Answer,
+            ..vip(&[])
+        };
+        let book = Book::new(
+            &desired([(key("203.0.113.1", 80), answers), (key("203.0.113.1", 81), vip(&[]))]),
+            &NextHops::new(),
+            Protection::default(),
+            &[],
+        );
+        let of = |protocol, destination_port| {
+            book.too_big(&FlowKey {
+                source: Ipv4Addr::new(192, 0, 2, 1).into(),
+                destination: address("203.0.113.1"),
+                protocol,
+                source_port: 1234,
+                destination_port,
+            })
+        };
+        assert_eq!(of(6, 80), TooBig::Answer);
+        assert_eq!([of(17, 80), of(6, 81), of(6, 82)], [TooBig::Fragment; 3]);
     }
 }

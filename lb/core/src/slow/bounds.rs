@@ -3,7 +3,7 @@
 use std::ops::Index;
 
 use super::Kind;
-use crate::desired::Rate;
+use crate::{config::FRAME_BYTES, desired::Rate};
 
 /// What the slow path of one LB node takes, by kind of work: one token bucket each, shared by all workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +101,13 @@ pub struct HoldBounds {
     pub per_backend: u32,
     /// How long a frame is held, in milliseconds.
     pub timeout_ms: u32,
+}
+
+impl HoldBounds {
+    /// Bytes of frames held at once: [`FRAME_BYTES`] for each, whether they are longer or shorter; 4 MiB by default.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.frames) * u64::from(FRAME_BYTES)
+    }
 }
 
 impl Default for HoldBounds {

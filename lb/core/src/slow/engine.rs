@@ -45,6 +45,13 @@ impl From<Outcome> for Done {
     }
 }
 
+/// What became of a packet that was held.
+enum Retry {
+    Done(Done),
+    /// It goes on waiting.
+    Wait(Choice),
+}
+
 /// What a worker looks things up in; it may be other tables with every call.
 pub struct Tables<'a> {
     /// What is known of VIP addresses.
@@ -115,6 +122,11 @@ impl Engine {
     /// Frames that wait for a next hop.
     pub fn held(&self) -> usize {
         self.hold.len()
+    }
+
+    /// Bytes of frames that wait for a next hop.
+    pub fn held_bytes(&self) -> u64 {
+        self.hold.bytes()
     }
 
     fn context<'a>(&'a mut self, now_ns: u64, tables: &'a mut Tables<'_>, out: &'a mut Output) -> Context<'a> {
@@ -290,9 +302,16 @@ impl Context<'_> {
             frame: [packet.link.bytes, packet.ip].concat(),
             since_ns: self.now_ns,
         };
-        match self.hold.put(self.common.bounds().hold, choice.backend, held) {
-            Ok(first) => {
-                if first {
+        self.keep(choice, held)
+    }
+
+    fn keep(&mut self, choice: Choice, held: Held) -> Done {
+        match self
+            .hold
+            .put(self.common.bounds().hold, self.now_ns, choice.backend, held)
+        {
+            Ok(ask) => {
+                if ask {
                     self.out.events.push(Event::NextHopWanted(choice.backend));
                 }
                 Done::Held
@@ -304,23 +323,26 @@ impl Context<'_> {
     /// Tries a packet that was held; who waited too long is told that the host cannot be reached.
     fn again(&mut self, held: Held) {
         let kind = held.kind;
-        let bounds = self.common.bounds().hold;
-        let done = match Packet::parse(&held.frame) {
-            Err(outcome) => outcome.into(),
-            Ok(packet) => match way(self.decide, self.settings.ifindex, &packet, &held.flow, true) {
-                Way::NextHop { choice } if self.now_ns < held.deadline_ns(bounds) => {
-                    match self.hold.put(bounds, choice.backend, held.clone()) {
-                        Ok(_) => Done::Held,
-                        Err(outcome) => outcome.into(),
-                    }
-                }
-                Way::NextHop { .. } => reject::host(self, &packet),
-                Way::Send { .. } | Way::Local { .. } | Way::TooBig { .. } | Way::None(_) => {
-                    self.flow(kind, &packet, &held.flow, true)
-                }
-            },
+        let done = match self.retry(&held) {
+            Retry::Done(done) => done,
+            Retry::Wait(choice) => self.keep(choice, held),
         };
         self.count(kind, done);
+    }
+
+    fn retry(&mut self, held: &Held) -> Retry {
+        let packet = match Packet::parse(&held.frame) {
+            Ok(packet) => packet,
+            Err(outcome) => return Retry::Done(outcome.into()),
+        };
+        let late = self.now_ns >= held.deadline_ns(self.common.bounds().hold);
+        match way(self.decide, self.settings.ifindex, &packet, &held.flow, true) {
+            Way::NextHop { choice } if !late => Retry::Wait(choice),
+            Way::NextHop { .. } => Retry::Done(reject::host(self, &packet)),
+            Way::Send { .. } | Way::Local { .. } | Way::TooBig { .. } | Way::None(_) => {
+                Retry::Done(self.flow(held.kind, &packet, &held.flow, true))
+            }
+        }
     }
 
     /// Whether an answer may go to `source` now: it is one host, and has not had its share.

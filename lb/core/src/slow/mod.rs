@@ -16,6 +16,7 @@ mod announce;
 mod answer;
 mod book;
 mod bounds;
+mod bucket;
 mod common;
 mod echo;
 mod engine;
@@ -34,7 +35,7 @@ mod too_big;
 
 pub use book::{Address, Book};
 pub use bounds::{Budgets, FragmentBounds, HoldBounds};
-pub use common::{Bounds, Common};
+pub use common::{Bounds, Common, SOURCE_BUCKETS};
 pub use engine::{Engine, EngineSettings, Tables};
 pub use forward::{FlowKey, Way, outer_len, way};
 pub use kind::Kind;
