@@ -288,14 +288,13 @@ fn strip<M: Frame>(machine: &mut M, link: &Link, outer_len: usize, ethertype: u1
     unsafe {
         store(start, macs_low);
         store(start + 8, macs_high);
-        if link.tags[0] == 0 {
+        if link.tags == 0 {
             store(start + ETH_TYPE, ethertype);
-        } else if link.tags[1] == 0 {
-            store(start + ETH_TYPE, link.tags[0]);
+        } else if link.tags >> 32 == 0 {
+            store(start + ETH_TYPE, link.tags as u32);
             store(start + ETH_TYPE + VLAN_LEN, ethertype);
         } else {
-            store(start + ETH_TYPE, link.tags[0]);
-            store(start + ETH_TYPE + VLAN_LEN, link.tags[1]);
+            store(start + ETH_TYPE, link.tags);
             store(start + ETH_TYPE + 2 * VLAN_LEN, ethertype);
         }
     }

@@ -15,7 +15,7 @@ use crate::{
     },
     balance::{
         self,
-        matching::{self, Match},
+        matching::{self, Match, ROUNDS_WITH_KEY, ROUNDS_WITHOUT_KEY},
         unusual,
     },
     decap,
@@ -314,11 +314,17 @@ impl<M: Memory> Tables for Host<M> {
 
 impl<M: Memory> BalancerTables for Host<M> {
     fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> Match {
-        matching::overflow(self, key, address)
+        match key {
+            Some(key) => matching::overflow(self, ROUNDS_WITH_KEY, key, address),
+            None => matching::overflow(self, ROUNDS_WITHOUT_KEY, address, address),
+        }
     }
 
     fn overflow_v6(&self, key: Option<KeyV6>, address: KeyV6) -> Match {
-        matching::overflow(self, key, address)
+        match key {
+            Some(key) => matching::overflow(self, ROUNDS_WITH_KEY, key, address),
+            None => matching::overflow(self, ROUNDS_WITHOUT_KEY, address, address),
+        }
     }
 
     fn slot_word(&self, segment: u32, word: u32) -> Option<*const u64> {

@@ -13,8 +13,8 @@ pub struct Link {
     pub len: usize,
     /// Ethertype as on the wire.
     pub ethertype: u16,
-    /// Tag words (TPID and TCI) as on the wire, outermost first; 0 where there is none.
-    pub tags: [u32; 2],
+    /// Tag words (TPID and TCI) as on the wire, the outermost in the lower half; 0 where there is none.
+    pub tags: u64,
 }
 
 /// Parses Ethernet and up to two VLAN tags.
@@ -33,7 +33,7 @@ pub fn parse<F: Frame>(frame: &F) -> Result<Link, Verdict> {
     let mut link = Link {
         len: ETH_LEN,
         ethertype,
-        tags: [0; 2],
+        tags: 0,
     };
     if is_tag(ethertype) {
         if start + ETH_LEN + VLAN_LEN > end {
@@ -41,7 +41,7 @@ pub fn parse<F: Frame>(frame: &F) -> Result<Link, Verdict> {
         }
         // SAFETY: inside the frame, as just compared.
         unsafe {
-            link.tags[0] = load(start + ETH_TYPE);
+            link.tags = u64::from(load::<u32>(start + ETH_TYPE));
             link.ethertype = load(start + ETH_TYPE + VLAN_LEN);
         }
         link.len = ETH_LEN + VLAN_LEN;
@@ -51,7 +51,7 @@ pub fn parse<F: Frame>(frame: &F) -> Result<Link, Verdict> {
             }
             // SAFETY: inside the frame, as just compared.
             unsafe {
-                link.tags[1] = load(start + ETH_TYPE + VLAN_LEN);
+                link.tags = load(start + ETH_TYPE);
                 link.ethertype = load(start + ETH_TYPE + 2 * VLAN_LEN);
             }
             link.len = ETH_LEN + 2 * VLAN_LEN;

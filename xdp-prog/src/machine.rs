@@ -166,3 +166,27 @@ pub fn opaque(value: u64) -> u64 {
     #[cfg(not(target_arch = "bpf"))]
     value
 }
+
+/// Whether a feature (or one of several) is compiled in, so to speak: a constant to the verifier, which drops the other way. One
+/// instruction, of which nothing is left; the compiler would make three, of which two are.
+#[inline(always)]
+pub fn is_on<const FEATURES: u64>(machine: &(impl Tables + ?Sized)) -> bool {
+    #[cfg(target_arch = "bpf")]
+    {
+        // SAFETY: looks at a register and jumps.
+        unsafe {
+            core::arch::asm!(
+                "if {0} & {1} goto {2}",
+                in(reg) machine.features(),
+                const FEATURES,
+                label { return true },
+                options(nomem, nostack),
+            );
+        }
+        false
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        machine.features() & FEATURES != 0
+    }
+}

@@ -53,9 +53,19 @@ impl KeyV4 {
     }
 
     /// All of the key's buckets, some of which may be the same; the first is [`Self::home`].
-    #[inline(always)]
     pub const fn buckets(self, salt: u64, mask: u64) -> [u32; CHOICES] {
-        others(self.home(salt, mask), hash::mix(self.0 ^ salt), mask)
+        [
+            self.bucket_of(0, salt, mask),
+            self.bucket_of(1, salt, mask),
+            self.bucket_of(2, salt, mask),
+        ]
+    }
+
+    /// One of [`Self::buckets`].
+    #[inline(always)]
+    pub const fn bucket_of(self, choice: u64, salt: u64, mask: u64) -> u32 {
+        let word = if choice == 0 { self.0 & 0xffff_ffff } else { self.0 };
+        pick(choice, hash::mix(word ^ salt), mask)
     }
 }
 
@@ -99,13 +109,24 @@ impl KeyV6 {
     }
 
     /// See [`KeyV4::buckets`].
-    #[inline(always)]
     pub const fn buckets(self, salt: u64, mask: u64) -> [u32; CHOICES] {
-        others(
-            self.home(salt, mask),
-            hash::mix(self.address_hash(salt) ^ self.tail),
-            mask,
-        )
+        [
+            self.bucket_of(0, salt, mask),
+            self.bucket_of(1, salt, mask),
+            self.bucket_of(2, salt, mask),
+        ]
+    }
+
+    /// One of [`Self::buckets`].
+    #[inline(always)]
+    pub const fn bucket_of(self, choice: u64, salt: u64, mask: u64) -> u32 {
+        let address = self.address_hash(salt);
+        let hash = if choice == 0 {
+            address
+        } else {
+            hash::mix(address ^ self.tail)
+        };
+        pick(choice, hash, mask)
     }
 
     #[inline(always)]
@@ -114,14 +135,17 @@ impl KeyV6 {
     }
 }
 
-/// The first bucket with the two that a hash of the whole key gives.
+/// A bucket from a hash of the address (choice 0) or of the whole key.
 #[inline(always)]
-const fn others(home: u32, key_hash: u64, mask: u64) -> [u32; CHOICES] {
-    [
-        home,
-        (key_hash >> 48 & mask) as u32,
-        (hash::mix(key_hash) >> 32 & mask) as u32,
-    ]
+const fn pick(choice: u64, hash: u64, mask: u64) -> u32 {
+    let hash = if choice == 1 {
+        hash >> 16
+    } else if choice == 2 {
+        hash::mix(hash)
+    } else {
+        hash
+    };
+    (hash >> 32 & mask) as u32
 }
 
 /// The two halves of an IPv6 address as a packet holds them.

@@ -5,7 +5,7 @@ use crate::{
     abi::{BackendLine, LineMeta, SEGMENT_UNITS, SLOTS_PER_WORD, Traffic, UNIT_SLOTS, VipMeta, feature},
     checksum,
     link::Link,
-    machine::{BalancerTables, Frame, store, word},
+    machine::{BalancerTables, Frame, opaque, store, word},
     mss,
     verdict::Verdict,
     wire::{
@@ -13,6 +13,9 @@ use crate::{
         VLAN_LEN,
     },
 };
+
+/// Bytes of an ethertype.
+const ETHERTYPE_LEN: usize = 2;
 
 #[inline(always)]
 pub(super) fn forward<M: Frame + BalancerTables>(machine: &mut M, link: &Link, flow: &Flow) -> Verdict {
@@ -64,14 +67,14 @@ fn send<M: Frame + BalancerTables>(
     if flow.ip_len + outer_len as u32 > meta.mtu() {
         return Err(Verdict::SlowTooBig);
     }
-    if is_on(machine, feature::CLAMP_MSS) && flow.meta.has(VipMeta::CLAMP_MSS) {
+    if is_on::<{ feature::CLAMP_MSS }>(machine) && flow.meta.has(VipMeta::CLAMP_MSS) {
         machine.clamp_mss(link.len, mss::most(meta, flow.inner == PROTO_IPV6));
     }
     let tags = tags(meta, line, link);
     if !encapsulate(machine, link, flow, meta, line, tags) {
         return Err(Verdict::DropInternal);
     }
-    if is_on(machine, feature::REDIRECT) && meta.ifindex() != machine.ingress_ifindex() {
+    if is_on::<{ feature::REDIRECT }>(machine) && meta.ifindex() != machine.ingress_ifindex() {
         if !machine.redirect(meta.port()) {
             return Err(Verdict::DropInternal);
         }
@@ -80,17 +83,18 @@ fn send<M: Frame + BalancerTables>(
     Ok(Verdict::ForwardTx)
 }
 
-/// The tag words to send with, as on the wire.
+/// The tag words to send with, as on the wire, the outermost in the lower half, and the length of a link layer with them. What
+/// stands in the word beyond that length means nothing.
 #[inline(always)]
-fn tags(meta: LineMeta, line: *const BackendLine, link: &Link) -> [u32; 2] {
+fn tags(meta: LineMeta, line: *const BackendLine, link: &Link) -> (u64, usize) {
     if !meta.has(LineMeta::OWN_TAGS) {
-        return link.tags;
+        return (link.tags, link.len);
     }
     // SAFETY: a pointer from a map lookup, aligned.
     let (outer, inner) = unsafe {
         (
-            (word(&raw const (*line).destination_mac) >> 48) as u32,
-            (word(&raw const (*line).source_mac) >> 48) as u32,
+            word(&raw const (*line).destination_mac) >> 48,
+            word(&raw const (*line).source_mac) >> 48,
         )
     };
     let outer_type = if meta.has(LineMeta::OUTER_TAG_8021AD) {
@@ -98,17 +102,12 @@ fn tags(meta: LineMeta, line: *const BackendLine, link: &Link) -> [u32; 2] {
     } else {
         TYPE_8021Q_BE
     };
-    match meta.tags() {
-        0 => [0, 0],
-        1 => [u32::from(outer_type) | outer << 16, 0],
-        _ => [
-            u32::from(outer_type) | outer << 16,
-            u32::from(TYPE_8021Q_BE) | inner << 16,
-        ],
-    }
+    let tags = u64::from(outer_type) | outer << 16 | u64::from(TYPE_8021Q_BE) << 32 | inner << 48;
+    let count = if meta.tags() > 2 { 2 } else { meta.tags() };
+    (tags, ETH_LEN + count * VLAN_LEN)
 }
 
-/// Puts the new link layer and the outer header in front of the packet.
+/// Puts the new link layer and the outer header in front of the packet. `tags` and `link_len` as [`tags`] returns them.
 #[inline(always)]
 fn encapsulate<M: Frame + BalancerTables>(
     machine: &mut M,
@@ -116,15 +115,8 @@ fn encapsulate<M: Frame + BalancerTables>(
     flow: &Flow,
     meta: LineMeta,
     line: *const BackendLine,
-    tags: [u32; 2],
+    (tags, link_len): (u64, usize),
 ) -> bool {
-    let link_len = if tags[0] == 0 {
-        ETH_LEN
-    } else if tags[1] == 0 {
-        ETH_LEN + VLAN_LEN
-    } else {
-        ETH_LEN + 2 * VLAN_LEN
-    };
     let outer_len = if meta.has(LineMeta::OUTER_V6) {
         IPV6_LEN
     } else {
@@ -135,44 +127,39 @@ fn encapsulate<M: Frame + BalancerTables>(
         return false;
     }
     let (start, end) = (machine.start(), machine.end());
-    if start + ETH_LEN + 2 * VLAN_LEN > end {
+    if start + ETH_TYPE + 2 * VLAN_LEN > end {
         return false;
     }
-    let outer_type = if meta.has(LineMeta::OUTER_V6) {
-        TYPE_IPV6_BE
-    } else {
-        TYPE_IPV4_BE
-    };
-    // SAFETY: `line` is a pointer from a map lookup, aligned; 22 bytes from `start` on are inside the frame.
+    // SAFETY: `line` is a pointer from a map lookup, aligned; 20 bytes from `start` on are inside the frame. What is written
+    // behind the last tag, the ethertype and the outer header overwrite.
     unsafe {
         let destination = word(&raw const (*line).destination_mac) & 0xffff_ffff_ffff;
         let source = word(&raw const (*line).source_mac) & 0xffff_ffff_ffff;
         store(start, destination | source << 48);
         store(start + 8, (source >> 16) as u32);
-        if tags[0] == 0 {
-            store(start + ETH_TYPE, outer_type);
-        } else if tags[1] == 0 {
-            store(start + ETH_TYPE, tags[0]);
-            store(start + ETH_TYPE + VLAN_LEN, outer_type);
-        } else {
-            store(start + ETH_TYPE, tags[0]);
-            store(start + ETH_TYPE + VLAN_LEN, tags[1]);
-            store(start + ETH_TYPE + 2 * VLAN_LEN, outer_type);
-        }
+        store(start + ETH_TYPE, tags);
     }
-    let l3 = start + link_len;
+    // Opaque, or the compiler reckons from behind it, where the verifier allows no way back.
+    let ethertype = start + opaque((link_len - ETHERTYPE_LEN) as u64) as usize;
+    let l3 = ethertype + ETHERTYPE_LEN;
     if meta.has(LineMeta::OUTER_V6) {
         if l3 + IPV6_LEN > end {
             return false;
         }
-        // SAFETY: 40 bytes from `l3` on are inside the frame.
-        unsafe { outer_v6(machine, l3, flow, line) };
+        // SAFETY: 40 bytes from `l3` on are inside the frame, and two in front of it.
+        unsafe {
+            store(ethertype, TYPE_IPV6_BE);
+            outer_v6(machine, l3, flow, line);
+        }
     } else {
         if l3 + IPV4_LEN > end {
             return false;
         }
-        // SAFETY: 20 bytes from `l3` on are inside the frame.
-        unsafe { outer_v4(machine, l3, flow, line) };
+        // SAFETY: 20 bytes from `l3` on are inside the frame, and two in front of it.
+        unsafe {
+            store(ethertype, TYPE_IPV4_BE);
+            outer_v4(machine, l3, flow, line);
+        }
     }
     true
 }
@@ -192,7 +179,7 @@ unsafe fn outer_v4<M: BalancerTables>(machine: &M, l3: usize, flow: &Flow, line:
         let third = word(&raw const (*line).outer[2]);
         let mut sum = (third >> 32) + tos + u64::from(len_be) + protocol;
         let mut second = word(&raw const (*line).outer[1]) | protocol;
-        if is_on(machine, feature::SOURCE_PREFIX) {
+        if is_on::<{ feature::SOURCE_PREFIX }>(machine) {
             let mask = word(&raw const (*machine.config()).source_mask_v4);
             let entropy = flow.hash >> 16 & mask;
             sum += checksum::sum64(entropy);
@@ -216,7 +203,7 @@ unsafe fn outer_v6<M: BalancerTables>(machine: &M, l3: usize, flow: &Flow, line:
         let class = u64::from((u16::from(flow.tos) << 4).to_be());
         let len_be = u64::from((flow.ip_len as u16).to_be());
         let mut source_low = word(&raw const (*line).outer[2]);
-        if is_on(machine, feature::SOURCE_PREFIX) {
+        if is_on::<{ feature::SOURCE_PREFIX }>(machine) {
             // The hash's top bits chose the slot: for one backend they hardly differ. The bits below them go into the
             // address's last bytes, where a prefix leaves room first.
             source_low |= flow.hash << 16 & word(&raw const (*machine.config()).source_mask_v6);

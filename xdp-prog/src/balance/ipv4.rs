@@ -4,6 +4,7 @@ use super::{
     Flow, decapsulated, is_on,
     matching::{Match, find},
     policy, seed, unclaimed,
+    unusual::Question,
 };
 use crate::{
     abi::{KeyV4, VipMeta, feature},
@@ -13,8 +14,9 @@ use crate::{
     ranges,
     verdict::Verdict,
     wire::{
-        IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_FRAGMENT_MASK_BE, IPV4_LEN, IPV4_PROTOCOL, IPV4_SOURCE, IPV4_TOS,
-        IPV4_TOTAL_LEN, IPV4_VERSION, PROTO_ICMP, PROTO_IPIP, PROTO_TCP, PROTO_UDP, TCP_LEN, UDP_LEN,
+        ARP_LEN, ARP_REQUEST_BE, ARP_TARGET, IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_FRAGMENT_MASK_BE, IPV4_LEN,
+        IPV4_PROTOCOL, IPV4_SOURCE, IPV4_TOS, IPV4_TOTAL_LEN, IPV4_VERSION, PROTO_ICMP, PROTO_IPIP, PROTO_TCP,
+        PROTO_UDP, TCP_LEN, UDP_LEN,
     },
 };
 
@@ -23,8 +25,39 @@ const VERSION_AND_LEN: u8 = 0x45;
 #[inline(always)]
 pub(super) fn classify<M: Frame + BalancerTables>(machine: &mut M, link: &Link) -> Result<Flow, Verdict> {
     let l3 = machine.start() + link.len;
-    let end = machine.end();
-    if l3 + IPV4_LEN > end {
+    if l3 + IPV4_LEN + UDP_LEN > machine.end() {
+        return Err(machine.unusual());
+    }
+    // SAFETY: 28 bytes from `l3` on are inside the frame.
+    let (version, fragment, protocol, destination, ports): (u8, u16, u8, u32, u32) = unsafe {
+        (
+            load(l3 + IPV4_VERSION),
+            load(l3 + IPV4_FRAGMENT),
+            load(l3 + IPV4_PROTOCOL),
+            load(l3 + IPV4_DESTINATION),
+            load(l3 + IPV4_LEN),
+        )
+    };
+    let fragment = fragment & IPV4_FRAGMENT_MASK_BE != 0;
+    if version != VERSION_AND_LEN || fragment || protocol != PROTO_TCP && protocol != PROTO_UDP {
+        return Err(machine.unusual());
+    }
+    let key = KeyV4::from_wire(destination, protocol, (ports >> 16) as u16);
+    match find(machine, key, KeyV4::from_wire(destination, 0, 0)) {
+        Match::Vip(meta) => claimed(machine, link, l3, meta, protocol, ports),
+        found => Err(unclaimed(&found, Verdict::SlowUnservedPort)),
+    }
+}
+
+/// What a packet that is not plain TCP or UDP in one piece asks of its destination, or one behind more tags than two; `l3` is where
+/// its IP header begins.
+#[inline(always)]
+pub(super) fn question<M: Frame + BalancerTables>(
+    machine: &mut M,
+    l3: usize,
+    is_deep: bool,
+) -> Result<Question<KeyV4>, Verdict> {
+    if l3 + IPV4_LEN > machine.end() {
         return Err(Verdict::PassUnparsed);
     }
     // SAFETY: 20 bytes from `l3` on are inside the frame.
@@ -36,27 +69,46 @@ pub(super) fn classify<M: Frame + BalancerTables>(machine: &mut M, link: &Link) 
             load(l3 + IPV4_DESTINATION),
         )
     };
-    let fragment = fragment & IPV4_FRAGMENT_MASK_BE != 0;
-    let transport = protocol == PROTO_TCP || protocol == PROTO_UDP;
-    let whole = l3 + IPV4_LEN + UDP_LEN <= end;
-    let (key, ports, reason) = if version == VERSION_AND_LEN && !fragment && transport && whole {
-        // SAFETY: 28 bytes from `l3` on are inside the frame.
-        let ports: u32 = unsafe { load(l3 + IPV4_LEN) };
-        let key = KeyV4::from_wire(destination, protocol, (ports >> 16) as u16);
-        (Some(key), ports, Verdict::SlowUnservedPort)
-    } else {
-        if let Some(verdict) = decapsulated(machine, protocol) {
-            return Err(verdict);
-        }
-        if version >> 4 != 4 {
-            return Err(Verdict::PassUnparsed);
-        }
-        (None, 0, reason(version, fragment, protocol))
-    };
-    match find(machine, key, KeyV4::from_wire(destination, 0, 0)) {
-        Match::Vip(meta) => claimed(machine, link, l3, meta, protocol, ports),
-        found => Err(unclaimed(&found, reason)),
+    let address = KeyV4::from_wire(destination, 0, 0);
+    if is_deep {
+        return Ok(Question {
+            address,
+            reason: Verdict::SlowVlanTags,
+            own: Verdict::PassNotIp,
+            otherwise: Verdict::PassNotIp,
+        });
     }
+    if let Some(verdict) = decapsulated(machine, protocol) {
+        return Err(verdict);
+    }
+    if version >> 4 != 4 {
+        return Err(Verdict::PassUnparsed);
+    }
+    Ok(Question {
+        address,
+        reason: reason(version, fragment & IPV4_FRAGMENT_MASK_BE != 0, protocol),
+        own: Verdict::PassOwnAddress,
+        otherwise: Verdict::PassNotVip,
+    })
+}
+
+/// Whom an ARP request asks for, a gratuitous one and a probe (RFC 5227) included; `l3` is where it begins.
+#[inline(always)]
+pub(super) fn arp_question<M: Frame>(machine: &M, l3: usize) -> Result<Question<KeyV4>, Verdict> {
+    if l3 + ARP_LEN > machine.end() {
+        return Err(Verdict::PassNotIp);
+    }
+    // SAFETY: 28 bytes from `l3` on are inside the frame.
+    let (head, target): (u64, u32) = unsafe { (load(l3), load(l3 + ARP_TARGET)) };
+    if head != ARP_REQUEST_BE {
+        return Err(Verdict::PassNotIp);
+    }
+    Ok(Question {
+        address: KeyV4::from_wire(target, 0, 0),
+        reason: Verdict::SlowNeighbour,
+        own: Verdict::PassNotIp,
+        otherwise: Verdict::PassNotIp,
+    })
 }
 
 /// A packet that a VIP claims: may it pass, and by which hash does it choose? The caller has compared: header and ports are inside
@@ -79,10 +131,10 @@ fn claimed<M: Frame + BalancerTables>(
     if (ip_len as usize) < least || !machine.holds(link.len + ip_len as usize) {
         return Err(Verdict::DropMalformed);
     }
-    if is_on(machine, feature::DROP_MARTIANS) && is_martian(source) {
+    if is_on::<{ feature::DROP_MARTIANS }>(machine) && is_martian(source) {
         return Err(Verdict::DropMartian);
     }
-    if is_on(machine, feature::DROP_SOURCE_IS_VIP) && source == destination {
+    if is_on::<{ feature::DROP_SOURCE_IS_VIP }>(machine) && source == destination {
         return Err(Verdict::DropSourceIsVip);
     }
     machine.claimed(meta.vip().0);

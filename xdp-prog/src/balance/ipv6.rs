@@ -4,6 +4,7 @@ use super::{
     Flow, decapsulated, is_on,
     matching::{Match, find},
     policy, seed, unclaimed,
+    unusual::Question,
 };
 use crate::{
     abi::{KeyV6, VipMeta, feature},
@@ -12,14 +13,45 @@ use crate::{
     machine::{BalancerTables, Frame, load},
     verdict::Verdict,
     wire::{
-        IPV6_DESTINATION, IPV6_FRAGMENT_HEADER, IPV6_LEN, IPV6_NEXT_HEADER, IPV6_PAYLOAD_LEN, IPV6_SOURCE,
-        PROTO_ICMPV6, PROTO_IPV6, PROTO_TCP, PROTO_UDP, TCP_LEN, UDP_LEN, is_extension_header,
+        ICMPV6_SOLICITATION, IPV6_DESTINATION, IPV6_FRAGMENT_HEADER, IPV6_LEN, IPV6_NEXT_HEADER, IPV6_PAYLOAD_LEN,
+        IPV6_SOURCE, PROTO_ICMPV6, PROTO_IPV6, PROTO_TCP, PROTO_UDP, SOLICITATION_LEN, SOLICITATION_TARGET,
+        SOLICITED_NODE_HIGH_BE, SOLICITED_NODE_LOW_BE, SOLICITED_NODE_MASK_BE, TCP_LEN, UDP_LEN, is_extension_header,
     },
 };
 
 #[inline(always)]
 pub(super) fn classify<M: Frame + BalancerTables>(machine: &mut M, link: &Link) -> Result<Flow, Verdict> {
     let l3 = machine.start() + link.len;
+    if l3 + IPV6_LEN + UDP_LEN > machine.end() {
+        return Err(machine.unusual());
+    }
+    // SAFETY: 48 bytes from `l3` on are inside the frame.
+    let (version, next_header, destination, ports): (u8, u8, [u64; 2], u32) = unsafe {
+        (
+            load(l3),
+            load(l3 + IPV6_NEXT_HEADER),
+            [load(l3 + IPV6_DESTINATION), load(l3 + IPV6_DESTINATION + 8)],
+            load(l3 + IPV6_LEN),
+        )
+    };
+    if version >> 4 != 6 || next_header != PROTO_TCP && next_header != PROTO_UDP {
+        return Err(machine.unusual());
+    }
+    let key = KeyV6::from_wire(destination[0], destination[1], next_header, (ports >> 16) as u16);
+    match find(machine, key, KeyV6::from_wire(destination[0], destination[1], 0, 0)) {
+        Match::Vip(meta) => claimed(machine, link, l3, meta, next_header, ports),
+        found => Err(unclaimed(&found, Verdict::SlowUnservedPort)),
+    }
+}
+
+/// What a packet that is not plain TCP or UDP in one piece asks of its destination, or one behind more tags than two, or whom a
+/// neighbour solicitation asks for; `l3` is where its IP header begins.
+#[inline(always)]
+pub(super) fn question<M: Frame + BalancerTables>(
+    machine: &mut M,
+    l3: usize,
+    is_deep: bool,
+) -> Result<Question<KeyV6>, Verdict> {
     let end = machine.end();
     if l3 + IPV6_LEN > end {
         return Err(Verdict::PassUnparsed);
@@ -35,30 +67,48 @@ pub(super) fn classify<M: Frame + BalancerTables>(machine: &mut M, link: &Link) 
     if version >> 4 != 6 {
         return Err(Verdict::PassUnparsed);
     }
-    let transport = next_header == PROTO_TCP || next_header == PROTO_UDP;
-    let whole = l3 + IPV6_LEN + UDP_LEN <= end;
-    let address = KeyV6::from_wire(destination[0], destination[1], 0, 0);
-    let (key, ports, reason) = if transport && whole {
-        // SAFETY: 48 bytes from `l3` on are inside the frame.
-        let ports: u32 = unsafe { load(l3 + IPV6_LEN) };
-        let key = KeyV6::from_wire(destination[0], destination[1], next_header, (ports >> 16) as u16);
-        (Some(key), ports, Verdict::SlowUnservedPort)
-    } else {
-        if let Some(verdict) = decapsulated(machine, next_header) {
-            return Err(verdict);
-        }
-        if is_on(machine, feature::SLOW_PATH) && next_header == PROTO_ICMPV6 {
-            let verdict = machine.unusual();
-            if verdict == Verdict::SlowNeighbour {
-                return Err(verdict);
+    let mut question = Question {
+        address: KeyV6::from_wire(destination[0], destination[1], 0, 0),
+        reason: Verdict::SlowVlanTags,
+        own: Verdict::PassNotIp,
+        otherwise: Verdict::PassNotIp,
+    };
+    if is_deep {
+        return Ok(question);
+    }
+    question.own = Verdict::PassOwnAddress;
+    question.otherwise = Verdict::PassNotVip;
+    if is_on::<{ feature::SLOW_PATH }>(machine)
+        && next_header == PROTO_ICMPV6
+        && l3 + IPV6_LEN + SOLICITATION_LEN <= end
+    {
+        let l4 = l3 + IPV6_LEN;
+        // SAFETY: 24 bytes from `l4` on are inside the frame.
+        let (kind, target): (u8, [u64; 2]) = unsafe {
+            (
+                load(l4),
+                [load(l4 + SOLICITATION_TARGET), load(l4 + SOLICITATION_TARGET + 8)],
+            )
+        };
+        if kind == ICMPV6_SOLICITATION {
+            // Sent to the solicited-node multicast address or to the target itself (RFC 4861, 4.3).
+            let is_solicited_node = destination[0] == SOLICITED_NODE_HIGH_BE
+                && destination[1] & SOLICITED_NODE_MASK_BE == SOLICITED_NODE_LOW_BE;
+            if is_solicited_node {
+                question.address = KeyV6::from_wire(target[0], target[1], 0, 0);
+                question.own = Verdict::PassNotVip;
+            }
+            if is_solicited_node || destination[0] == target[0] && destination[1] == target[1] {
+                question.reason = Verdict::SlowNeighbour;
+                return Ok(question);
             }
         }
-        (None, 0, reason(next_header))
-    };
-    match find(machine, key, address) {
-        Match::Vip(meta) => claimed(machine, link, l3, meta, next_header, ports),
-        found => Err(unclaimed(&found, reason)),
     }
+    if let Some(verdict) = decapsulated(machine, next_header) {
+        return Err(verdict);
+    }
+    question.reason = reason(next_header);
+    Ok(question)
 }
 
 /// A packet that a VIP claims: may it pass, and by which hash does it choose? The caller has compared: header and ports are inside
@@ -87,10 +137,10 @@ fn claimed<M: Frame + BalancerTables>(
     if (payload_len as usize) < least || !machine.holds(link.len + ip_len as usize) {
         return Err(Verdict::DropMalformed);
     }
-    if is_on(machine, feature::DROP_MARTIANS) && is_martian(source) {
+    if is_on::<{ feature::DROP_MARTIANS }>(machine) && is_martian(source) {
         return Err(Verdict::DropMartian);
     }
-    if is_on(machine, feature::DROP_SOURCE_IS_VIP) && source[0] == destination[0] && source[1] == destination[1] {
+    if is_on::<{ feature::DROP_SOURCE_IS_VIP }>(machine) && source[0] == destination[0] && source[1] == destination[1] {
         return Err(Verdict::DropSourceIsVip);
     }
     machine.claimed(meta.vip().0);

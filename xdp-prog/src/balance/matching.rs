@@ -53,8 +53,8 @@ pub trait Key: Copy {
     fn mask<C: Constants>(constants: &C) -> u64;
     /// The bucket that all keys of the address share.
     fn home(self, salt: u64, mask: u64) -> u32;
-    /// All buckets that may hold the key.
-    fn buckets(self, salt: u64, mask: u64) -> [u32; CHOICES];
+    /// The bucket of one of [`CHOICES`].
+    fn bucket_of(self, choice: u64, salt: u64, mask: u64) -> u32;
     /// A bucket of the table.
     fn bucket<M: MatchTables>(machine: &M, index: u32) -> Option<*const Self::Bucket>;
     /// What a bucket has for the key.
@@ -73,46 +73,39 @@ pub trait Key: Copy {
     fn overflow<M: BalancerTables>(machine: &M, key: Option<Self>, address: Self) -> Match;
 }
 
-/// Looks for `key`, if there is one, and for the address entry where it is not there.
+/// Looks for `key`, and for the address entry where it is not there.
 #[inline(always)]
-pub(super) fn find<K: Key, M: BalancerTables>(machine: &M, key: Option<K>, address: K) -> Match {
+pub(super) fn find<K: Key, M: BalancerTables>(machine: &M, key: K, address: K) -> Match {
     let (salt, mask) = hashing::<K, M>(machine);
     let Some(bucket) = K::bucket(machine, address.home(salt, mask)) else {
         return Match::Nothing;
     };
-    if let Some(key) = key
-        // SAFETY: a pointer from a map lookup.
-        && let Some(found) = unsafe { key.in_bucket(bucket) }
-    {
+    // SAFETY: a pointer from a map lookup.
+    if let Some(found) = unsafe { key.in_bucket(bucket) } {
         return Match::Vip(found);
     }
     // SAFETY: as above.
     if unsafe { K::overflow_word(bucket) }.has(VipMeta::OVERFLOW) {
-        return K::overflow(machine, key, address);
+        return K::overflow(machine, Some(key), address);
     }
     // SAFETY: as above.
     unsafe { address.in_bucket(bucket) }.map_or(Match::Nothing, Match::Address)
 }
 
-/// The long way of the same: looks into all buckets of both keys. One loop and not six copies of its body.
+/// The long way of the same: looks into all buckets of both keys. One loop and not six copies of its body. The first round is
+/// [`ROUNDS_WITH_KEY`], or [`ROUNDS_WITHOUT_KEY`], and then `key` is read by nobody.
 #[inline(always)]
-pub fn overflow<K: Key, M: MatchTables>(machine: &M, key: Option<K>, address: K) -> Match {
+pub fn overflow<K: Key, M: MatchTables>(machine: &M, first: u64, key: K, address: K) -> Match {
     let (salt, mask) = hashing::<K, M>(machine);
     // The compiler does not see the count, so it neither peels nor unrolls the loop; the verifier does.
-    let mut round = opaque(if key.is_some() { 0 } else { CHOICES as u64 });
+    let mut round = opaque(first);
     while round < 2 * CHOICES as u64 {
-        let (wanted, choice) = match key {
-            Some(key) if round < CHOICES as u64 => (key, round),
-            Some(_) | None => (address, round - CHOICES as u64),
-        };
-        let [first, second, third] = wanted.buckets(salt, mask);
-        let index = if choice == 0 {
-            first
-        } else if choice == 1 {
-            second
+        let (wanted, choice) = if round < CHOICES as u64 {
+            (key, round)
         } else {
-            third
+            (address, round - CHOICES as u64)
         };
+        let index = wanted.bucket_of(choice, salt, mask);
         // SAFETY: a pointer from a map lookup.
         if let Some(found) = K::bucket(machine, index).and_then(|bucket| unsafe { wanted.in_bucket(bucket) }) {
             return if round < CHOICES as u64 {
@@ -125,6 +118,11 @@ pub fn overflow<K: Key, M: MatchTables>(machine: &M, key: Option<K>, address: K)
     }
     Match::Nothing
 }
+
+/// First round of [`overflow`] for a key and the address entry.
+pub const ROUNDS_WITH_KEY: u64 = 0;
+/// First round of [`overflow`] for the address entry alone.
+pub const ROUNDS_WITHOUT_KEY: u64 = CHOICES as u64;
 
 /// Salt and mask of a family's table.
 #[inline(always)]
@@ -149,8 +147,8 @@ impl Key for KeyV4 {
     }
 
     #[inline(always)]
-    fn buckets(self, salt: u64, mask: u64) -> [u32; CHOICES] {
-        self.buckets(salt, mask)
+    fn bucket_of(self, choice: u64, salt: u64, mask: u64) -> u32 {
+        self.bucket_of(choice, salt, mask)
     }
 
     #[inline(always)]
@@ -200,8 +198,8 @@ impl Key for KeyV6 {
     }
 
     #[inline(always)]
-    fn buckets(self, salt: u64, mask: u64) -> [u32; CHOICES] {
-        self.buckets(salt, mask)
+    fn bucket_of(self, choice: u64, salt: u64, mask: u64) -> u32 {
+        self.bucket_of(choice, salt, mask)
     }
 
     #[inline(always)]

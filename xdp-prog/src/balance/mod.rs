@@ -8,7 +8,7 @@
 //! | [`matching`] | match table |
 //! | `policy` | who may send, and how much |
 //! | `forward` | slot, backend line, encapsulation |
-//! | [`unusual`] | what is not plain IP and still for a VIP address: ARP, neighbour solicitations, many VLAN tags |
+//! | [`unusual`] | everything that is not plain TCP or UDP over IP: why it is not forwarded, if it is for a VIP address |
 
 mod forward;
 mod ipv4;
@@ -25,7 +25,7 @@ use matching::Match;
 use crate::{
     abi::{VipMeta, feature},
     link::{self, Link},
-    machine::{BalancerTables, Frame, Tables, word},
+    machine::{BalancerTables, Frame, Tables, is_on, word},
     verdict::{Fate, Verdict},
     wire::{PROTO_IPIP, PROTO_IPV6, TYPE_IPV4_BE, TYPE_IPV6_BE},
 };
@@ -50,7 +50,7 @@ pub fn run<M: Frame + BalancerTables>(machine: &mut M) -> Verdict {
         Err(verdict) => verdict,
     };
     // A match on the fate would cost the fast path a comparison per verdict.
-    if is_on(machine, feature::SLOW_PATH) && matches!(verdict.fate(), Fate::Slow) {
+    if is_on::<{ feature::SLOW_PATH }>(machine) && matches!(verdict.fate(), Fate::Slow) {
         return machine.to_slow_path(verdict);
     }
     verdict
@@ -62,16 +62,10 @@ fn classify<M: Frame + BalancerTables>(machine: &mut M) -> Result<(Link, Flow), 
     let flow = match link.ethertype {
         TYPE_IPV4_BE => ipv4::classify(machine, &link),
         TYPE_IPV6_BE => ipv6::classify(machine, &link),
-        _ if is_on(machine, feature::SLOW_PATH) => Err(machine.unusual()),
+        _ if is_on::<{ feature::SLOW_PATH }>(machine) => Err(machine.unusual()),
         _ => Err(Verdict::PassNotIp),
     }?;
     Ok((link, flow))
-}
-
-/// Whether a feature is compiled in, so to speak: a constant to the verifier.
-#[inline(always)]
-fn is_on<M: Tables + ?Sized>(machine: &M, feature: u64) -> bool {
-    machine.features() & feature != 0
 }
 
 /// The verdict for a packet that no VIP claims; `reason` is why, if it is for a VIP address.
@@ -87,7 +81,7 @@ fn unclaimed(found: &Match, reason: Verdict) -> Verdict {
 /// What became of a packet with this protocol number if it is a tunnel packet for this node, which is a worker node too.
 #[inline(always)]
 fn decapsulated<M: BalancerTables>(machine: &mut M, protocol: u8) -> Option<Verdict> {
-    if !is_on(machine, feature::DECAP) || protocol != PROTO_IPIP && protocol != PROTO_IPV6 {
+    if !is_on::<{ feature::DECAP }>(machine) || protocol != PROTO_IPIP && protocol != PROTO_IPV6 {
         return None;
     }
     match machine.decapsulate() {

@@ -19,7 +19,7 @@ pub(super) fn admit<M: Frame + BalancerTables>(
     protocol: u8,
     l4: usize,
 ) -> Result<(), Verdict> {
-    if is_on(machine, feature::DENIED_SOURCES) {
+    if is_on::<{ feature::DENIED_SOURCES }>(machine) {
         let [high, low] = source();
         let Some(denied) = machine.setting(setting::DENIED_SOURCES) else {
             return Err(Verdict::DropInternal);
@@ -29,14 +29,14 @@ pub(super) fn admit<M: Frame + BalancerTables>(
             return Err(Verdict::DropSourceDenied);
         }
     }
-    if !is_on(machine, feature::SOURCE_RANGES | feature::LIMITS) || !meta.has(VipMeta::OPTIONS) {
+    if !is_on::<{ feature::SOURCE_RANGES | feature::LIMITS }>(machine) || !meta.has(VipMeta::OPTIONS) {
         return Ok(());
     }
     let vip = meta.vip().0;
     let Some(options) = machine.options(vip) else {
         return Err(Verdict::DropInternal);
     };
-    if is_on(machine, feature::SOURCE_RANGES) {
+    if is_on::<{ feature::SOURCE_RANGES }>(machine) {
         // SAFETY: a pointer from a map lookup, aligned.
         let allowed = unsafe { word(&raw const (*options).allowed_sources) };
         let [high, low] = source();
@@ -44,7 +44,7 @@ pub(super) fn admit<M: Frame + BalancerTables>(
             return Err(Verdict::DropSourceNotAllowed);
         }
     }
-    if is_on(machine, feature::LIMITS) {
+    if is_on::<{ feature::LIMITS }>(machine) {
         let Some(state) = machine.limit_state(vip) else {
             return Err(Verdict::DropInternal);
         };

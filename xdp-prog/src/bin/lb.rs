@@ -19,16 +19,16 @@ mod program {
     use xdp_prog::{
         abi::{
             BackendLine, BucketV4, BucketV6, CaptureState, KeyV4, KeyV6, LimitState, SampleHeader, SlowBudget,
-            SlowState, Traffic, VipOptions, socket_key,
+            SlowState, Traffic, VipOptions, feature, socket_key,
         },
         balance::{
             self,
-            matching::{self, Match},
+            matching::{self, Match, ROUNDS_WITH_KEY, ROUNDS_WITHOUT_KEY},
         },
         decap,
         kernel::{KernelFrame, action},
         limit,
-        machine::{BalancerTables, Constants, Frame as _, MatchTables, opaque, store, word},
+        machine::{BalancerTables, Constants, Frame as _, MatchTables, is_on, opaque, store, word},
         mss,
         verdict::Verdict,
     };
@@ -72,17 +72,16 @@ mod program {
     #[xdp(frags)]
     pub(crate) fn vipline_lb(ctx: XdpContext) -> u32 {
         let mut machine = Machine::new(ctx);
-        let capture = machine.features & abi::feature::CAPTURE != 0;
-        if capture {
+        if is_on::<{ feature::CAPTURE }>(&machine) {
             begin_capture(&machine);
         }
         let verdict = balance::run(&mut machine);
         Machine::count(verdict);
-        if capture {
+        if is_on::<{ feature::CAPTURE }>(&machine) {
             sample(machine.frame.ctx.as_ptr(), verdict as u64);
         }
         // With the slow path on, its packets have been redirected by the time they are counted.
-        let slow_path = machine.features & abi::feature::SLOW_PATH != 0;
+        let slow_path = is_on::<{ feature::SLOW_PATH }>(&machine);
         action(
             verdict,
             if slow_path {
@@ -120,28 +119,23 @@ mod program {
 
     match_tables!(Machine, MatchMaps);
 
-    /// A subprogram of its own; a key of 0 is none.
+    /// A subprogram of its own.
     #[inline(never)]
-    fn overflow_v4(key: u64, address: u64) -> u64 {
-        let key = if key == 0 { None } else { Some(KeyV4(key)) };
-        matching::overflow(&MatchMaps, key, KeyV4(address)).to_word()
+    fn overflow_v4(first: u64, key: u64, address: u64) -> u64 {
+        matching::overflow(&MatchMaps, first, KeyV4(key), KeyV4(address)).to_word()
     }
 
-    /// A subprogram of its own; a tail of 0 is no key.
+    /// A subprogram of its own.
     #[inline(never)]
-    fn overflow_v6(high: u64, low: u64, tail: u64) -> u64 {
-        let key = if tail == 0 {
-            None
-        } else {
-            Some(KeyV6 { high, low, tail })
-        };
-        matching::overflow(&MatchMaps, key, KeyV6::from_wire(high, low, 0, 0)).to_word()
+    fn overflow_v6(first: u64, high: u64, low: u64, tail: u64) -> u64 {
+        let key = KeyV6 { high, low, tail };
+        matching::overflow(&MatchMaps, first, key, KeyV6::from_wire(high, low, 0, 0)).to_word()
     }
 
     /// A subprogram of its own: the worker side, for tunnel packets only.
     #[inline(never)]
-    fn decapsulate(ctx: *mut c_void) -> u32 {
-        decap::run(&mut Machine::new(context(ctx))) as u32
+    fn decapsulate(ctx: *mut c_void) -> u64 {
+        decap::run(&mut Machine::new(context(ctx))) as u64
     }
 
     /// The context that a subprogram was given. The compiler would rather pass the words that are read from it; the verifier
@@ -153,8 +147,8 @@ mod program {
 
     /// A subprogram of its own: what is not plain IP.
     #[inline(never)]
-    fn unusual(ctx: *mut c_void) -> u32 {
-        balance::unusual::run(&Machine::new(context(ctx))) as u32
+    fn unusual(ctx: *mut c_void) -> u64 {
+        balance::unusual::run(&mut Machine::new(context(ctx))) as u64
     }
 
     /// A subprogram of its own: the options of SYNs to VIPs that ask for it.
@@ -167,9 +161,10 @@ mod program {
 
     /// A subprogram of its own: the way to the slow path. Returns the number of what is counted.
     #[inline(never)]
-    fn to_slow_path(ctx: *mut c_void, verdict: u32) -> u32 {
-        let (Some(budget), Some(state)) = (SLOW_BUDGETS.get_ptr(verdict), SLOW_STATES.get_ptr_mut(verdict)) else {
-            return Verdict::DropInternal as u32;
+    fn to_slow_path(ctx: *mut c_void, verdict: u64) -> u64 {
+        let number = verdict as u32;
+        let (Some(budget), Some(state)) = (SLOW_BUDGETS.get_ptr(number), SLOW_STATES.get_ptr_mut(number)) else {
+            return Verdict::DropInternal as u64;
         };
         // SAFETY: pointers from map lookups, aligned; the state is this CPU's own.
         unsafe {
@@ -179,14 +174,14 @@ mod program {
                 let now = bpf_jiffies64();
                 if !limit::take(&mut (*state).tokens, &mut (*state).jiffy, rate, burst, now) {
                     (*state).shed = (*state).shed.wrapping_add(1);
-                    return Verdict::DropSlowBudget as u32;
+                    return Verdict::DropSlowBudget as u64;
                 }
             }
         }
         let ctx = context(ctx);
         let key = socket_key(ctx.ingress_ifindex() as u32, ctx.rx_queue_index());
         let Some(socket) = XSK_INDEX.get_ptr(&key) else {
-            return Verdict::DropNoSlowPath as u32;
+            return Verdict::DropNoSlowPath as u64;
         };
         // SAFETY: a pointer from a map lookup; entries of a preallocated hash map stay readable.
         let socket = unsafe { socket.read_volatile() };
@@ -196,13 +191,13 @@ mod program {
             if bpf_xdp_adjust_meta(ctx.as_ptr().cast(), -8) == 0 {
                 let meta = ctx.metadata();
                 if meta + 8 <= ctx.data() {
-                    store(meta, u64::from(verdict));
+                    store(meta, verdict);
                 }
             }
         }
         match XSKS.redirect(socket, u64::from(xdp_action::XDP_DROP)) {
             Ok(_) => verdict,
-            Err(_) => Verdict::DropNoSlowPath as u32,
+            Err(_) => Verdict::DropNoSlowPath as u64,
         }
     }
 
@@ -295,19 +290,27 @@ mod program {
 
     /// The verdict that a subprogram returned the number of.
     #[inline(always)]
-    fn said(number: u32) -> Verdict {
-        Verdict::from_counter(number).unwrap_or(Verdict::DropInternal)
+    fn said(number: u64) -> Verdict {
+        // SAFETY: the subprograms return nothing but numbers of verdicts. A comparison would cost code at every call.
+        unsafe { core::mem::transmute::<u8, Verdict>(number as u8) }
     }
 
     impl BalancerTables for Machine {
         #[inline(always)]
         fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> Match {
-            Match::from_word(overflow_v4(key.map_or(0, |key| key.0), address.0))
+            Match::from_word(match key {
+                Some(key) => overflow_v4(ROUNDS_WITH_KEY, key.0, address.0),
+                None => overflow_v4(ROUNDS_WITHOUT_KEY, address.0, address.0),
+            })
         }
 
         #[inline(always)]
         fn overflow_v6(&self, key: Option<KeyV6>, address: KeyV6) -> Match {
-            Match::from_word(overflow_v6(address.high, address.low, key.map_or(0, |key| key.tail)))
+            let KeyV6 { high, low, tail } = address;
+            Match::from_word(match key {
+                Some(key) => overflow_v6(ROUNDS_WITH_KEY, high, low, key.tail),
+                None => overflow_v6(ROUNDS_WITHOUT_KEY, high, low, tail),
+            })
         }
 
         #[inline(always)]
@@ -360,7 +363,7 @@ mod program {
 
         #[inline(always)]
         fn to_slow_path(&mut self, verdict: Verdict) -> Verdict {
-            said(to_slow_path(self.frame.ctx.as_ptr(), verdict as u32))
+            said(to_slow_path(self.frame.ctx.as_ptr(), verdict as u64))
         }
 
         #[inline(always)]
@@ -375,7 +378,7 @@ mod program {
 
         #[inline(always)]
         fn claimed(&mut self, vip: u32) {
-            if self.features & abi::feature::CAPTURE != 0
+            if is_on::<{ feature::CAPTURE }>(self)
                 && let Some(state) = CAPTURES.get_ptr_mut(0)
             {
                 // SAFETY: this CPU's own value.
@@ -385,7 +388,7 @@ mod program {
 
         #[inline(always)]
         fn chose(&mut self, _vip: u32, _slot: u32, backend: u32) {
-            if self.features & abi::feature::CAPTURE != 0
+            if is_on::<{ feature::CAPTURE }>(self)
                 && let Some(state) = CAPTURES.get_ptr_mut(0)
             {
                 // SAFETY: this CPU's own value.
