@@ -8,7 +8,10 @@ use std::{
 use lb_core::config::XskMode;
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
-    sys::socket::{getsockopt, sockopt::SocketError},
+    sys::socket::{
+        getsockopt, setsockopt,
+        sockopt::{SndBufForce, SocketError},
+    },
 };
 use xsk_rs::{
     CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue,
@@ -99,6 +102,13 @@ impl Rings {
         let borrowed = unsafe { BorrowedFd::borrow_raw(socket) };
         // libxdp does not ask for SOCK_CLOEXEC.
         fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|errno| failed("fcntl")(errno.into()))?;
+        // The kernel's copies of what is sent count against it, 200 KiB by default. What is on its way is bounded by `send_room`
+        // already; where we may not raise it, sending is slower and nothing else.
+        let _ = setsockopt(
+            &borrowed,
+            SndBufForce,
+            &(settings.half() as usize * settings.frame_bytes as usize),
+        );
         if let Some(busy_poll) = settings.busy_poll {
             ask_for_busy_poll(socket, busy_poll).map_err(failed("setsockopt(SO_PREFER_BUSY_POLL)"))?;
         }

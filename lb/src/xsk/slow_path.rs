@@ -344,10 +344,11 @@ impl Supervisor {
             let mut slot = lock(slot);
             if slot.due.is_some_and(|due| due <= now) {
                 match slot.start(&self.common, &self.deaths) {
-                    Ok(()) => slot
-                        .places
-                        .iter()
-                        .for_each(|place| drop(place.restarts.fetch_add(1, Ordering::Relaxed))),
+                    Ok(()) => {
+                        for place in &slot.places {
+                            place.restarts.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
                     Err(error) => slot.bury(&error),
                 }
             }

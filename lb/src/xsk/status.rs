@@ -1,9 +1,12 @@
 //! What workers count and say of themselves. Never goes back: counts belong to the queue, not to the worker that happens to
 //! serve it.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
 };
 
 use lb_core::{config::XskMode, slow::Counts};
@@ -148,13 +151,24 @@ pub struct WorkerStatus {
     pub posted: u32,
     /// Frames on their way out.
     pub sending: u32,
-    tallies: [u64; Tally::ALL.len()],
+    tallies: Tallies,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Tallies([u64; Tally::ALL.len()]);
+
+impl fmt::Debug for Tallies {
+    /// Those that are not 0, by name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted = Tally::ALL.iter().zip(self.0).filter(|(_, count)| *count > 0);
+        f.debug_map().entries(counted).finish()
+    }
 }
 
 impl WorkerStatus {
     /// One of its counts.
     pub fn tally(&self, tally: Tally) -> u64 {
-        self.tallies.get(tally as usize).copied().unwrap_or(0)
+        self.tallies.0.get(tally as usize).copied().unwrap_or(0)
     }
 
     /// All of its counts.
@@ -250,7 +264,7 @@ impl Place {
             waiting: self.waiting.load(Ordering::Relaxed),
             posted: self.posted.load(Ordering::Relaxed),
             sending: self.sending.load(Ordering::Relaxed),
-            tallies,
+            tallies: Tallies(tallies),
         }
     }
 }

@@ -156,6 +156,8 @@ pub(crate) struct Plan {
     pub(crate) interfaces: usize,
     pub(crate) mtu: u32,
     pub(crate) queues: u32,
+    /// Of the node's ends.
+    pub(crate) tx_queues: Option<u32>,
     pub(crate) xdp: XdpMode,
     pub(crate) settings: XskSettings,
     pub(crate) tun: bool,
@@ -167,6 +169,7 @@ impl Default for Plan {
             interfaces: 1,
             mtu: 1500,
             queues: 1,
+            tx_queues: None,
             xdp: XdpMode::Driver,
             settings: XskSettings::default(),
             tun: false,
@@ -193,6 +196,9 @@ impl Wiring {
             };
             let a = end(&node, iface(number), NODE_MAC);
             Veth::new(a, end(&peer, peer_name.clone(), PEER_MAC), plan.mtu, plan.queues)?;
+            if let Some(queues) = plan.tx_queues {
+                node.sh(&format!("ethtool -L {} tx {queues}", iface(number)))?;
+            }
             let mut loaded = EbpfLoader::new().btf(None).load(program::OBJECT)?;
             let xdp: &mut Xdp = loaded.program_mut("to_xsk").context("to_xsk")?.try_into()?;
             xdp.load()?;

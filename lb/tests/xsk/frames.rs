@@ -1,8 +1,10 @@
 //! What goes in and what comes out.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, ensure};
 use aya::programs::XdpMode;
-use lb::xsk::{Tally, XskMode, XskSettings};
+use lb::xsk::{BusyPoll, Tally, XskMode, XskSettings};
 use lb_core::slow::Event;
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -181,24 +183,48 @@ fn every_queue_has_a_worker() -> Result<()> {
     })?;
     assert_eq!(bed.path.status().len(), 4);
     assert_eq!(bed.path.groups().len(), 4, "queues of one interface share nothing");
-    // A packet socket sends by the queue of its CPU.
     let cpus = std::thread::available_parallelism()?.get();
-    let mut queues = std::collections::BTreeSet::new();
-    for cpu in 0..cpus {
+    assert_eq!(from_every_cpu(&bed)?.len(), cpus.min(4));
+    Ok(())
+}
+
+#[test]
+fn workers_without_a_queue_to_send_by_use_anothers() -> Result<()> {
+    if !lab::require_root()? {
+        return Ok(());
+    }
+    let bed = Bed::new(Plan {
+        queues: 4,
+        tx_queues: Some(1),
+        ..Plan::default()
+    })?;
+    assert_eq!((bed.interfaces[0].rx_queues, bed.interfaces[0].tx_queues), (4, 1));
+    assert_eq!(bed.path.groups().len(), 1, "frames pass between queues");
+    let queues = from_every_cpu(&bed)?;
+    let sent = queues.len() as u64;
+    bed.until("all sent", |workers| workers[0].tally(Tally::Sent) == sent)?;
+    assert_eq!(bed.tally(Tally::Sent), sent, "by the first queue only");
+    Ok(())
+}
+
+/// Sends from each CPU, which is from each queue for a packet socket: one frame to keep and one to send back. Returns the queues
+/// that they came in by.
+fn from_every_cpu(bed: &Bed) -> Result<BTreeSet<u32>> {
+    let mut queues = BTreeSet::new();
+    for cpu in 0..std::thread::available_parallelism()?.get() {
         let mut set = CpuSet::new();
         set.set(cpu)?;
         sched_setaffinity(Pid::from_raw(0), &set)?;
         let sent = frame(TO_XSK, Verdict::SlowIcmp as u8, Op::Keep, cpu as u32, 64);
         bed.wires[0].send(&sent)?;
         let (_, queue, _, bytes) = bed.kept()?;
-        assert_eq!(bytes, sent);
+        ensure!(bytes == sent);
         queues.insert(queue);
         let sent = frame(TO_XSK, Verdict::SlowIcmp as u8, Op::Echo, cpu as u32, 64);
         bed.wires[0].send(&sent)?;
         bed.comes_out(0, &swapped(sent))?;
     }
-    assert_eq!(queues.len(), cpus.min(4), "{queues:?}");
-    Ok(())
+    Ok(queues)
 }
 
 #[test]
@@ -233,6 +259,29 @@ fn fast_path_and_kernel_get_what_is_theirs() -> Result<()> {
     bed.wires[0].send(&sent)?;
     bed.comes_out(0, &swapped(sent))?;
     assert_eq!(bed.tally(Tally::Received), 0);
+    Ok(())
+}
+
+#[test]
+fn busy_polling_workers_work() -> Result<()> {
+    if !lab::require_root()? {
+        return Ok(());
+    }
+    let bed = Bed::new(Plan {
+        settings: XskSettings {
+            busy_poll: Some(BusyPoll {
+                duration_us: 50,
+                budget_packets: 64,
+            }),
+            ..XskSettings::default()
+        },
+        ..Plan::default()
+    })?;
+    for number in 0..100 {
+        let sent = frame(TO_XSK, Verdict::SlowIcmp as u8, Op::Echo, number, 64);
+        bed.wires[0].send(&sent)?;
+        bed.comes_out(0, &swapped(sent))?;
+    }
     Ok(())
 }
 

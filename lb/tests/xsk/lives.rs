@@ -29,7 +29,8 @@ fn reflected_during(bed: &Bed, work: impl FnOnce() -> Result<()>) -> Result<(u32
             let (mut sent, mut back) = (0, 0);
             let is_back = |frame: &[u8]| frame[12..14] == REFLECTED && frame[..6] == [2, 0, 0, 0, 0, 2];
             while !stop.load(Ordering::Acquire) {
-                wire.send(&frame(REFLECTED, 0, Op::Keep, sent, 64))?;
+                // ENETDOWN is a frame that was lost before it was sent.
+                let _ = wire.send(&frame(REFLECTED, 0, Op::Keep, sent, 64));
                 sent += 1;
                 while wire.next(Duration::ZERO, is_back)?.is_some() {
                     back += 1;
@@ -72,6 +73,21 @@ fn a_killed_worker_works_again_and_the_fast_path_loses_nothing() -> Result<()> {
     );
     // What was counted in all lives.
     assert_eq!(status[0].tally(Tally::Received), 3);
+    Ok(())
+}
+
+/// The twin of the test above: what a fast path that loses something looks like.
+#[test]
+fn a_fast_path_that_is_interrupted_loses_frames() -> Result<()> {
+    if !lab::require_root()? {
+        return Ok(());
+    }
+    let bed = Bed::new(Plan::default())?;
+    let (sent, back) = reflected_during(&bed, || {
+        std::thread::sleep(Duration::from_millis(20));
+        bed.wiring.node.ip_batch("link set n0 down\nlink set n0 up\n")
+    })?;
+    ensure!(back < sent, "{back} of {sent} came back");
     Ok(())
 }
 
@@ -218,6 +234,44 @@ fn deadlines_and_pokes_make_a_handler_take_its_turn() -> Result<()> {
     bed.wires[0].send(&frame(TO_XSK, ICMP, Op::Event, 0, 64))?;
     let (_, at) = bed.turns.recv_timeout(WAIT)?;
     ensure!(at >= due, "{} ns early", due - at);
+    Ok(())
+}
+
+#[test]
+fn workers_are_named_nice_and_pinned_where_they_were_told() -> Result<()> {
+    if !lab::require_root()? {
+        return Ok(());
+    }
+    let settings = XskSettings {
+        cpus: vec![0],
+        nice: 7,
+        ..XskSettings::default()
+    };
+    // Other tests of this process have workers, too, but no interface of this name and queue.
+    let plan = Plan {
+        interfaces: 3,
+        settings,
+        ..Plan::default()
+    };
+    let _bed = Bed::new(plan)?;
+    let mut found = Vec::new();
+    for task in std::fs::read_dir("/proc/self/task")? {
+        let task = task?.path();
+        let read = |file: &str| std::fs::read_to_string(task.join(file)).unwrap_or_default();
+        if read("comm").trim_end() == "xsk-n2-q0" {
+            let cpus = read("status")
+                .lines()
+                .find_map(|line| line.strip_prefix("Cpus_allowed_list:\t").map(str::to_owned));
+            // proc_pid_stat(5): the fields behind the name begin with the third; niceness is the 19th.
+            let stat = read("stat");
+            let nice = stat
+                .rsplit(')')
+                .next()
+                .and_then(|rest| rest.split_whitespace().nth(16).map(str::to_owned));
+            found.push((cpus, nice));
+        }
+    }
+    assert_eq!(found, [(Some("0".to_owned()), Some("7".to_owned()))]);
     Ok(())
 }
 
