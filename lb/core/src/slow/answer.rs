@@ -1,4 +1,5 @@
-//! The IP header of what this node says itself. Never forwards: source and destination of the packet in hand, turned round.
+//! The IP header of what this node says itself. Never forwards: source and destination of the packet in hand, turned
+//! round.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -32,8 +33,9 @@ impl Place {
     };
 }
 
-/// An IPv4 packet, or an IPv6 packet without extension headers, from the VIP address that `packet` was sent to and back to who sent
-/// it. `place` is for IPv4 only. `payload` fits: it is no longer than what a packet brought, or bounded by its maker.
+/// An IPv4 packet, or an IPv6 packet without extension headers, from the VIP address that `packet` was sent to and
+/// back to who sent it. `place` is for IPv4 only. `payload` fits: it is no longer than what a packet brought, or
+/// bounded by its maker.
 pub(super) fn answer(packet: &Packet<'_>, protocol: IpNumber, tos: u8, place: Place, payload: &[u8]) -> Vec<u8> {
     match (packet.destination, packet.source) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {

@@ -1,4 +1,5 @@
-//! Echo requests to a VIP address (RFC 792, RFC 4443 4.1). Never puts fragments together: it turns round each on its own.
+//! Echo requests to a VIP address (RFC 792, RFC 4443 4.1). Never puts fragments together: it turns round each on its
+//! own.
 
 use std::net::IpAddr;
 
@@ -41,7 +42,8 @@ pub(super) fn answer(context: &mut Context<'_>, packet: &Packet<'_>) -> Done {
     Outcome::EchoReply.into()
 }
 
-/// Turns round one fragment of an echo request. Only the first takes of its source's share: the others are nothing without it.
+/// Turns round one fragment of an echo request. Only the first takes of its source's share: the others are nothing
+/// without it.
 pub(super) fn answer_fragment(context: &mut Context<'_>, packet: &Packet<'_>) -> Done {
     let network = match turned(packet) {
         Ok(network) => network,
@@ -109,8 +111,9 @@ fn is_up(context: &Context<'_>, packet: &Packet<'_>) -> Result<(), Outcome> {
     }
 }
 
-/// Where the answer to an IPv4 packet stands: where the packet stood. Its identification is unique for the same two addresses, the
-/// protocol and their lifetime (RFC 6864, 4), and whoever forbids fragmentation one way is likely to be measuring.
+/// Where the answer to an IPv4 packet stands: where the packet stood. Its identification is unique for the same two
+/// addresses, the protocol and their lifetime (RFC 6864, 4), and whoever forbids fragmentation one way is likely to
+/// be measuring.
 fn place(packet: &Packet<'_>) -> Place {
     Place {
         id: be16(packet.ip, 4).unwrap_or_default(),
@@ -123,7 +126,8 @@ fn place(packet: &Packet<'_>) -> Place {
 /// A fragment of the request as a fragment of the reply.
 fn turned(packet: &Packet<'_>) -> Result<Vec<u8>, Outcome> {
     if packet.protocol != icmp_of(packet.destination) {
-        // Options behind the fragment header count for where things stand in the datagram: they cannot be left out, nor sent back.
+        // Options behind the fragment header count for where things stand in the datagram: they cannot be left out,
+        // nor sent back.
         return Err(Outcome::HeaderChain);
     }
     let mut payload = packet.payload().to_vec();
@@ -152,8 +156,8 @@ fn turned(packet: &Packet<'_>) -> Result<Vec<u8>, Outcome> {
     }
 }
 
-/// Changes the type of an ICMP message whose rest is elsewhere, and its checksum by as much (RFC 1624, 3: equation 3). The sum of
-/// the pseudo-header stays, since source and destination change places.
+/// Changes the type of an ICMP message whose rest is elsewhere, and its checksum by as much (RFC 1624, 3: equation
+/// 3). The sum of the pseudo-header stays, since source and destination change places.
 fn become_reply(packet: &Packet<'_>, message: &mut [u8]) -> Result<(), Outcome> {
     let reply = match packet.destination {
         IpAddr::V4(_) => icmpv4::TYPE_ECHO_REPLY,
@@ -167,8 +171,9 @@ fn become_reply(packet: &Packet<'_>, message: &mut [u8]) -> Result<(), Outcome> 
         .add_2bytes([!*kind, 0xff])
         .add_2bytes([reply, 0]);
     *kind = reply;
-    // The library sums in the machine's own order (RFC 1071, 2 (B)).
-    [*high, *low] = sum.ones_complement().to_ne_bytes();
+    // The library sums in the machine's own order (RFC 1071, 2 (B)). Of the two zeros only 0xffff is right for a
+    // reply that is nothing but zeros, and it is right for all others too.
+    [*high, *low] = sum.to_ones_complement_with_no_zero().to_ne_bytes();
     Ok(())
 }
 

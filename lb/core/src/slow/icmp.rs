@@ -1,4 +1,5 @@
-//! ICMP and ICMPv6 messages that this node sends. Never decides whether to send one: that is [`super::reject::answerable`]'s.
+//! ICMP and ICMPv6 messages that this node sends. Never decides whether to send one: that is
+//! [`super::reject::answerable`]'s.
 
 use std::net::IpAddr;
 
@@ -44,7 +45,8 @@ pub(super) enum Error {
     },
 }
 
-/// An ICMP error about `packet`, from its VIP address to who sent it, from the IP header on. Quotes as much of it as may be.
+/// An ICMP error about `packet`, from its VIP address to who sent it, from the IP header on. Quotes as much of it as
+/// may be.
 pub(super) fn error(packet: &Packet<'_>, error: Error) -> Vec<u8> {
     match packet.destination {
         IpAddr::V4(_) => {

@@ -1,5 +1,5 @@
-//! Who has a VIP address: ARP (RFC 826) and neighbour discovery (RFC 4861), asked and announced. Never asks, and never remembers who
-//! asked: answers go to whom the question names.
+//! Who has a VIP address: ARP (RFC 826) and neighbour discovery (RFC 4861), asked and announced. Never asks, and
+//! never remembers who asked: answers go to whom the question names.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,7 +23,8 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 /// Hop limit that says: from this link (RFC 4861, 7.1).
 const ON_LINK: u8 = 255;
-/// Options of neighbour discovery (RFC 4861, 4.6.1): whose link-layer address it is, and their length in units of 8 bytes.
+/// Options of neighbour discovery (RFC 4861, 4.6.1): whose link-layer address it is, and their length in units of 8
+/// bytes.
 const SOURCE_LINK_ADDRESS: u8 = 1;
 const TARGET_LINK_ADDRESS: u8 = 2;
 const LINK_ADDRESS_UNITS: u8 = 1;
@@ -38,9 +39,11 @@ pub(super) fn answer(context: &mut Context<'_>, frame: &[u8]) -> Done {
     answered.unwrap_or_else(|outcome| outcome).into()
 }
 
-/// The frames that announce that `mac` has `address`, without tags: gratuitous ARP, or an unsolicited neighbour advertisement.
+/// The frames that announce that `mac` has `address`, without tags: gratuitous ARP, or an unsolicited neighbour
+/// advertisement.
 ///
-/// Gratuitous ARP in both its forms (RFC 5944, 4.6): some hosts and switches learn from requests only, some from replies.
+/// Gratuitous ARP in both its forms (RFC 5944, 4.6): some hosts and switches learn from requests only, some from
+/// replies.
 pub fn announcement(address: IpAddr, mac: [u8; 6]) -> Vec<Vec<u8>> {
     match address {
         IpAddr::V4(address) => {
@@ -165,7 +168,8 @@ fn source_link_address(mut options: &[u8]) -> Result<Option<[u8; 6]>, Outcome> {
     Ok(found)
 }
 
-/// A neighbour advertisement, from the IP header on (RFC 4861, 4.4). It overrides what others remember: one node owns the address.
+/// A neighbour advertisement, from the IP header on (RFC 4861, 4.4). It overrides what others remember: one node owns
+/// the address.
 fn advertisement(address: Ipv6Addr, mac: [u8; 6], to: Ipv6Addr, solicited: bool) -> Vec<u8> {
     let kind = Icmpv6Type::NeighborAdvertisement(NeighborAdvertisementHeader {
         router: false,

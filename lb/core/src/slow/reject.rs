@@ -1,8 +1,8 @@
-//! What nobody serves: resets and unreachables. Never answers what must not be answered (RFC 1122 3.2.2, RFC 4443 2.4): no error
-//! brings about another, and nobody is made to shout at a crowd.
+//! What nobody serves: resets and unreachables. Never answers what must not be answered (RFC 1122 3.2.2, RFC 4443
+//! 2.4): no error brings about another, and nobody is made to shout at a crowd.
 //!
-//! Checksums of TCP and UDP are not looked at: on virtual links senders leave them to hardware that there is none of, and who
-//! gets an answer to a damaged packet of his checks it against what he sent.
+//! Checksums of TCP and UDP are not looked at: on virtual links senders leave them to hardware that there is none of,
+//! and who gets an answer to a damaged packet of his checks it against what he sent.
 
 use std::net::{IpAddr, Ipv4Addr};
 

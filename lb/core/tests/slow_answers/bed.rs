@@ -22,14 +22,14 @@ use xdp_prog::{
 };
 
 /// The interface that everything comes in by.
-pub const IFINDEX: u32 = 3;
+pub(crate) const IFINDEX: u32 = 3;
 /// Its MAC address.
-pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0a];
+pub(crate) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0a];
 /// Longer than anything waits.
 const LATER_NS: u64 = 10_000_000_000;
 
 /// Tables, a book and an engine.
-pub struct Bed {
+pub(crate) struct Bed {
     config: Config,
     planner: Planner,
     book: Book,
@@ -39,7 +39,7 @@ pub struct Bed {
 }
 
 impl Bed {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let capacity = Capacity {
             vips: 16,
             backends: 16,
@@ -83,7 +83,7 @@ impl Bed {
     }
 
     /// What comes of a frame, at once and when all that waits has waited too long.
-    pub fn step(&mut self, verdict: Verdict, frame: &[u8]) -> Output {
+    pub(crate) fn step(&mut self, verdict: Verdict, frame: &[u8]) -> Output {
         let mut out = Output::default();
         let view = self.planner.image().view(&self.config);
         let mut tables = Tables {
@@ -99,13 +99,13 @@ impl Bed {
     }
 
     /// What the program itself would say of a frame.
-    pub fn verdict(&self, frame: &[u8]) -> Verdict {
+    pub(crate) fn verdict(&self, frame: &[u8]) -> Verdict {
         let view = self.planner.image().view(&self.config);
         Host::new(view, IFINDEX).balance(frame).verdict
     }
 
     /// The one outcome, and the frame that was sent back if one was.
-    pub fn answer(&mut self, verdict: Verdict, frame: &[u8]) -> (Outcome, Option<Vec<u8>>) {
+    pub(crate) fn answer(&mut self, verdict: Verdict, frame: &[u8]) -> (Outcome, Option<Vec<u8>>) {
         let out = self.step(verdict, frame);
         let counted: Vec<_> = out.counts.iter().collect();
         let [(_, outcome, 1)] = counted[..] else {

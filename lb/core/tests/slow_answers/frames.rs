@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 /// Whom tests ask as.
-pub const HIM: [u8; 6] = [2, 0, 0, 0, 0, 0xc1];
+pub(crate) const HIM: [u8; 6] = [2, 0, 0, 0, 0, 0xc1];
 
 /// The Internet checksum as RFC 1071, 4.1 writes it down: over two bytes at a time, odd ones padded.
-pub fn checksum(parts: &[&[u8]]) -> u16 {
+pub(crate) fn checksum(parts: &[&[u8]]) -> u16 {
     let bytes = parts.concat();
     let mut sum: u64 = 0;
     for pair in bytes.chunks(2) {
@@ -19,7 +19,7 @@ pub fn checksum(parts: &[&[u8]]) -> u16 {
 }
 
 /// The pseudo-header of TCP, UDP and ICMPv6 (RFC 9293, 3.1; RFC 8200, 8.1).
-pub fn pseudo(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> Vec<u8> {
+pub(crate) fn pseudo(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> Vec<u8> {
     let rest = match source {
         IpAddr::V4(_) => vec![0, protocol, (len >> 8) as u8, len as u8],
         IpAddr::V6(_) => [&(len as u32).to_be_bytes(), &[0, 0, 0, protocol][..]].concat(),
@@ -28,7 +28,7 @@ pub fn pseudo(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> 
 }
 
 /// A frame to `destination` from [`HIM`]; the header has no options and asks for no fragmentation.
-pub fn packet(source: &str, destination: &str, protocol: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn packet(source: &str, destination: &str, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let (source, destination): (IpAddr, IpAddr) = (source.parse().unwrap(), destination.parse().unwrap());
     let mut frame = [&crate::bed::MAC, &HIM[..]].concat();
     if source.is_ipv4() {
@@ -65,7 +65,7 @@ pub fn packet(source: &str, destination: &str, protocol: u8, payload: &[u8]) -> 
 }
 
 /// An echo request from `source`, with a right checksum.
-pub fn echo(source: &str, destination: &str, data: &[u8]) -> Vec<u8> {
+pub(crate) fn echo(source: &str, destination: &str, data: &[u8]) -> Vec<u8> {
     let is_v6 = destination.contains(':');
     let mut message = [&[if is_v6 { 128 } else { 8 }, 0, 0, 0, 0xab, 0xcd, 0, 1], data].concat();
     let front = match is_v6 {
@@ -77,8 +77,9 @@ pub fn echo(source: &str, destination: &str, data: &[u8]) -> Vec<u8> {
     packet(source, destination, if is_v6 { 58 } else { 1 }, &message)
 }
 
-/// What stands in an answer: protocol and what is behind the IP header. Panics unless lengths and all checksums are right.
-pub fn opened(frame: &[u8]) -> (u8, &[u8]) {
+/// What stands in an answer: protocol and what is behind the IP header. Panics unless lengths and all checksums are
+/// right.
+pub(crate) fn opened(frame: &[u8]) -> (u8, &[u8]) {
     let mut at = 12;
     while matches!(frame[at..at + 2], [0x81, 0] | [0x88, 0xa8]) {
         at += 4;

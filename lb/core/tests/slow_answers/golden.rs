@@ -1,5 +1,5 @@
-//! `golden/NAME.frames`: the verdict that a frame comes with, what becomes of it, the frame itself (`>`) and the exact answer (`<`),
-//! in hexadecimal; `00*8` is eight of that byte. What follows `#` is for people.
+//! `golden/NAME.frames`: the verdict that a frame comes with, what becomes of it, the frame itself (`>`) and the
+//! exact answer (`<`), in hexadecimal; `00*8` is eight of that byte. What follows `#` is for people.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -9,16 +9,16 @@ use xdp_prog::verdict::Verdict;
 use crate::{bed::Bed, frames};
 
 /// One file.
-pub struct Golden {
-    pub name: String,
-    pub verdict: Verdict,
-    pub outcome: Outcome,
-    pub question: Vec<u8>,
-    pub answer: Option<Vec<u8>>,
+pub(crate) struct Golden {
+    pub(crate) name: String,
+    pub(crate) verdict: Verdict,
+    pub(crate) outcome: Outcome,
+    pub(crate) question: Vec<u8>,
+    pub(crate) answer: Option<Vec<u8>>,
 }
 
 /// All files, by name.
-pub fn all() -> Vec<Golden> {
+pub(crate) fn all() -> Vec<Golden> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slow_answers/golden");
     let files: BTreeMap<_, _> = fs::read_dir(folder)
         .unwrap()

@@ -96,7 +96,7 @@ fn a_segment_of_any_length_to_a_closed_port_is_acknowledged_to_its_last_byte() {
                 for len in (0..20).chain([1459, 1460, 65_000]) {
                     let sequence = u32::MAX - 700;
                     let mut segment = [&[0x9c, 0x40, 0, 81], &sequence.to_be_bytes()[..], &[0; 12]].concat();
-                    segment[12] = ((20 + options) / 4 << 4) as u8;
+                    segment[12] = ((20 + options) << 2) as u8;
                     segment[13] = flags;
                     segment.extend(vec![1; options]);
                     segment.extend(data(len));

@@ -1,6 +1,7 @@
 //! What a VIP address says to those who ask: frames in, frames out, over real tables.
 //!
-//! Golden frames are in `golden/`; they were written by other code than the one under test, and tshark finds no fault in them.
+//! Golden frames are in `golden/`; they were written by other code than the one under test, and tshark finds no fault
+//! in them.
 
 #![expect(
     clippy::unwrap_used,

@@ -148,7 +148,7 @@ fn fragment([source, destination]: [&str; 2], flags: u16, message: &[u8], part: 
         frame.extend([0x08, 0x00, 0x45, 0x20]);
         frame.extend((payload.len() as u16 + 20).to_be_bytes());
         frame.extend([0xbe, 0xef]);
-        frame.extend((flags | u16::from(more) << 13 | offset / 8).to_be_bytes());
+        frame.extend((flags | u16::from(more) << 13 | (offset / 8)).to_be_bytes());
         frame.extend([3, 1, 0, 0]);
         frame.extend([octets(source), octets(destination)].concat());
     }
