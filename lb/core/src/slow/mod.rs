@@ -11,6 +11,7 @@
 //! | [`Engine`] | one worker: from a packet to its handler |
 //! | [`Common`], [`Bounds`] | what workers share; how much they may do and hold |
 //! | `neighbour`, `echo`, `steer`, `reject`, `too_big`, `fragments`, `hold` | the handlers |
+//! | `answer`, `icmp` | packets of this node's own: IP header, ICMP messages |
 
 mod announce;
 mod answer;
