@@ -19,6 +19,9 @@ ethtool  ethtool
 tcpdump  tcpdump
 curl     curl
 ping     iputils-ping
+tracepath iputils-tracepath
+iperf3   iperf3
+nmap     nmap
 tshark   tshark
 clang    clang
 m4       m4

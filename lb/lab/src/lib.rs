@@ -37,8 +37,10 @@
 //! - [`Server`], [`Client`], [`Load`]: real TCP and UDP at both ends.
 //! - [`KubeProxy`]: what kube-proxy makes a worker do with a VIP.
 //! - [`RawSocket`], [`Counters`]: what was on the wire, and which way it went.
+//! - [`Capture`]: tcpdump, read back through tshark. [`Ended`]: how another tool ended that ran within a limit of time.
 //! - [`program`]: the test bed's own XDP and tc programs.
 
+mod capture;
 mod client;
 mod conn;
 mod counters;
@@ -56,10 +58,12 @@ mod server;
 mod service;
 mod site;
 mod socket;
+mod tool;
 mod topology;
 mod veth;
 mod wiring;
 
+pub use capture::{Capture, Captured};
 pub use client::{Client, Reply};
 pub use conn::Conn;
 pub use counters::{Count, Counters, LinkCount, Traffic};
@@ -73,5 +77,6 @@ pub use raw::RawSocket;
 pub use root::require_root;
 pub use run::output;
 pub use server::Server;
+pub use tool::Ended;
 pub use topology::{MAX_LBS, MAX_WORKERS, Mtus, Topology, TopologyBuilder};
 pub use veth::{End, Veth};

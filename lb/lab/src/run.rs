@@ -18,6 +18,11 @@ pub fn output(command: &mut Command) -> Result<String> {
 
 /// As [`output`], with `input` as the command's standard input.
 pub(crate) fn output_with_input(command: &mut Command, input: &str) -> Result<String> {
+    output_fed(command, input.as_bytes())
+}
+
+/// As [`output`], with any amount of `input`.
+pub(crate) fn output_fed(command: &mut Command, input: &[u8]) -> Result<String> {
     let line = command_line(command);
     let mut child = command
         .stdin(Stdio::piped())
@@ -25,11 +30,14 @@ pub(crate) fn output_with_input(command: &mut Command, input: &str) -> Result<St
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run `{line}`"))?;
-    // Inputs are a few kB of `ip -batch` or `nft -f`, less than a pipe holds: writing all before reading cannot deadlock.
-    let written = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
-    let output = child
-        .wait_with_output()
-        .with_context(|| format!("cannot wait for `{line}`"))?;
+    let stdin = child.stdin.take();
+    let (written, output) = std::thread::scope(|scope| {
+        let writer = scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input)));
+        let output = child.wait_with_output();
+        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (written, output)
+    });
+    let output = output.with_context(|| format!("cannot wait for `{line}`"))?;
     if !output.status.success() {
         bail!(
             "`{line}` failed ({}): {}",

@@ -52,6 +52,7 @@ pub struct TopologyBuilder {
     pub(crate) queues: u32,
     pub(crate) two_interfaces: bool,
     pub(crate) on_link: bool,
+    pub(crate) client_on_link: bool,
     pub(crate) lb_pods: bool,
     pub(crate) vlan: Option<VlanTags>,
     pub(crate) vlan_back: Option<VlanTags>,
@@ -79,6 +80,7 @@ impl Topology {
             queues: 1,
             two_interfaces: false,
             on_link: false,
+            client_on_link: false,
             lb_pods: false,
             vlan: None,
             vlan_back: None,
@@ -191,6 +193,15 @@ impl TopologyBuilder {
         self
     }
 
+    /// LB nodes, workers and the client share one subnet on a bridge, and VIPs are on-link for the client: it asks for them by ARP
+    /// and neighbour discovery.
+    #[must_use]
+    pub fn client_on_link(mut self) -> Self {
+        self.on_link = true;
+        self.client_on_link = true;
+        self
+    }
+
     /// LB nodes are workers too: they forward, and have a pod each.
     #[must_use]
     pub fn lb_pods(mut self) -> Self {
@@ -238,7 +249,13 @@ impl TopologyBuilder {
             "tags for a second interface that is not there"
         );
         let mut site = Site::new(&self)?;
-        let client = site.node("client", vec![wiring::iface(LinkKind::Client, 1, false)])?;
+        let client = site.node("client", vec![wiring::iface(LinkKind::Client, 1, self.client_on_link)])?;
+        if self.client_on_link {
+            for (address, length) in &self.vip_prefixes {
+                let route = format!("ip {} route add {address}/{length} dev eth0", family(*address));
+                client.ns.sh(&route)?;
+            }
+        }
         let lbs = (1..=lbs).map(|index| site.lb(index)).collect::<Result<Vec<_>>>()?;
         let workers = (1..=workers)
             .map(|index| site.worker(index))

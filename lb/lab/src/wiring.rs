@@ -41,7 +41,8 @@ pub(crate) fn iface(kind: LinkKind, index: u8, on_segment: bool) -> Iface {
     let (subnet, host) = match (on_segment, kind) {
         (false, _) => ((group, index), 2),
         (true, LinkKind::Worker) => ((SEGMENT, 0), 10 + index),
-        (true, LinkKind::Client | LinkKind::Lb | LinkKind::LbBack) => ((SEGMENT, 0), 1 + index),
+        (true, LinkKind::Client) => ((SEGMENT, 0), 100 + index),
+        (true, LinkKind::Lb | LinkKind::LbBack) => ((SEGMENT, 0), 1 + index),
     };
     Iface {
         name: name.to_owned(),

@@ -57,6 +57,26 @@ impl Counted {
     }
 }
 
+/// Packets by `kind/outcome`, of the slow path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Slow(BTreeMap<String, u64>);
+
+impl Slow {
+    /// Packets of this kind with this outcome.
+    pub(crate) fn of(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or_default()
+    }
+
+    /// What was counted since `before`, without what was not.
+    pub(crate) fn since(&self, before: &Self) -> BTreeMap<String, u64> {
+        let grown = self
+            .0
+            .iter()
+            .map(|(what, count)| (what.clone(), count - before.of(what)));
+        grown.filter(|(_, count)| *count > 0).collect()
+    }
+}
+
 /// A daemon at work; killed and its directory removed on drop.
 pub(crate) struct Daemon {
     process: Process,
@@ -193,6 +213,13 @@ impl Daemon {
                 .map(|view| (format!("{} {}", view.fate, view.reason), view.packets))
                 .collect(),
         ))
+    }
+
+    /// Packets that the slow path was done with, by `kind/outcome`: `echo/echo_reply`.
+    pub(crate) fn slow(&self) -> Result<Slow> {
+        let views: Vec<CounterView> = self.ask(&Request::Counters)?;
+        let slow = views.into_iter().filter(|view| view.path == CountedBy::Slow);
+        Ok(Slow(slow.map(|view| (view.reason, view.packets)).collect()))
     }
 
     /// Runs a CLI command against it; its standard output.

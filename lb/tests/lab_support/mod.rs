@@ -12,7 +12,7 @@ mod files;
 mod packets;
 
 pub(crate) use bed::{Bed, assert_spread, count_servers};
-pub(crate) use daemon::{Counted, Daemon, vipline};
+pub(crate) use daemon::{Counted, Daemon, Slow, vipline};
 pub(crate) use files::{LbFile, NodeFile, SEED, Vip, word};
 pub(crate) use packets::{Datagram, framed, tunnelled};
 
