@@ -2,7 +2,7 @@
 //! answers goes its usual way.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write as _},
     net::Ipv4Addr,
     os::{
@@ -35,7 +35,8 @@ impl Tun {
     /// Makes the device in the calling thread's network namespace, and takes it up.
     ///
     /// Packets come in by it whose sources the routing table would look for elsewhere, so reverse-path filtering is set to loose for
-    /// it; the kernel takes the higher value of this and `all`, so strict (1) there does not win. And it gets an IPv4 address,
+    /// it; the kernel takes the higher value of this and `all`, so strict (1) there does not win. Where `/proc/sys` cannot be
+    /// written, as in a service with `ProtectKernelTunables=`, it must not be strict by default. And it gets an IPv4 address,
     /// because loose filtering drops all that comes in by a device without one (net/ipv4/fib_frontend.c, `__fib_validate_source`).
     ///
     /// # Errors
@@ -61,9 +62,9 @@ impl Tun {
         if unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &raw mut wanted) } != 0 {
             return Err(failed("TUNSETIFF")(io::Error::last_os_error()));
         }
-        std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "2").map_err(failed("write rp_filter"))?;
+        filter_loosely(name).map_err(failed("set rp_filter to 2"))?;
         // No addresses of its own: it only takes packets in.
-        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), "1");
+        let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), "1");
         let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
             .map_err(|errno| failed("socket")(errno.into()))?;
         set_address(&socket, name).map_err(failed("SIOCSIFADDR"))?;
@@ -78,6 +79,24 @@ impl Tun {
                 .write(packet)
                 .is_ok_and(|written| written == packet.len())
         })
+    }
+}
+
+fn filter_loosely(name: &str) -> io::Result<()> {
+    const STRICT: u8 = 1;
+    let path = |of: &str| format!("/proc/sys/net/ipv4/conf/{of}/rp_filter");
+    let refused = match fs::write(path(name), "2") {
+        Ok(()) => return Ok(()),
+        Err(refused) => refused,
+    };
+    let read = |of: &str| {
+        fs::read_to_string(path(of))
+            .ok()
+            .and_then(|text| text.trim_end().parse::<u8>().ok())
+    };
+    match (read("all"), read(name)) {
+        (Some(all), Some(own)) if all.max(own) != STRICT => Ok(()),
+        (Some(_) | None, Some(_) | None) => Err(refused),
     }
 }
 
