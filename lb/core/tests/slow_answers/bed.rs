@@ -39,7 +39,13 @@ pub(crate) struct Bed {
 }
 
 impl Bed {
+    /// With answers for everybody.
     pub(crate) fn new() -> Self {
+        Self::within(1000)
+    }
+
+    /// With so many answers to one source, a second.
+    pub(crate) fn within(replies_per_source: u32) -> Self {
         let capacity = Capacity {
             vips: 16,
             backends: 16,
@@ -64,7 +70,7 @@ impl Bed {
         ];
         let owned = owned.map(|network| network.parse().unwrap());
         let bounds = Bounds {
-            replies_per_source: 1000,
+            replies_per_source,
             ..Bounds::default()
         };
         let settings = EngineSettings {

@@ -120,6 +120,22 @@ fn other_icmp_is_ignored() {
 }
 
 #[test]
+fn a_source_that_has_had_its_share_is_told_nothing_but_who_has_the_address() {
+    let mut bed = Bed::within(0);
+    for golden in golden::all() {
+        let (outcome, answer) = bed.answer(golden.verdict, &golden.question);
+        let expected = match golden.outcome {
+            Outcome::Unreachable if golden.verdict == Verdict::SlowNextHop => Outcome::HoldTimeout,
+            Outcome::EchoReply | Outcome::Reset | Outcome::Unreachable => Outcome::OverSourceLimit,
+            other => other,
+        };
+        assert_eq!(outcome, expected, "{}", golden.name);
+        let is_neighbours = golden.verdict == Verdict::SlowNeighbour;
+        assert_eq!(answer, golden.answer.filter(|_| is_neighbours), "{}", golden.name);
+    }
+}
+
+#[test]
 fn only_a_vip_address_echoes() {
     let mut bed = Bed::new();
     let frame = echo("198.51.100.7", "203.0.113.99", b"?");

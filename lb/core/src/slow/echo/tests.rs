@@ -59,8 +59,12 @@ fn book(reached: bool) -> Book {
 
 /// What becomes of a fragment, and the answer behind its Ethernet header.
 fn turn(book: &Book, frame: &[u8]) -> (Outcome, Option<Vec<u8>>) {
+    turn_within(1000, book, frame)
+}
+
+fn turn_within(replies_per_source: u32, book: &Book, frame: &[u8]) -> (Outcome, Option<Vec<u8>>) {
     let bounds = Bounds {
-        replies_per_source: 1000,
+        replies_per_source,
         ..Bounds::default()
     };
     let mut out = Output::default();
@@ -217,6 +221,17 @@ fn what_forbids_fragments_of_fragments_goes_on_forbidding_them() {
     for flags in [0, 0x4000] {
         let (_, answer) = turn(&book(true), &fragment(V4, flags, &message, 1480..2960));
         assert_eq!(answer.unwrap()[6..8], (flags | 0x2000 | 185).to_be_bytes());
+    }
+}
+
+#[test]
+fn only_the_first_fragment_takes_of_its_sources_share() {
+    for ends in [V4, V6] {
+        let message = request(ends, 3000);
+        let first = turn_within(0, &book(true), &fragment(ends, 0, &message, 0..1480));
+        assert_eq!(first, (Outcome::OverSourceLimit, None));
+        let second = turn_within(0, &book(true), &fragment(ends, 0, &message, 1480..2960));
+        assert_eq!(second.0, Outcome::EchoReply);
     }
 }
 
