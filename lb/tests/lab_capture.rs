@@ -6,7 +6,8 @@ mod lab_support;
 
 use std::{
     fs::{self, File},
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     thread,
@@ -17,7 +18,7 @@ use anyhow::{Context as _, Result, ensure};
 use lab::{Load, LoadKind, Process, Proto, Topology, require_root};
 use lab_support::{Bed, Daemon, LbFile, eventually, vip_v4, vip_v6, vipline};
 use lb::{
-    control::{CaptureOptions, CaptureStarted, Request, SampleView, follow},
+    control::{CaptureEvent, CaptureOptions, CaptureStarted, Request, SampleView, follow},
     datapath::holders,
 };
 use nix::sys::signal::Signal;
@@ -105,6 +106,15 @@ impl Capture {
 
 fn is_on(lb: &Daemon) -> Result<bool> {
     Ok(lb.status()?.features.contains(&"capture".to_owned()))
+}
+
+fn eventually_within(limit: Duration, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    while !holds()? {
+        ensure!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }
 
 /// Waits until the program that samples is gone.
@@ -628,23 +638,119 @@ fn a_client_that_takes_nothing_holds_nobody() -> Result<()> {
         rate: 100_000,
         ..CaptureOptions::default()
     };
-    let (started, stream) = follow::<CaptureStarted>(&lb.socket(), &Request::Capture { options })?;
+    let (started, mut stream) = follow::<CaptureStarted>(&lb.socket(), &Request::Capture { options })?;
     assert_eq!(started.interfaces, ["eth0"]);
     assert!(is_on(lb)?);
     // More than sockets and rings hold: about 800 B a sample.
-    let load = Load::start(client, vip_v4(1, 80), LoadKind::NewConnections, 4)?;
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(3) {
+    let load = Load::start(client, vip_v4(1, 80), LoadKind::NewConnections, 2)?;
+    eventually_within(Duration::from_secs(60), "the daemon gives the client up", || {
         let asked = Instant::now();
-        lb.status()?;
-        lb.vips()?;
+        let is_on = is_on(lb)?;
         assert!(asked.elapsed() < Duration::from_secs(2), "others are answered");
-    }
+        Ok(!is_on)
+    })?;
     assert_eq!(load.stop()?.failed, 0, "and traffic goes on");
-    lb.reload_lb(&bed.file())?;
-    // Hung clients end after 30 s; this one goes earlier.
-    drop(stream);
+    assert_eq!(lb.status()?.features, features);
+    assert!(lb.log()?.contains("took nothing for 30 s"), "{}", lb.log()?);
+    // What was sent until then can still be had, and then how it ended.
+    let end = loop {
+        match stream.next::<CaptureEvent>()?.context("no end")? {
+            CaptureEvent::Sample(_) => {}
+            CaptureEvent::End(end) => break end,
+        }
+    };
+    assert!(
+        end.lost > 0 && end.error.is_some_and(|why| why.contains("took nothing")),
+        "losses are told"
+    );
+
+    // One that is gone before its capture has begun.
+    for _ in 0..5 {
+        let mut socket = UnixStream::connect(lb.socket())?;
+        let request = Request::Capture {
+            options: CaptureOptions::default(),
+        };
+        writeln!(socket, "{}", serde_json::to_string(&request)?)?;
+        drop(socket);
+    }
+    // The first and those that found it gone; others were refused.
+    let count = |word| Ok::<_, anyhow::Error>(lb.log()?.matches(word).count());
+    eventually("all of them are over", || {
+        Ok(count("capture started")? > 1 && count("capture started")? == count("capture ended")?)
+    })?;
     is_over(lb, &features)
+}
+
+#[test]
+fn a_frame_that_leaves_by_another_interface_is_named_by_the_one_it_came_in_by_in_generic_mode_too() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    for mode in ["native", "generic"] {
+        let topology = Topology::builder().workers(1).two_interfaces().build()?;
+        let bed = Bed::start(topology, |topology, lb| {
+            let mut file = LbFile::new(topology, lb).vips(&[(Proto::Tcp, vip_v4(1, 80))], "v4");
+            for interface in &mut file.interfaces {
+                *interface = format!("{{ name: {interface}, mode: {mode} }}");
+            }
+            file
+        })?;
+        let mut capture = Capture::start(bed.lb(), &["--verdict", "forward", "-w", "f.pcapng"])?;
+        bed.topology.client().http_get(vip_v4(1, 80), 3)?;
+        capture.stop()?;
+        let file = capture.path("f.pcapng");
+        let infos = capinfos(&file)?;
+        assert!(
+            infos.contains("Name = eth0") && infos.contains("Name = eth1"),
+            "{infos}"
+        );
+        let rows = tshark(
+            &file,
+            "frame",
+            &["frame.interface_name", "frame.comment", "frame.protocols"],
+        )?;
+        assert!(rows.len() >= 9, "{mode}: {rows:?}");
+        for row in rows {
+            assert_eq!(row[0], "eth0", "{mode}");
+            assert!(
+                row[1].starts_with("verdict=forward reason=redirect "),
+                "{mode}: {row:?}"
+            );
+            assert!(row[2].starts_with("eth:ethertype:ip:ip:tcp"), "{mode}: {row:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd/vipline-lb.service");
+    let unit = fs::read_to_string(unit)?;
+    assert!(unit.contains("SystemCallFilter=@system-service bpf perf_event_open"));
+    let line = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let names = line
+        .context("capabilities")?
+        .split_whitespace()
+        .map(|name| name.trim_start_matches("CAP_"));
+    let capabilities: Vec<_> = names.map(|name| format!("+{}", name.to_lowercase())).collect();
+
+    let topology = Topology::builder().workers(1).build()?;
+    let file = LbFile::new(&topology, topology.lb(0)).vips(&[(Proto::Tcp, vip_v4(1, 80))], "v4");
+    let yaml = |socket: &Path| file.yaml(socket);
+    let mut lb = Daemon::spawn_with_capabilities("run", topology.lb(0), yaml, &capabilities.join(","))?;
+    lb.ready()?;
+    let impatient = topology.client().with_timeout(Duration::from_millis(50));
+    let mut capture = Capture::start(&lb, &["--vip", "203.0.113.1", "-o", "json"])?;
+    // Nobody serves; the question is seen.
+    impatient.try_http_get(vip_v4(1, 80), 1)?;
+    capture.stop()?;
+    assert!(!capture.samples()?.is_empty());
+    Ok(())
 }
 
 /// Requests of every kind at the first VIP.
