@@ -146,6 +146,7 @@ impl Lb {
             let reached = self.tables.reach(&desired(&self.file.config, &view), &view.next_hops);
             if reached.is_ok() {
                 self.own_addresses.clone_from(&view.own_addresses);
+                capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
             }
             reached
         };
@@ -157,7 +158,6 @@ impl Lb {
             }
             Err(error) => tracing::error!("next hops changed and the tables did not follow: {}", report(&error)),
         }
-        capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
         // Whatever came of it, the slow path learns of next hops and tries again what waits for them.
         let desired = desired(&self.file.config, &view);
         self.slow.publish(&self.file.config, &desired, &view.next_hops);
