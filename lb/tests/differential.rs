@@ -28,8 +28,7 @@ const PACKETS: usize = 40_000;
 /// Packets between new tables.
 const PER_TABLES: usize = 4_000;
 
-/// What the kernel should make of the host's outcome: there are no sockets here, and the reason stands in front of what the slow
-/// path would get.
+/// What the kernel should make of the host's outcome: there are no sockets here.
 fn expected(features: u64, outcome: &Outcome) -> (Verdict, Action, Vec<u8>) {
     let verdict = outcome.verdict;
     let action = match verdict {
@@ -39,9 +38,7 @@ fn expected(features: u64, outcome: &Outcome) -> (Verdict, Action, Vec<u8>) {
         _ => match verdict.fate() {
             Fate::Pass => Action::Pass,
             Fate::Slow if features & feature::SLOW_PATH != 0 => {
-                let mut frame = (verdict as u64).to_le_bytes().to_vec();
-                frame.extend(&outcome.frame);
-                return (Verdict::DropNoSlowPath, Action::Drop, frame);
+                return (Verdict::DropNoSlowPath, Action::Drop, outcome.frame.clone());
             }
             Fate::Slow | Fate::Drop => Action::Drop,
             Fate::Forward => unreachable!("all three stand above"),
@@ -213,7 +210,12 @@ fn the_balancer_with_the_slow_path_agrees_with_its_host_build() -> Result<()> {
     if !lab::require_root()? {
         return Ok(());
     }
-    let features = feature::SLOW_PATH | feature::REDIRECT | feature::DROP_MARTIANS | feature::SOURCE_PREFIX;
+    let features = feature::SLOW_PATH
+        | feature::REDIRECT
+        | feature::DROP_MARTIANS
+        | feature::SOURCE_PREFIX
+        | feature::CLAMP_MSS
+        | feature::CAPTURE;
     let seen = compare("slow path", 0x5eed_0003, features, false)?;
     reaches(
         &seen,

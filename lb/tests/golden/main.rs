@@ -13,6 +13,9 @@
 //! | [`policy`] | martians, deny-list, source ranges |
 //! | [`limits`] | packet and SYN limits |
 //! | [`slow_path`] | the hook: a socket gets the reason in front of the packet |
+//! | [`neighbours`] | ARP and neighbour discovery for VIP addresses, more VLAN tags than two |
+//! | [`mss`] | MSS clamping |
+//! | [`capture`] | samples of packets |
 //! | [`features`] | every feature alone, and all but each one |
 //! | [`worker`] | decapsulation, on a worker node and on an LB node |
 //! | [`tunnel_rules`] | what is not decapsulated |
@@ -23,10 +26,13 @@
 mod support;
 
 mod broken;
+mod capture;
 mod encapsulation;
 mod features;
 mod limits;
 mod matching;
+mod mss;
+mod neighbours;
 mod policy;
 mod roundtrip;
 mod slow_path;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
-use xdp_prog::{abi::feature, verdict::Verdict};
+use xdp_prog::{abi::feature, limit, verdict::Verdict};
 
 use crate::support::{
     bed::Bed,
@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 /// An AF_XDP socket with a receive ring and nothing more: enough to stand in `XSKS`, as no packet is sent to it in a test run.
-fn socket() -> Result<OwnedFd> {
+pub(super) fn socket() -> Result<OwnedFd> {
     // include/uapi/linux/if_xdp.h
     const SOL_XDP: libc::c_int = 283;
     const XDP_RX_RING: libc::c_int = 2;
@@ -111,5 +111,95 @@ fn with_a_socket_it_gets_the_packet_and_the_reason_in_front() -> Result<()> {
     // What is not slow does not go there.
     let packet = Packet::tcp(CLIENT_V4, &at(VIP_V4, 82));
     assert_eq!(bed.kernel.run(&packet.frame())?.action, Action::Tx);
+    Ok(())
+}
+
+#[test]
+fn a_budget_takes_its_burst_and_sheds_the_rest_by_reason() -> Result<()> {
+    if !lab::require_root()? {
+        return Ok(());
+    }
+    let mut bed = Bed::balancer(tables())?;
+    let Kernel::Balancer(balancer) = &bed.kernel else {
+        panic!("a balancer")
+    };
+    // One packet for ever on each CPU; none at all.
+    for cpu in 0..balancer.counters.slow.per_cpu(0)?.len() {
+        assert_eq!(balancer.counters.slow.per_cpu(0)?[cpu].shed, 0);
+    }
+    balancer.set_budget(Verdict::SlowIcmp, 0, limit::TOKEN)?;
+    balancer.set_budget(Verdict::SlowFragment, limit::TOKEN * 1000, limit::TOKEN - 1)?;
+    let packet = Packet::tcp(CLIENT_V4, &at(VIP_V4, 80));
+    let (fragment, icmp, options) = (
+        edited(&packet, |ip| ip[6] = 0x20),
+        edited(&packet, |ip| ip[9] = 1),
+        edited(&packet, |ip| ip[0] = 0x46),
+    );
+    for _ in 0..5 {
+        bed.unchanged("never taken", &fragment, Verdict::DropSlowBudget)?;
+        bed.unchanged("without a limit", &options, Verdict::DropNoSlowPath)?;
+    }
+    let before = bed.kernel.verdicts()?;
+    for _ in 0..200 {
+        assert_eq!(bed.kernel.run(&icmp)?.action, Action::Drop);
+    }
+    let after = bed.kernel.verdicts()?;
+    let more = |verdict: Verdict| after[verdict as usize].1 - before[verdict as usize].1;
+    let (taken, shed) = (more(Verdict::DropNoSlowPath), more(Verdict::DropSlowBudget));
+    let Kernel::Balancer(balancer) = &bed.kernel else {
+        panic!("a balancer")
+    };
+    let cpus = balancer.counters.slow.per_cpu(0)?.len() as u64;
+    assert!(
+        taken >= 1 && taken <= cpus && taken + shed == 200,
+        "{taken} taken, {shed} shed"
+    );
+    let sheds: Vec<_> = balancer
+        .counters
+        .shed()?
+        .into_iter()
+        .filter(|(_, shed)| *shed != 0)
+        .collect();
+    assert_eq!(sheds, [(Verdict::SlowFragment, 5), (Verdict::SlowIcmp, shed)]);
+    // Without a limit again, live.
+    balancer.set_budget(Verdict::SlowFragment, 0, 0)?;
+    bed.recount()?;
+    bed.unchanged("taken again", &fragment, Verdict::DropNoSlowPath)?;
+    Ok(())
+}
+
+#[test]
+fn a_socket_is_of_one_interface_and_one_queue() -> Result<()> {
+    if !lab::require_root()? {
+        return Ok(());
+    }
+    let (mine, other) = (socket()?, socket()?);
+    let mut bed = Bed::balancer(tables())?;
+    let icmp = edited(&Packet::tcp(CLIENT_V4, &at(VIP_V4, 80)), |ip| ip[9] = 1);
+    let with_reason = [&(Verdict::SlowIcmp as u64).to_le_bytes(), &icmp[..]].concat();
+    let sockets = match &bed.kernel {
+        Kernel::Balancer(balancer) => std::sync::Arc::clone(&balancer.sockets),
+        Kernel::Worker(_) => panic!("a balancer"),
+    };
+    let sockets = || sockets.lock().expect("nobody panicked");
+    for (ifindex, queue) in [(LOOPBACK + 1, 0), (LOOPBACK, 1), (0, LOOPBACK)] {
+        sockets().set(ifindex, queue, other.as_raw_fd())?;
+    }
+    bed.unchanged("others have sockets", &icmp, Verdict::DropNoSlowPath)?;
+    for _ in 0..2 {
+        sockets().set(LOOPBACK, 0, mine.as_raw_fd())?;
+        bed.becomes("this one has", &icmp, Verdict::SlowIcmp, None, &with_reason)?;
+        // A worker that was restarted.
+        sockets().set(LOOPBACK, 0, other.as_raw_fd())?;
+        bed.becomes("another takes over", &icmp, Verdict::SlowIcmp, None, &with_reason)?;
+        assert_eq!(sockets().queues().count(), 4);
+        sockets().remove(LOOPBACK, 0)?;
+        sockets().remove(LOOPBACK, 0)?;
+        bed.unchanged("it is gone", &icmp, Verdict::DropNoSlowPath)?;
+    }
+    sockets().set(LOOPBACK, 0, mine.as_raw_fd())?;
+    drop(mine);
+    let left = bed.step("its socket is closed", &icmp, Verdict::DropNoSlowPath, None)?;
+    assert!(left.ends_with(&icmp));
     Ok(())
 }

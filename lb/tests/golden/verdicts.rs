@@ -2,7 +2,7 @@
 //! stands in the other modules.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, os::fd::AsRawFd as _};
 
 use anyhow::Result;
 use xdp_prog::{
@@ -13,9 +13,9 @@ use xdp_prog::{
 use super::worker::with_tunnel;
 use crate::support::{
     bed::Bed,
-    frames::{LB_MAC, Packet, ROUTER_MAC, TCP, UDP, edited, framed, framed_as, tunnelled},
+    frames::{DOT1Q, LB_MAC, Packet, ROUTER_MAC, TCP, UDP, arp, edited, framed, framed_as, tunnelled},
     kernel::Kernel,
-    site::{CLIENT_V4, VIP_V4, Way, at},
+    site::{CLIENT_V4, LOOPBACK, VIP_V4, Way, at},
     tables::Tables,
 };
 
@@ -97,11 +97,31 @@ fn forwarding() -> Result<BTreeSet<Verdict>> {
         &one_vip(feature::SLOW_PATH, way.line_with(0, 0, [0, 0])),
         &[packet().frame()],
     )?);
+    seen.extend(slow_path()?);
     // A table that names a backend for which there is no line.
     let mut beyond = one_vip(0, way.line());
     beyond.vip(VIP_V4, TCP, 82, &[u16::MAX]);
     seen.extend(balanced(&beyond, &[Packet::tcp(CLIENT_V4, &at(VIP_V4, 82)).frame()])?);
     Ok(seen)
+}
+
+/// What needs a socket to be said, and what a budget sheds.
+fn slow_path() -> Result<BTreeSet<Verdict>> {
+    let socket = super::slow_path::socket()?;
+    let kernel = Kernel::balancer(&one_vip(feature::SLOW_PATH, Way::v4(1).line()))?;
+    let Kernel::Balancer(balancer) = &kernel else {
+        panic!("a balancer")
+    };
+    balancer.sockets.lock().unwrap().set(LOOPBACK, 0, socket.as_raw_fd())?;
+    balancer.set_budget(Verdict::SlowFragment, 0, 1)?;
+    reached(
+        &kernel,
+        &[
+            arp(&[], 1, "192.0.2.1", VIP_V4),
+            packet().tagged(&[(DOT1Q, 1), (DOT1Q, 2), (DOT1Q, 3)]).frame(),
+            edited(&packet(), |ip| ip[6] = 0x20),
+        ],
+    )
 }
 
 fn policy() -> Result<BTreeSet<Verdict>> {

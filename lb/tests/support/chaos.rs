@@ -7,8 +7,8 @@ use xdp_prog::abi::{LineMeta, VipMeta, feature, setting};
 
 use super::{
     frames::{
-        DOT1AD, DOT1Q, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPIP, IPV6, LB_MAC, ROUTER_MAC, TCP, Tag, UDP, checksummed,
-        framed_as, ip_header,
+        DOT1AD, DOT1Q, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPIP, IPV6, LB_MAC, ROUTER_MAC, TCP, Tag, UDP, arp, checksummed,
+        framed_as, ip_header, neighbour_message,
     },
     random::Random,
     site::{LOOPBACK, Way},
@@ -106,7 +106,10 @@ pub(crate) fn tables(random: &mut Random, features: u64) -> Tables {
                 continue;
             }
             let backends: Vec<u16> = (0..random.below(20)).map(|_| random.below(17) as u16).collect();
-            let flags = if random.once_in(2) { VipMeta::OPTIONS } else { 0 };
+            let mut flags = if random.once_in(2) { VipMeta::OPTIONS } else { 0 };
+            if random.once_in(2) {
+                flags |= VipMeta::CLAMP_MSS;
+            }
             let vip = tables.vip_once(address, protocol, port, &backends, flags);
             let Some(options) = vip.map(|vip| &mut tables.options[vip as usize]) else {
                 continue;
@@ -161,7 +164,7 @@ fn tunnel_sets(tables: &mut Tables) {
 
 /// A frame of at least 14 bytes: a packet that makes sense, or one that did before it was mutated.
 pub(crate) fn frame(random: &mut Random) -> Vec<u8> {
-    let tags: Vec<Tag> = (0..random.one_of(&[0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 3]))
+    let tags: Vec<Tag> = (0..random.one_of(&[0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 3, 4, 5]))
         .map(|_| (random.one_of(&[DOT1Q, DOT1AD]), random.word() as u16))
         .collect();
     let ip = if random.once_in(4) {
@@ -175,7 +178,21 @@ pub(crate) fn frame(random: &mut Random) -> Vec<u8> {
         _ if ip[0] >> 4 == 6 => ETHERTYPE_IPV6,
         _ => ETHERTYPE_IPV4,
     };
-    let mut frame = framed_as(LB_MAC, ROUTER_MAC, &tags, ethertype, &ip);
+    let mut frame = match random.below(30) {
+        0 => arp(
+            &tags,
+            random.one_of(&[1, 1, 1, 2]),
+            random.one_of(&OTHERS_V4),
+            random.one_of(&VIPS_V4),
+        ),
+        1 => {
+            let target = random.one_of(&VIPS_V6);
+            let destination = random.one_of(&["ff02::1:ff00:80", target, "ff02::1", "fe80::1"]);
+            let kind = random.one_of(&[135, 135, 135, 136]);
+            neighbour_message(&tags, kind, random.one_of(&OTHERS_V6), destination, target)
+        }
+        _ => framed_as(LB_MAC, ROUTER_MAC, &tags, ethertype, &ip),
+    };
     if random.once_in(2) {
         for _ in 0..=random.below(3) {
             mutate(random, &mut frame);
@@ -289,6 +306,24 @@ fn packet(random: &mut Random) -> Vec<u8> {
     transport[13] = random.one_of(&[0x02, 0x10, 0x12, 0x11, 0x18, 0xff, 0x42]);
     let len = rest.min(20);
     ip[headers..headers + len].copy_from_slice(&transport[..len]);
+    if rest >= 60 && random.once_in(2) {
+        // Options that make sense for a while.
+        ip[headers + 12] = (random.below(11) as u8 + 5) << 4;
+        let mut at = headers + 20;
+        while at + 4 <= headers + 60 {
+            let option: &[u8] = random.one_of(&[
+                &[1][..],
+                &[1, 1],
+                &[2, 4, 0x05, 0xb4],
+                &[3, 3, 7],
+                &[4, 2],
+                &[8, 3, 0],
+                &[0],
+            ]);
+            ip[at..at + option.len()].copy_from_slice(option);
+            at += option.len();
+        }
+    }
     if v4 {
         match random.below(16) {
             0 => ip[6..8].copy_from_slice(&(random.word() as u16).to_be_bytes()),

@@ -1,6 +1,6 @@
 //! Packets as clients send them, and as they should look once encapsulated: etherparse, and a few bytes of our own.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use etherparse::{
     EtherType, Ethernet2Header, IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv6Header, SingleVlanHeader, TcpHeader, UdpHeader,
@@ -38,6 +38,8 @@ pub(crate) struct Packet {
     pub(crate) tos: u8,
     pub(crate) hops: u8,
     pub(crate) payload: usize,
+    /// Options of a TCP header, padded by whoever sets them.
+    pub(crate) tcp_options: Vec<u8>,
 }
 
 impl Packet {
@@ -52,6 +54,7 @@ impl Packet {
             tos: 0,
             hops: 57,
             payload: 10,
+            tcp_options: Vec::new(),
         }
     }
 
@@ -70,6 +73,11 @@ impl Packet {
 
     pub(crate) fn flags(mut self, tcp_flags: u8) -> Self {
         self.tcp_flags = tcp_flags;
+        self
+    }
+
+    pub(crate) fn tcp_options(mut self, options: &[u8]) -> Self {
+        self.tcp_options = options.to_vec();
         self
     }
 
@@ -141,6 +149,7 @@ impl Packet {
             let flag = |bit: u8| self.tcp_flags & bit != 0;
             (header.fin, header.syn, header.rst) = (flag(0x01), flag(SYN), flag(0x04));
             (header.psh, header.ack, header.urg) = (flag(0x08), flag(ACK), flag(0x20));
+            header.set_options_raw(&self.tcp_options).expect("at most 40 bytes");
             header.checksum = match (self.source.ip(), self.destination.ip()) {
                 (IpAddr::V4(s), IpAddr::V4(d)) => header.calc_checksum_ipv4_raw(s.octets(), d.octets(), &payload),
                 (IpAddr::V6(s), IpAddr::V6(d)) => header.calc_checksum_ipv6_raw(s.octets(), d.octets(), &payload),
@@ -251,4 +260,46 @@ pub(crate) fn checksummed(mut ip: Vec<u8>) -> Vec<u8> {
 pub(crate) fn checksum_is_right(ip: &[u8]) -> bool {
     let (header, _) = Ipv4Header::from_slice(ip).expect("an IPv4 header");
     header.calc_header_checksum() == header.header_checksum
+}
+
+/// ARP for IPv4 over Ethernet (RFC 826), behind tags: `operation` from `sender` about `target`.
+pub(crate) fn arp(tags: &[Tag], operation: u16, sender: &str, target: &str) -> Vec<u8> {
+    let v4 = |address: &str| address.parse::<Ipv4Addr>().expect("an IPv4 address").octets();
+    let mut body = vec![0, 1, 0x08, 0x00, 6, 4];
+    body.extend(operation.to_be_bytes());
+    body.extend(ROUTER_MAC);
+    body.extend(v4(sender));
+    body.extend([0; 6]);
+    body.extend(v4(target));
+    // As Ethernet pads it.
+    body.resize(46, 0);
+    framed_as([0xff; 6], ROUTER_MAC, tags, 0x0806, &body)
+}
+
+/// A neighbour solicitation (RFC 4861, 4.3) with the sender's link-layer address, sent to `destination`.
+pub(crate) fn solicitation(tags: &[Tag], source: &str, destination: &str, target: &str) -> Vec<u8> {
+    neighbour_message(tags, 135, source, destination, target)
+}
+
+/// An ICMPv6 message about a target: 135 asks, 136 answers. The checksum is right.
+pub(crate) fn neighbour_message(tags: &[Tag], kind: u8, source: &str, destination: &str, target: &str) -> Vec<u8> {
+    let v6 = |address: &str| address.parse::<Ipv6Addr>().expect("an IPv6 address");
+    let mut body = vec![0; 4];
+    body.extend(v6(target).octets());
+    body.extend([1, 1]);
+    body.extend(ROUTER_MAC);
+    let message = etherparse::Icmpv6Type::Unknown {
+        type_u8: kind,
+        code_u8: 0,
+        bytes5to8: [0; 4],
+    };
+    let payload = &body[4..];
+    let header =
+        etherparse::Icmpv6Header::with_checksum(message, v6(source).octets(), v6(destination).octets(), payload)
+            .expect("a short message");
+    let mut segment = header.to_bytes().to_vec();
+    segment.extend(payload);
+    let mut ip = ip_header(v6(source).into(), v6(destination).into(), 58, 0, 255, segment.len());
+    ip.extend(segment);
+    framed(LB_MAC, ROUTER_MAC, tags, &ip)
 }
