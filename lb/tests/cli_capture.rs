@@ -7,11 +7,16 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
+    time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -244,6 +249,44 @@ fn an_end_against_our_will_is_a_failure_and_what_had_come_is_written() {
     let output = Daemon::new(vec![started(), sample(), end(None, 7)]).run(&[]);
     assert!(text(&output.stderr).contains("7 LOST"), "{}", text(&output.stderr));
     assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn a_signal_before_the_capture_has_begun_ends_it_when_it_has_and_a_second_one_does_not_wait() {
+    let directory = TempDir::new().unwrap();
+    let socket = directory.path().join("control.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let start = || {
+        let mut command = vipline(&["-w", "f.pcapng"]);
+        command.current_dir(directory.path()).arg("--socket").arg(&socket);
+        let child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        let mut reader = BufReader::new(stream);
+        // It has asked, so it waits for signals.
+        reader.read_line(&mut String::new()).unwrap();
+        (child, reader)
+    };
+    let signal = |child: &Child| {
+        let pid = Pid::from_raw(child.id().try_into().unwrap());
+        kill(pid, Signal::SIGINT).unwrap();
+        // Two at once would be one.
+        thread::sleep(Duration::from_millis(300));
+    };
+
+    let (mut child, mut reader) = start();
+    signal(&child);
+    assert_eq!(child.try_wait().unwrap(), None, "it waits for the daemon");
+    writeln!(reader.get_ref(), "{}\n{}", started(), sample()).unwrap();
+    assert_eq!(reader.read_line(&mut String::new()).unwrap(), 0, "it has enough");
+    writeln!(reader.get_ref(), "{}", end(None, 0)).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(text(&output.stderr), "1 packet captured\n");
+    assert_eq!(output.status.code(), Some(0));
+
+    let (mut child, _reader) = start();
+    signal(&child);
+    signal(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod show;
 use std::{
     fs::{self, File},
     io::{self, BufWriter, IsTerminal as _, Seek as _, Write},
+    mem,
     path::{Path, PathBuf},
     process::{self, ExitCode},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,7 +24,7 @@ use super::{
 use crate::control::{self, CaptureEnd, CaptureEvent, CaptureOptions, CaptureStarted, Request, SampleView};
 use pcapng::Writer;
 
-/// Exit code after a Ctrl-C that nothing could be done about: 128 and the signal's number, as shells have it.
+/// Exit code after a second Ctrl-C: 128 and the signal's number, as shells have it.
 const EXIT_INTERRUPTED: i32 = 130;
 /// Bytes of packets that are held back while more are at hand.
 const BUFFER: usize = 256 * 1024;
@@ -116,7 +117,8 @@ fn options(args: &CaptureArgs) -> Result<CaptureOptions, &'static str> {
 /// Says how it ended.
 fn said(written: u64, end: Option<CaptureEnd>, file: Option<&Path>) -> anyhow::Result<ExitCode> {
     let end = end.context("the daemon went away; what had come until then is written")?;
-    let mut text = format!("{written} packets captured");
+    let packets = if written == 1 { "packet" } else { "packets" };
+    let mut text = format!("{written} {packets} captured");
     if end.lost > 0 {
         text += &format!(", {} LOST: samples came faster than they were taken", end.lost);
     }
@@ -130,9 +132,20 @@ fn said(written: u64, end: Option<CaptureEnd>, file: Option<&Path>) -> anyhow::R
     }
 }
 
-/// Ctrl-C and its like: the first asks the daemon to come to an end, the second does not wait for it.
+/// Ctrl-C and its like: the first asks the daemon to come to an end, as soon as there is something to end; the second does not wait.
 #[derive(Clone, Default)]
-struct Stop(Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>);
+struct Stop(Arc<Mutex<Asked>>);
+
+#[derive(Default)]
+enum Asked {
+    /// Not yet, and the capture has not begun.
+    #[default]
+    No,
+    /// Not yet; this does it.
+    With(Box<dyn FnOnce() + Send>),
+    /// Yes, perhaps before the capture began.
+    Yes,
+}
 
 impl Stop {
     /// Waits for signals in a thread of their own; this one, and those that are made after this, hold them back.
@@ -143,10 +156,10 @@ impl Stop {
         let stopper = stop.clone();
         let wait = move || {
             while signals.wait().is_ok() {
-                match stopper.place().take() {
-                    Some(stop) => stop(),
-                    // Nothing has begun yet, or the daemon does not come to an end.
-                    None => process::exit(EXIT_INTERRUPTED),
+                match mem::replace(&mut *stopper.asked(), Asked::Yes) {
+                    Asked::No => {}
+                    Asked::With(stop) => stop(),
+                    Asked::Yes => process::exit(EXIT_INTERRUPTED),
                 }
             }
         };
@@ -155,12 +168,16 @@ impl Stop {
         Ok(stop)
     }
 
-    /// Has the first signal do this.
+    /// Has the first signal do this, at once if it has come already.
     fn with(&self, stop: impl FnOnce() + Send + 'static) {
-        *self.place() = Some(Box::new(stop));
+        let mut asked = self.asked();
+        match *asked {
+            Asked::No | Asked::With(_) => *asked = Asked::With(Box::new(stop)),
+            Asked::Yes => stop(),
+        }
     }
 
-    fn place(&self) -> MutexGuard<'_, Option<Box<dyn FnOnce() + Send>>> {
+    fn asked(&self) -> MutexGuard<'_, Asked> {
         // Nothing panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
