@@ -133,3 +133,70 @@ fn reset_of(packet: &Packet<'_>) -> Result<TcpHeader, Outcome> {
     reset.checksum = checksum.map_err(|_| Outcome::Malformed)?;
     Ok(reset)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Outcome, Packet, answerable};
+
+    /// An IPv4 packet of protocol `protocol`, with this word of flags and fragment offset.
+    fn ipv4(place: u16, protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let [high, low] = place.to_be_bytes();
+        let header = [
+            &[
+                0x45,
+                0,
+                0,
+                20 + payload.len() as u8,
+                0,
+                1,
+                high,
+                low,
+                64,
+                protocol,
+                0,
+                0,
+            ],
+            &[198, 51, 100, 7, 203, 0, 113, 10][..],
+        ];
+        [&[2; 12][..], &[8, 0], &header.concat(), payload].concat()
+    }
+
+    fn ipv6(kind: u8) -> Vec<u8> {
+        let mut source = [0; 16];
+        source[..3].copy_from_slice(&[0x20, 0x01, 7]);
+        let mut destination = source;
+        destination[2] = 10;
+        let header = [&[0x60, 0, 0, 0, 0, 8, 58, 64], &source[..], &destination].concat();
+        [&[2; 12][..], &[0x86, 0xdd], &header, &[kind, 0, 0, 0, 0, 0, 0, 0]].concat()
+    }
+
+    fn is_answerable(frame: &[u8]) -> bool {
+        match answerable(&Packet::parse(frame).unwrap()) {
+            Ok(()) => true,
+            Err(outcome) => {
+                assert_eq!(outcome, Outcome::Unanswerable);
+                false
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_first_fragment_may_be_answered() {
+        assert!(is_answerable(&ipv4(0, 17, &[0; 8])));
+        assert!(is_answerable(&ipv4(0x2000, 17, &[0; 8])));
+        assert!(!is_answerable(&ipv4(0x2001, 17, &[0; 8])));
+        assert!(!is_answerable(&ipv4(0x0001, 17, &[0; 8])));
+    }
+
+    #[test]
+    fn no_icmp_error_and_no_redirect_may_be_answered() {
+        let kinds: Vec<_> = (0..=255)
+            .filter(|kind| !is_answerable(&ipv4(0, 1, &[*kind, 0, 0, 0])))
+            .collect();
+        assert_eq!(kinds, [3, 4, 5, 11, 12]);
+        let kinds: Vec<_> = (0..=255).filter(|kind| !is_answerable(&ipv6(*kind))).collect();
+        let errors: Vec<_> = (0..128).chain([137]).collect();
+        assert_eq!(kinds, errors);
+        assert!(!is_answerable(&ipv4(0, 1, &[])), "too short to say");
+    }
+}

@@ -46,6 +46,19 @@ impl Bed {
 
     /// With so many answers to one source, a second.
     pub(crate) fn within(replies_per_source: u32) -> Self {
+        Self::with(replies_per_source, Protection::default())
+    }
+
+    /// With no source refused before a handler sees it.
+    pub(crate) fn open() -> Self {
+        let protection = Protection {
+            drop_martians: false,
+            drop_source_is_vip: false,
+        };
+        Self::with(1000, protection)
+    }
+
+    fn with(replies_per_source: u32, protection: Protection) -> Self {
         let capacity = Capacity {
             vips: 16,
             backends: 16,
@@ -81,7 +94,7 @@ impl Bed {
         Self {
             config,
             planner,
-            book: Book::new(&desired, &hops, Protection::default(), &owned),
+            book: Book::new(&desired, &hops, protection, &owned),
             common: Common::new(bounds, 1),
             engine: Engine::new(settings),
             now_ns: 0,

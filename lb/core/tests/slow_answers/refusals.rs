@@ -33,9 +33,16 @@ fn solicitation(change: impl FnOnce(&mut Vec<u8>), after: impl FnOnce(&mut Vec<u
 
 #[test]
 fn nobody_that_is_no_single_host_is_answered() {
-    let mut bed = Bed::new();
-    let v4 = ["0.1.2.3", "127.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255"];
-    let v6 = ["::", "::1", "ff02::1", "::ffff:198.51.100.7"];
+    let mut bed = Bed::open();
+    let v4 = [
+        "0.1.2.3",
+        "127.0.0.1",
+        "224.0.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "203.0.113.10",
+    ];
+    let v6 = ["::", "::1", "ff02::1", "::ffff:198.51.100.7", "2001:db8::10"];
     for (sources, destination) in [(&v4[..], "203.0.113.10"), (&v6, "2001:db8::10")] {
         for source in sources {
             for (verdict, frame) in [
@@ -43,12 +50,7 @@ fn nobody_that_is_no_single_host_is_answered() {
                 (Verdict::SlowUnservedPort, packet(source, destination, 17, &UDP)),
                 (Verdict::SlowProtocol, packet(source, destination, 47, &UDP)),
             ] {
-                let (outcome, answer) = bed.answer(verdict, &frame);
-                assert!(
-                    matches!(outcome, Outcome::Refused | Outcome::Unanswerable),
-                    "{source}: {outcome:?}"
-                );
-                assert_eq!(answer, None, "{source}");
+                assert_eq!(bed.answer(verdict, &frame), (Outcome::Unanswerable, None), "{source}");
             }
         }
     }
@@ -186,6 +188,40 @@ fn our_own_announcement_come_back_is_no_conflict() {
     let frame = lb_core::slow::announcement([203, 0, 113, 10].into(), MAC).remove(0);
     let out = bed.step(Verdict::SlowNeighbour, &frame);
     assert!(out.events.is_empty() && out.frames.is_empty());
+}
+
+#[test]
+fn a_question_from_nobody_that_could_hear_the_answer_is_not_answered() {
+    let mut bed = Bed::open();
+    let arp = question("arp_request");
+    let with = |at: usize, bytes: &[u8]| {
+        let mut frame = arp.clone();
+        frame[at..at + bytes.len()].copy_from_slice(bytes);
+        frame
+    };
+    let questions = [
+        with(28, &[224, 0, 0, 1]),
+        with(28, &[127, 0, 0, 1]),
+        with(28, &[255; 4]),
+        with(22, &[0xff; 6]),
+        with(22, &[0; 6]),
+        // A reply asks nothing.
+        with(20, &[0, 2]),
+        solicitation(
+            |frame| frame[22..38].copy_from_slice(&[&[0xff, 2][..], &[0; 13], &[1]].concat()),
+            |_| {},
+        ),
+        solicitation(
+            |frame| frame[22..38].copy_from_slice(&[&[0; 15][..], &[1]].concat()),
+            |_| {},
+        ),
+        solicitation(|frame| frame[80] = 0x33, |_| {}),
+        solicitation(|frame| frame[80..86].fill(0), |_| {}),
+    ];
+    for (number, frame) in questions.iter().enumerate() {
+        let answered = bed.answer(Verdict::SlowNeighbour, frame);
+        assert_eq!(answered, (Outcome::Unanswerable, None), "question {number}");
+    }
 }
 
 #[test]
