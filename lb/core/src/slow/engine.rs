@@ -233,7 +233,13 @@ impl Context<'_> {
 
     /// A fragment: it follows the first of its datagram.
     fn fragment(&mut self, packet: &Packet<'_>) -> Done {
-        let arrival = self.common.fragments().arrive(self.now_ns, packet);
+        let (arrival, evicted) = {
+            let mut fragments = self.common.fragments();
+            (fragments.arrive(self.now_ns, packet), fragments.take_evicted())
+        };
+        for _ in 0..evicted {
+            self.out.counts.add(Kind::Fragment, Outcome::FragmentRoom);
+        }
         match arrival {
             Arrival::Held => Done::Held,
             Arrival::Drop { outcome, released } => {
@@ -242,8 +248,15 @@ impl Context<'_> {
                 }
                 outcome.into()
             }
-            Arrival::Go { datagram, released } => {
+            Arrival::Go { mut datagram, released } => {
                 let done = self.of_datagram(packet, &datagram);
+                if let Done::Refused(verdict) = done
+                    && packet.has_transport()
+                {
+                    // Nothing of it is of use without its first.
+                    datagram = Datagram::Refused(verdict);
+                    self.common.fragments().settle(packet, datagram);
+                }
                 for frame in released {
                     let done = match Packet::parse(&frame) {
                         Ok(packet) => self.of_datagram(&packet, &datagram),
@@ -259,11 +272,12 @@ impl Context<'_> {
     fn of_datagram(&mut self, packet: &Packet<'_>, datagram: &Datagram) -> Done {
         match datagram {
             Datagram::Flow(flow) => {
-                let flow = *flow;
-                self.flow(Kind::Fragment, packet, &flow, false)
+                // One datagram, one token of the VIP's limits: the first fragment's.
+                self.flow(Kind::Fragment, packet, flow, !packet.has_transport())
             }
             Datagram::Echo => echo::answer_fragment(self, packet),
             Datagram::Other => Outcome::Unanswerable.into(),
+            Datagram::Refused(verdict) => Done::Refused(*verdict),
         }
     }
 
@@ -274,28 +288,31 @@ impl Context<'_> {
                 self.out.forward(to, frame, choice, packet.ip.len());
                 Outcome::Forwarded.into()
             }
-            Way::Local { choice } => {
-                let frame = [packet.link.bytes, packet.ip].concat();
-                self.out.forward(To::Kernel, frame, choice, packet.ip.len());
-                Outcome::Local.into()
-            }
+            Way::Local { choice } => self.local(packet, choice),
             Way::TooBig { mtu, .. } => too_big::too_big(self, packet, flow, mtu),
             Way::NextHop { choice } => self.wait(kind, packet, flow, choice),
-            Way::None(Verdict::PassOwnAddress) => self.to_kernel(packet),
+            Way::None(Verdict::PassOwnAddress) => self.pass_up(packet),
             Way::None(Verdict::SlowNoBackend | Verdict::SlowUnservedPort) => reject::port(self, packet),
             Way::None(Verdict::PassNotVip) => Outcome::NotVip.into(),
             Way::None(verdict) => Done::Refused(verdict),
         }
     }
 
-    fn to_kernel(&mut self, packet: &Packet<'_>) -> Done {
+    /// The backend is this node.
+    pub(super) fn local(&mut self, packet: &Packet<'_>, choice: Choice) -> Done {
+        let frame = [packet.link.bytes, packet.ip].concat();
+        self.out.forward(To::Kernel, frame, choice, packet.ip.len());
+        Outcome::Local.into()
+    }
+
+    pub(super) fn pass_up(&mut self, packet: &Packet<'_>) -> Done {
         let frame = [packet.link.bytes, packet.ip].concat();
         self.out.send(To::Kernel, frame);
         Outcome::Local.into()
     }
 
     /// Keeps a packet until its backend's next hop is known.
-    fn wait(&mut self, kind: Kind, packet: &Packet<'_>, flow: &FlowKey, choice: Choice) -> Done {
+    pub(super) fn wait(&mut self, kind: Kind, packet: &Packet<'_>, flow: &FlowKey, choice: Choice) -> Done {
         let held = Held {
             kind,
             flow: *flow,

@@ -11,7 +11,7 @@ use xdp_prog::{
     wire::{ETH_LEN, IPV4_LEN, IPV6_LEN, PROTO_TCP, TCP_ACK, TCP_LEN, UDP_LEN, VLAN_LEN},
 };
 
-use super::{Decide, Packet, To};
+use super::{Decide, Link, Packet, To};
 
 /// What the balancer hashes: who talks to which VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,28 +82,35 @@ pub fn way(decide: &mut dyn Decide, ifindex: u32, packet: &Packet<'_>, flow: &Fl
     let Some(choice) = outcome.choice else {
         return Way::None(outcome.verdict);
     };
+    match outcome.verdict {
+        Verdict::ForwardLocal => return Way::Local { choice },
+        Verdict::SlowNextHop => return Way::NextHop { choice },
+        Verdict::ForwardTx | Verdict::ForwardRedirect | Verdict::SlowTooBig => {}
+        verdict => return Way::None(verdict),
+    }
     let Some(line) = decide.line(choice.backend) else {
         return Way::None(Verdict::DropInternal);
     };
     let meta = LineMeta(line.meta);
-    match outcome.verdict {
-        Verdict::ForwardTx => Way::Send {
-            to: To::Interface(ifindex),
-            frame: plain.around(packet, &outcome.frame, &line),
+    if !meta.has(LineMeta::RESOLVED) {
+        // The live line has changed since: what it says now is no longer what was decided by.
+        return Way::NextHop { choice };
+    }
+    if outcome.verdict == Verdict::SlowTooBig {
+        let mtu = (meta.mtu() as usize).saturating_sub(outer_len(&line));
+        return Way::TooBig { mtu, choice };
+    }
+    let to = match outcome.verdict {
+        Verdict::ForwardRedirect => meta.ifindex(),
+        _ => ifindex,
+    };
+    match plain.around(packet, &outcome.frame, meta.has(LineMeta::OWN_TAGS)) {
+        Some(frame) => Way::Send {
+            to: To::Interface(to),
+            frame,
             choice,
         },
-        Verdict::ForwardRedirect => Way::Send {
-            to: To::Interface(meta.ifindex()),
-            frame: plain.around(packet, &outcome.frame, &line),
-            choice,
-        },
-        Verdict::ForwardLocal => Way::Local { choice },
-        Verdict::SlowTooBig => Way::TooBig {
-            mtu: (meta.mtu() as usize).saturating_sub(outer_len(&line)),
-            choice,
-        },
-        Verdict::SlowNextHop => Way::NextHop { choice },
-        verdict => Way::None(verdict),
+        None => Way::None(Verdict::DropInternal),
     }
 }
 
@@ -167,32 +174,34 @@ impl Plain {
         }
     }
 
-    /// The packet in hand behind the headers that the plain one left with.
-    fn around(&self, packet: &Packet<'_>, sent: &[u8], line: &BackendLine) -> Vec<u8> {
-        let front_len = sent.len().saturating_sub(self.ip_len);
-        let front = sent.get(..front_len).unwrap_or_default();
-        let deep = packet.link.bytes.get(self.link_len - 2..packet.link.bytes.len() - 2);
-        let deep = deep.filter(|deep| !deep.is_empty() && !LineMeta(line.meta).has(LineMeta::OWN_TAGS));
-        let mut frame = Vec::with_capacity(front_len + packet.ip.len() + 2 * VLAN_LEN);
-        match deep {
-            // Tags beyond the second stand behind those that the plain packet kept: where its ethertype was.
-            Some(tags) => {
-                frame.extend_from_slice(front.get(..self.link_len - 2).unwrap_or_default());
-                frame.extend_from_slice(tags);
-                frame.extend_from_slice(front.get(self.link_len - 2..).unwrap_or_default());
-            }
-            None => frame.extend_from_slice(front),
+    /// The packet in hand behind the headers that the plain one left with; `None` if that is not the plain one.
+    fn around(&self, packet: &Packet<'_>, sent: &[u8], own_tags: bool) -> Option<Vec<u8>> {
+        let front_len = sent.len().checked_sub(self.ip_len)?;
+        let (front, inner) = sent.split_at_checked(front_len)?;
+        let link = Link::parse(front).ok()?.bytes;
+        let outer = front.get(link.len()..)?;
+        let (link, ethertype) = link.split_at_checked(link.len() - 2)?;
+        // Tags beyond the second stand behind those that the plain packet kept.
+        let deep = packet.link.bytes.get(self.link_len - 2..packet.link.bytes.len() - 2)?;
+        let deep = if own_tags { &[][..] } else { deep };
+        let mut frame = Vec::with_capacity(front_len + deep.len() + packet.ip.len());
+        for part in [link, deep, ethertype] {
+            frame.extend_from_slice(part);
         }
-        let outer = frame.len().saturating_sub(outer_len(line));
+        let l3 = frame.len();
+        frame.extend_from_slice(outer);
         if packet.ip.len() < self.ip_len {
-            shorten(&mut frame, outer, self.ip_len - packet.ip.len());
+            shorten(frame.get_mut(l3..)?, self.ip_len - packet.ip.len());
         }
         let payload = packet.payload();
-        let at = front_len + self.header_len;
-        let sent_payload = sent.get(at..at + payload.len()).filter(|_| self.own);
-        frame.extend_from_slice(packet.ip.get(..packet.header_len).unwrap_or_default());
-        frame.extend_from_slice(sent_payload.unwrap_or(payload));
-        frame
+        frame.extend_from_slice(packet.ip.get(..packet.header_len)?);
+        if self.own {
+            // What the fast path did to a SYN.
+            frame.extend_from_slice(inner.get(self.header_len..self.header_len + payload.len())?);
+        } else {
+            frame.extend_from_slice(payload);
+        }
+        Some(frame)
     }
 }
 
@@ -224,19 +233,15 @@ fn v6(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// Takes `by` bytes off the length that the outer header at `at` says.
-fn shorten(frame: &mut [u8], at: usize, by: usize) {
-    let Some(outer) = frame.get_mut(at..) else { return };
+/// Takes `by` bytes off the length that an outer header says.
+fn shorten(outer: &mut [u8], by: usize) {
     let by = u16::try_from(by).unwrap_or(u16::MAX);
     if let Ok(header) = Ipv4HeaderSlice::from_slice(outer) {
         let mut header = header.to_header();
         header.total_len = header.total_len.saturating_sub(by);
         header.header_checksum = header.calc_header_checksum();
-        if let (Some(place), Ok(bytes)) = (
-            outer.first_chunk_mut::<IPV4_LEN>(),
-            <[u8; IPV4_LEN]>::try_from(&*header.to_bytes()),
-        ) {
-            *place = bytes;
+        if let Some(place) = outer.get_mut(..IPV4_LEN) {
+            place.copy_from_slice(&header.to_bytes());
         }
     } else if let Some(place) = outer.get_mut(4..6) {
         let len = u16::from_be_bytes([place[0], place[1]]).saturating_sub(by);

@@ -10,7 +10,7 @@
 //! | [`Decide`], [`way`] | the fast path's own decision, asked for the plain packet of a flow |
 //! | [`Engine`] | one worker: from a packet to its handler |
 //! | [`Common`], [`Bounds`] | what workers share; how much they may do and hold |
-//! | `neighbour`, `echo`, `steer`, `reject`, `too_big`, `fragments`, `hold` | the handlers |
+//! | `neighbour`, `echo`, `steer`, `reject`, `too_big`, `split`, `fragments`, `hold` | the handlers |
 //! | `answer`, `icmp` | packets of this node's own: IP header, ICMP messages |
 
 mod announce;
@@ -31,6 +31,7 @@ mod outcome;
 mod output;
 mod packet;
 mod reject;
+mod split;
 mod steer;
 mod too_big;
 
@@ -39,6 +40,7 @@ pub use bounds::{Budgets, FragmentBounds, HoldBounds};
 pub use common::{Bounds, Common, SOURCE_BUCKETS};
 pub use engine::{Engine, EngineSettings, Tables};
 pub use forward::{FlowKey, Way, outer_len, way};
+pub use fragments::MAX_FRAGMENTS;
 pub use kind::Kind;
 pub use neighbour::{announcement, solicited_node};
 pub use outcome::{End, Outcome};

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use xdp_prog::wire::{ETH_LEN, IPV4_LEN, IPV6_FRAGMENT_HEADER, IPV6_LEN, PROTO_ICMPV6, VLAN_LEN};
+use xdp_prog::wire::{ETH_LEN, IPV4_LEN, IPV6_FRAGMENT_HEADER, IPV6_LEN, PROTO_ICMPV6, VLAN_LEN, is_extension_header};
 
 use super::Outcome;
 
@@ -27,13 +27,13 @@ const OPTION_STRICT_SOURCE_ROUTE: u8 = 137;
 /// IPv6 extension headers by their number.
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const ESP: u8 = 50;
 const AUTHENTICATION: u8 = 51;
-const NO_NEXT_HEADER: u8 = 59;
 const DESTINATION_OPTIONS: u8 = 60;
 const MOBILITY: u8 = 135;
 const HIP: u8 = 139;
 const SHIM6: u8 = 140;
+/// Bytes of an IPv6 fragment header.
+const FRAGMENT_LEN: usize = 8;
 
 /// The link layer of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +103,10 @@ impl<'a> Link<'a> {
 pub struct Fragment {
     /// Identification: 16 bits in IPv4, 32 in IPv6.
     pub id: u32,
-    /// Where its payload stands in the datagram's, in bytes.
+    /// Where its part stands in the datagram, in bytes.
     pub offset: usize,
+    /// Bytes of its part: all behind the IPv4 header, or behind the IPv6 fragment header.
+    pub len: usize,
     /// Whether others follow.
     pub more: bool,
 }
@@ -181,6 +183,7 @@ impl<'a> Packet<'a> {
         let fragment = (more || offset > 0).then_some(Fragment {
             id: be16(ip, 4)?.into(),
             offset,
+            len: total_len - header_len,
             more,
         });
         let packet = Self {
@@ -223,14 +226,18 @@ impl<'a> Packet<'a> {
         packet.checked()
     }
 
-    /// A fragment's payload ends inside a datagram, and all but the last are multiples of 8 bytes (RFC 791, 3.2; RFC 8200, 4.5).
+    /// A fragment ends inside a datagram, and all but the last are multiples of 8 bytes (RFC 791, 3.2; RFC 8200, 4.5).
     fn checked(self) -> Result<Self, Outcome> {
         let Some(fragment) = self.fragment else {
             return Ok(self);
         };
-        let len = self.payload().len();
-        let uneven = fragment.more && len % 8 != 0;
-        if len == 0 || uneven || fragment.offset + len > usize::from(u16::MAX) {
+        let uneven = fragment.more && !fragment.len.is_multiple_of(8);
+        // What every fragment repeats counts for the length of the whole: in IPv6, without the header and the fragment header.
+        let repeated = match self.destination {
+            IpAddr::V4(_) => self.ip.len() - fragment.len,
+            IpAddr::V6(_) => self.ip.len() - fragment.len - IPV6_LEN - FRAGMENT_LEN,
+        };
+        if fragment.len == 0 || uneven || repeated + fragment.offset + fragment.len > usize::from(u16::MAX) {
             return Err(Outcome::Malformed);
         }
         Ok(self)
@@ -257,61 +264,81 @@ fn check_options(mut options: &[u8]) -> Result<(), Outcome> {
 }
 
 /// What stands behind an IPv6 header.
-struct Chain {
-    len: usize,
-    protocol: u8,
-    fragment: Option<Fragment>,
+pub(super) struct Chain {
+    /// Bytes of all headers.
+    pub(super) len: usize,
+    /// What is behind them.
+    pub(super) protocol: u8,
+    /// What the fragment header says.
+    pub(super) fragment: Option<Fragment>,
 }
 
-/// Goes over the extension headers of a packet (RFC 8200, 4).
-fn walk(ip: &[u8]) -> Result<Chain, Outcome> {
+/// Goes over the extension headers of an IPv6 packet, or of as much as there is of one (RFC 8200, 4).
+pub(super) fn walk(ip: &[u8]) -> Result<Chain, Outcome> {
     let mut chain = Chain {
         len: IPV6_LEN,
         protocol: byte(ip, 6)?,
         fragment: None,
     };
     for _ in 0..=MAX_EXTENSION_HEADERS {
-        let at = chain.len;
-        let units = |unit: usize, more: usize| byte(ip, at + 1).map(|len| (usize::from(len) + more) * unit);
-        let len = match chain.protocol {
-            HOP_BY_HOP | DESTINATION_OPTIONS | MOBILITY | HIP | SHIM6 => units(8, 1)?,
-            ROUTING => {
-                if byte(ip, at + 3)? != 0 {
-                    return Err(Outcome::SourceRoute);
-                }
-                units(8, 1)?
-            }
-            AUTHENTICATION => units(4, 2)?,
-            IPV6_FRAGMENT_HEADER => {
-                // A fragment of a fragment is nothing that a host sends.
-                if chain.fragment.is_some() {
-                    return Err(Outcome::HeaderChain);
-                }
-                let place = be16(ip, at + 2)?;
-                let fragment = Fragment {
-                    id: u32::from_be_bytes(array(ip, at + 4)?),
-                    offset: usize::from(place & 0xfff8),
-                    more: place & 1 != 0,
-                };
-                // An atomic fragment is a whole packet (RFC 6946); it keeps its header all the same.
-                if fragment.more || fragment.offset > 0 {
-                    chain.fragment = Some(fragment);
-                }
-                8
-            }
-            ESP | NO_NEXT_HEADER => return Err(Outcome::HeaderChain),
-            _ => return Ok(chain),
-        };
-        chain.protocol = byte(ip, at)?;
-        chain.len = at + len;
-        if chain.len > ip.len() {
-            return Err(Outcome::Malformed);
+        if !is_extension_header(chain.protocol) && chain.protocol != IPV6_FRAGMENT_HEADER {
+            return Ok(chain);
         }
+        // A first fragment holds all headers (RFC 7112).
+        let in_fragment = chain.fragment.is_some();
+        pass(ip, &mut chain).map_err(|outcome| match outcome {
+            Outcome::Malformed if in_fragment => Outcome::FragmentTiny,
+            outcome => outcome,
+        })?;
         if chain.fragment.is_some_and(|fragment| fragment.offset > 0) {
             return Ok(chain);
         }
     }
     Err(Outcome::HeaderChain)
+}
+
+/// Goes over one extension header.
+fn pass(ip: &[u8], chain: &mut Chain) -> Result<(), Outcome> {
+    let at = chain.len;
+    let units = |unit: usize, more: usize| byte(ip, at + 1).map(|len| (usize::from(len) + more) * unit);
+    let len = match chain.protocol {
+        // Nowhere but behind the IPv6 header (RFC 8200, 4.1).
+        HOP_BY_HOP if at > IPV6_LEN => return Err(Outcome::HeaderChain),
+        HOP_BY_HOP | DESTINATION_OPTIONS | MOBILITY | HIP | SHIM6 => units(8, 1)?,
+        ROUTING => {
+            if byte(ip, at + 3)? != 0 {
+                return Err(Outcome::SourceRoute);
+            }
+            units(8, 1)?
+        }
+        AUTHENTICATION => units(4, 2)?,
+        IPV6_FRAGMENT_HEADER => {
+            // A fragment of a fragment is nothing that a host sends.
+            if chain.fragment.is_some() {
+                return Err(Outcome::HeaderChain);
+            }
+            let place = be16(ip, at + 2)?;
+            let fragment = Fragment {
+                id: u32::from_be_bytes(array(ip, at + 4)?),
+                offset: usize::from(place & 0xfff8),
+                len: ip.len().saturating_sub(at + FRAGMENT_LEN),
+                more: place & 1 != 0,
+            };
+            // An atomic fragment is a whole packet (RFC 6946); it keeps its header all the same.
+            if fragment.more || fragment.offset > 0 {
+                chain.fragment = Some(fragment);
+            }
+            FRAGMENT_LEN
+        }
+        // What cannot be looked behind: ESP, no next header.
+        _ => return Err(Outcome::HeaderChain),
+    };
+    chain.protocol = byte(ip, at)?;
+    chain.len = at + len;
+    if chain.len > ip.len() {
+        return Err(Outcome::Malformed);
+    }
+    Ok(())
 }
 
 /// Protocol number of ICMP of a packet's family.
