@@ -2,6 +2,7 @@
 //! test's own.
 
 mod attach;
+mod live;
 mod load;
 mod maps;
 mod plan;
