@@ -1,7 +1,8 @@
-//! The documents say what the program says: every verdict is explained, and nothing that does not exist.
+//! The documents say what the program says: every verdict and outcome is explained, and nothing that does not exist.
 
 use std::{fs, path::PathBuf};
 
+use lb_core::slow::{End, Kind, Outcome};
 use xdp_prog::verdict::{Fate, Verdict};
 
 fn document(name: &str) -> String {
@@ -58,4 +59,52 @@ fn operations_says_what_to_do_about_every_packet_that_is_not_delivered() {
         rows.iter().all(|row| row.len() == 3 && !row[2].is_empty()),
         "each with what to do"
     );
+}
+
+#[test]
+fn the_packet_walk_has_every_outcome_in_order_with_its_end_reason_and_meaning() {
+    let rows = rows(&document("packet-walk.md"), "\n## Outcomes\n");
+    let said: Vec<[&str; 4]> = rows
+        .iter()
+        .map(|row| [&*row[0], &*row[1], &*row[2], &*row[3]])
+        .collect();
+    let names: Vec<String> = Outcome::ALL.iter().map(|outcome| format!("{outcome:?}")).collect();
+    let meant: Vec<[&str; 4]> = Outcome::ALL
+        .iter()
+        .zip(&names)
+        .map(|(outcome, name)| [&**name, outcome.end().name(), outcome.reason(), outcome.describe()])
+        .collect();
+    assert_eq!(said, meant);
+}
+
+#[test]
+fn operations_says_what_to_do_about_every_packet_that_the_slow_path_drops() {
+    let rows = rows(&document("operations.md"), "\n### The slow path's drops\n");
+    let said: Vec<&str> = rows.iter().map(|row| &*row[0]).collect();
+    let meant: Vec<&str> = Outcome::ALL
+        .iter()
+        .filter(|outcome| outcome.end() == End::Dropped)
+        .map(|outcome| outcome.reason())
+        .collect();
+    assert_eq!(said, meant);
+    assert!(
+        rows.iter().all(|row| row.len() == 2 && !row[1].is_empty()),
+        "each with what to do"
+    );
+}
+
+#[test]
+fn the_packet_walk_says_what_is_done_about_every_kind_of_work_and_for_which_verdicts() {
+    let rows = rows(&document("packet-walk.md"), "\n### What is done, by kind\n");
+    let said: Vec<&str> = rows.iter().map(|row| &*row[0]).collect();
+    assert_eq!(said, Kind::ALL.map(Kind::name));
+    for (row, kind) in rows.iter().zip(Kind::ALL) {
+        let verdicts = Verdict::ALL
+            .iter()
+            .filter(|verdict| Kind::of(**verdict).contains(&kind))
+            .map(|verdict| verdict.reason());
+        for verdict in verdicts {
+            assert!(row[1].split(", ").any(|said| said == verdict), "{kind:?}: {verdict}");
+        }
+    }
 }
