@@ -46,7 +46,14 @@ pub(crate) enum Op {
     Kernel = 6,
     /// Sends it back three times as long.
     Grow = 7,
+    /// Sends it back [`BURST`] times.
+    Burst = 8,
+    /// Sends it out of the other interface [`BURST`] times.
+    CrossBurst = 9,
 }
+
+/// More than an inbox or the half of a small queue holds.
+pub(crate) const BURST: usize = 1000;
 
 pub(crate) const HEAD: usize = 20;
 
@@ -107,6 +114,14 @@ impl Handler for Obedient {
                 output.events.push(Event::NextHopWanted(BackendIndex(7)));
             } else if is(Op::Kernel) {
                 output.send(To::Kernel, frame[HEAD..].to_vec());
+            } else if is(Op::Burst) || is(Op::CrossBurst) {
+                let to = if is(Op::Burst) {
+                    self.ifindex
+                } else {
+                    self.other.unwrap()
+                };
+                let back = swapped(frame.to_vec());
+                (0..BURST).for_each(|_| output.send(To::Interface(to), back.clone()));
             } else if is(Op::Grow) {
                 output.send(To::Interface(self.ifindex), grown(frame));
             }
