@@ -114,6 +114,17 @@ impl Daemon {
         Self::spawn_as(role, node, yaml, &["setpriv", "--inh-caps=-all", "--bounding-set=-all"])
     }
 
+    /// As [`Self::spawn`], as root with these capabilities only: `+bpf,+net_admin`.
+    pub(crate) fn spawn_with_capabilities(
+        role: &'static str,
+        node: &Node,
+        yaml: impl FnOnce(&Path) -> String,
+        capabilities: &str,
+    ) -> Result<Self> {
+        let set = format!("--bounding-set=-all,{capabilities}");
+        Self::spawn_as(role, node, yaml, &["setpriv", "--inh-caps=-all", &set])
+    }
+
     fn spawn_as(role: &'static str, node: &Node, yaml: impl FnOnce(&Path) -> String, wrapper: &[&str]) -> Result<Self> {
         let directory = TempDir::with_prefix("vipline-lab-")?;
         fs::write(

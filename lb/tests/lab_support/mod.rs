@@ -10,11 +10,13 @@ mod bed;
 mod daemon;
 mod files;
 mod packets;
+mod wire;
 
 pub(crate) use bed::{Bed, assert_spread, count_servers};
 pub(crate) use daemon::{Counted, Daemon, Slow, vipline};
 pub(crate) use files::{LbFile, NodeFile, SEED, Vip, word};
 pub(crate) use packets::{Datagram, framed, tunnelled};
+pub(crate) use wire::Wire;
 
 use std::{
     net::SocketAddr,
