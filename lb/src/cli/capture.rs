@@ -63,7 +63,7 @@ pub(super) fn run(args: CaptureArgs) -> anyhow::Result<ExitCode> {
     };
     let mut written = 0;
     let result = loop {
-        match stream.next()? {
+        match stream.next_line()? {
             Some(CaptureEvent::Sample(sample)) => {
                 let said = sink.write(&sample).and_then(|()| {
                     written += 1;

@@ -99,7 +99,7 @@ impl Stream {
             .and_then(|()| socket.set_write_timeout(Some(PATIENCE)))
             .and_then(|()| socket.write_all(line.as_bytes()));
         said.map_err(stream.talk())?;
-        match stream.next()? {
+        match stream.next_line()? {
             Some(Reply::Ok(value)) => Ok((serde_json::from_value(value).map_err(stream.decode())?, stream)),
             Some(Reply::Error(why)) => Err(ClientError::Refused(why)),
             // It ended between question and answer.
@@ -112,7 +112,7 @@ impl Stream {
     /// # Errors
     ///
     /// When the connection breaks, or a line is not what this version expects.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
+    pub fn next_line<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
         self.line.clear();
         if self.reader.read_line(&mut self.line).map_err(self.talk())? == 0 {
             return Ok(None);
@@ -120,7 +120,7 @@ impl Stream {
         serde_json::from_str(&self.line).map(Some).map_err(self.decode())
     }
 
-    /// Whether more has come than was read: [`Self::next`] hardly waits.
+    /// Whether more has come than was read: [`Self::next_line`] hardly waits.
     pub fn has_more(&self) -> bool {
         !self.reader.buffer().is_empty()
     }

@@ -11,7 +11,7 @@ use std::{
     ops::ControlFlow,
     os::{fd::AsFd as _, unix::net::UnixStream},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
@@ -32,6 +32,8 @@ use crate::{
 
 /// Longest that a client may take nothing.
 const STALLED: Duration = Duration::from_secs(30);
+/// Longest that samples are still sent after the client has enough: the program goes on making them.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Longest between two looks for new names and rings, in milliseconds.
 const LOOK_EVERY_MS: u16 = 100;
 /// Samples taken from one ring before the next one has its turn: at most 1 MiB of frames per CPU in hand.
@@ -171,8 +173,11 @@ impl Work {
                 }
             }
             self.carry(client)?;
-            if self.left == 0 || self.wait(client)? {
+            if self.left == 0 {
                 return Ok(());
+            }
+            if self.wait(client)? {
+                return self.finish(client);
             }
         }
     }
@@ -186,6 +191,15 @@ impl Work {
             self.rings = rings;
         }
         self.names = update.names;
+        Ok(())
+    }
+
+    /// Sends what had been sampled when the client had enough. A client that is gone says so here.
+    fn finish(&mut self, client: &UnixStream) -> io::Result<()> {
+        let start = Instant::now();
+        while self.left > 0 && start.elapsed() < LAST_WORDS && self.rings.iter().any(SampleRing::is_readable) {
+            self.carry(client)?;
+        }
         Ok(())
     }
 
