@@ -64,7 +64,7 @@ fn a_killed_worker_works_again_and_the_fast_path_loses_nothing() -> Result<()> {
         }
         Ok(())
     })?;
-    ensure!(sent > 100, "only {sent} frames of the fast path");
+    ensure!(sent > 20, "only {sent} frames of the fast path");
     assert_eq!(back, sent, "frames of the fast path that came back");
     let status = bed.path.status();
     assert!(
@@ -84,8 +84,10 @@ fn a_fast_path_that_is_interrupted_loses_frames() -> Result<()> {
     }
     let bed = Bed::new(Plan::default())?;
     let (sent, back) = reflected_during(&bed, || {
-        std::thread::sleep(Duration::from_millis(20));
-        bed.wiring.node.ip_batch("link set n0 down\nlink set n0 up\n")
+        bed.wiring.node.ip(&["link", "set", "n0", "down"])?;
+        // On a busy machine the flow may not get to run for a while.
+        std::thread::sleep(Duration::from_millis(300));
+        bed.wiring.node.ip(&["link", "set", "n0", "up"]).map(drop)
     })?;
     ensure!(back < sent, "{back} of {sent} came back");
     Ok(())
@@ -134,8 +136,10 @@ fn a_group_of_two_interfaces_is_restarted_as_a_whole() -> Result<()> {
         bed.wires[from].send(&sent)?;
         bed.comes_out(to, &swapped(sent))?;
     }
-    let (accounted, all) = bed.frames();
-    assert!(accounted <= all);
+    bed.until("all frames are accounted for", |_| {
+        let (accounted, all) = bed.frames();
+        accounted == all
+    })?;
     Ok(())
 }
 
