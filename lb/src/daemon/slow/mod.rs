@@ -143,7 +143,11 @@ impl Slow {
         // It ends with the workers, who hold the other end.
         thread::Builder::new()
             .name("slow-events".into())
-            .spawn(move || events.into_iter().for_each(|event| drop(sender.try_send(event))))
+            .spawn(move || {
+                for event in events {
+                    let _ = sender.try_send(event);
+                }
+            })
             .context("cannot start a thread")?;
         let memory_mib = path.memory_bytes() >> 20;
         tracing::info!(workers = path.status().len(), memory_mib, "slow path runs");
