@@ -48,7 +48,7 @@ impl Capture {
         let mut capture = Self::spawn(lb, args)?;
         eventually("the capture has begun", || {
             ensure!(capture.process.ended()?.is_none(), "it ended: {}", capture.err()?);
-            Ok(is_on(lb)?)
+            is_on(lb)
         })?;
         Ok(capture)
     }
