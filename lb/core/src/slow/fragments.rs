@@ -448,3 +448,6 @@ fn identify(packet: &Packet<'_>, fragment: &Fragment) -> Result<Option<Datagram>
     }
     Ok(Some(FlowKey::of(packet).map_or(Datagram::Other, Datagram::Flow)))
 }
+
+#[cfg(test)]
+mod tests;
