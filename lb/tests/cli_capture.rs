@@ -290,6 +290,38 @@ fn a_signal_before_the_capture_has_begun_ends_it_when_it_has_and_a_second_one_do
 }
 
 #[test]
+fn a_reader_who_has_enough_ends_it_while_nothing_comes() {
+    let directory = TempDir::new().unwrap();
+    let socket = directory.path().join("control.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut command = vipline(&[]);
+    command
+        .arg("--socket")
+        .arg(&socket)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let mut daemon = BufReader::new(stream);
+    daemon.read_line(&mut String::new()).unwrap();
+    writeln!(daemon.get_ref(), "{}\n{}", started(), sample()).unwrap();
+    let mut reader = BufReader::new(child.stdout.take().unwrap());
+    reader.read_line(&mut String::new()).unwrap();
+    // The control: somebody reads.
+    assert!(daemon.read_line(&mut String::new()).is_err(), "it goes on");
+    drop(reader);
+    daemon
+        .get_ref()
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    assert_eq!(daemon.read_line(&mut String::new()).unwrap(), 0, "it has enough");
+    writeln!(daemon.get_ref(), "{}", end(None, 0)).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+}
+
+#[test]
 fn nobody_who_reads_is_no_failure() {
     for args in [&[][..], &["-o", "json"], &["-w", "-"]] {
         let daemon = Daemon::new([started()].into_iter().chain((0..2000).map(|_| sample())).collect());

@@ -2,19 +2,16 @@
 
 mod pcapng;
 mod show;
+mod stop;
 
 use std::{
     fs::{self, File},
     io::{self, BufWriter, IsTerminal as _, Seek as _, Write},
-    mem,
     path::{Path, PathBuf},
-    process::{self, ExitCode},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread,
+    process::ExitCode,
 };
 
 use anyhow::Context as _;
-use nix::sys::signal::{SigSet, Signal};
 use xdp_prog::verdict::{Fate, Verdict};
 
 use super::{
@@ -23,9 +20,8 @@ use super::{
 };
 use crate::control::{self, CaptureEnd, CaptureEvent, CaptureOptions, CaptureStarted, Request, SampleView};
 use pcapng::Writer;
+use stop::Stop;
 
-/// Exit code after a second Ctrl-C: 128 and the signal's number, as shells have it.
-const EXIT_INTERRUPTED: i32 = 130;
 /// Bytes of packets that are held back while more are at hand.
 const BUFFER: usize = 256 * 1024;
 
@@ -55,6 +51,9 @@ pub(super) fn run(args: CaptureArgs) -> anyhow::Result<ExitCode> {
         }
     };
     stop.with(stream.stopper()?);
+    if target.is_none() {
+        stop.on_closed_output()?;
+    }
     let mut sink = match (target, to_stdout, args.output) {
         (Some(target), ..) => Sink::file(target.begin()?, &started)?,
         (None, true, _) => Sink::file(io::stdout(), &started)?,
@@ -129,57 +128,6 @@ fn said(written: u64, end: Option<CaptureEnd>, file: Option<&Path>) -> anyhow::R
     match end.error {
         None => Ok(ExitCode::SUCCESS),
         Some(why) => anyhow::bail!("the daemon ended the capture: {why}"),
-    }
-}
-
-/// Ctrl-C and its like: the first asks the daemon to come to an end, as soon as there is something to end; the second does not wait.
-#[derive(Clone, Default)]
-struct Stop(Arc<Mutex<Asked>>);
-
-#[derive(Default)]
-enum Asked {
-    /// Not yet, and the capture has not begun.
-    #[default]
-    No,
-    /// Not yet; this does it.
-    With(Box<dyn FnOnce() + Send>),
-    /// Yes, perhaps before the capture began.
-    Yes,
-}
-
-impl Stop {
-    /// Waits for signals in a thread of their own; this one, and those that are made after this, hold them back.
-    fn on_signals() -> anyhow::Result<Self> {
-        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-        signals.thread_block().context("cannot handle signals")?;
-        let stop = Self::default();
-        let stopper = stop.clone();
-        let wait = move || {
-            while signals.wait().is_ok() {
-                match mem::replace(&mut *stopper.asked(), Asked::Yes) {
-                    Asked::No => {}
-                    Asked::With(stop) => stop(),
-                    Asked::Yes => process::exit(EXIT_INTERRUPTED),
-                }
-            }
-        };
-        let thread = thread::Builder::new().name("signals".to_owned()).spawn(wait);
-        thread.context("cannot handle signals")?;
-        Ok(stop)
-    }
-
-    /// Has the first signal do this, at once if it has come already.
-    fn with(&self, stop: impl FnOnce() + Send + 'static) {
-        let mut asked = self.asked();
-        match *asked {
-            Asked::No | Asked::With(_) => *asked = Asked::With(Box::new(stop)),
-            Asked::Yes => stop(),
-        }
-    }
-
-    fn asked(&self) -> MutexGuard<'_, Asked> {
-        // Nothing panics while it holds the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
