@@ -12,11 +12,11 @@ use lb_core::{
     },
     match_table,
     plan::Planner,
-    slow::{Book, Bounds, Common, Engine, EngineSettings, FragmentBounds, Input, Outcome, Output, Tables},
+    slow::{Book, Bounds, Common, Decide, Engine, EngineSettings, FragmentBounds, Input, Outcome, Output, Tables},
 };
 use xdp_prog::{
-    abi::{Config, feature},
-    host::{self, Host},
+    abi::{BackendIndex, BackendLine, Config, feature},
+    host::{self, Host, View},
     verdict::Verdict,
 };
 
@@ -81,15 +81,33 @@ impl Bed {
     }
 
     pub(crate) fn step(&mut self, verdict: Verdict, frame: &[u8]) -> Output {
+        self.step_asking(verdict, frame, |_, outcome| outcome, |line| line).0
+    }
+
+    /// As `step`; what the fast path says passes through `said`, with how often it was asked before, and lines through `lines`. Also
+    /// gives what the fast path was told of limits.
+    pub(crate) fn step_asking(
+        &mut self,
+        verdict: Verdict,
+        frame: &[u8],
+        said: fn(usize, host::Outcome) -> host::Outcome,
+        lines: fn(BackendLine) -> BackendLine,
+    ) -> (Output, Vec<bool>) {
         let mut out = Output::default();
+        let mut asked = Asked {
+            host: Host::new(self.planner.image().view(&self.config), IFINDEX),
+            said,
+            lines,
+            admitted: Vec::new(),
+        };
         let mut tables = Tables {
             book: &self.book,
             common: &self.common,
-            decide: &mut Host::new(self.planner.image().view(&self.config), IFINDEX),
+            decide: &mut asked,
         };
         self.engine
             .step(self.now_ns, Input { verdict, frame }, &mut tables, &mut out);
-        out
+        (out, asked.admitted)
     }
 
     /// What comes of waiting.
@@ -108,6 +126,28 @@ impl Bed {
     /// What the program itself does with a frame.
     pub(crate) fn fast(&self, frame: &[u8]) -> host::Outcome {
         Host::new(self.planner.image().view(&self.config), IFINDEX).balance(frame)
+    }
+}
+
+/// The fast path, with somebody listening.
+struct Asked<'a> {
+    host: Host<View<'a>>,
+    said: fn(usize, host::Outcome) -> host::Outcome,
+    lines: fn(BackendLine) -> BackendLine,
+    admitted: Vec<bool>,
+}
+
+impl Decide for Asked<'_> {
+    fn balance(&mut self, frame: &[u8], admitted: bool) -> host::Outcome {
+        self.admitted.push(admitted);
+        (self.said)(
+            self.admitted.len() - 1,
+            Decide::balance(&mut self.host, frame, admitted),
+        )
+    }
+
+    fn line(&self, backend: BackendIndex) -> Option<BackendLine> {
+        Decide::line(&self.host, backend).map(self.lines)
     }
 }
 

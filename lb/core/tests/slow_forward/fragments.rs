@@ -52,7 +52,11 @@ fn fragments_in_any_order_with_losses_duplicates_and_overlaps_do_what_the_model_
         if dice.below(4) == 0 {
             let from = dice.below(datagram.len() / 8) * 8;
             let to = (from + 8 * (1 + dice.below(30))).min(datagram.len());
-            pieces.push((from, to, to < datagram.len() || dice.below(2) == 0 && to.is_multiple_of(8)));
+            pieces.push((
+                from,
+                to,
+                to < datagram.len() || dice.below(2) == 0 && to.is_multiple_of(8),
+            ));
         }
         for position in (1..pieces.len()).rev() {
             pieces.swap(position, dice.below(position + 1));
