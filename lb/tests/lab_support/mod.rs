@@ -7,12 +7,16 @@
 )]
 
 mod bed;
+mod caller;
+mod crafted;
 mod daemon;
 mod files;
 mod packets;
 mod wire;
 
 pub(crate) use bed::{Bed, assert_spread, count_servers};
+pub(crate) use caller::Caller;
+pub(crate) use crafted::{behind, fragment, fragments, with_options};
 pub(crate) use daemon::{Counted, Daemon, Slow, vipline};
 pub(crate) use files::{LbFile, NodeFile, SEED, Vip, word};
 pub(crate) use packets::{Datagram, framed, tunnelled};
