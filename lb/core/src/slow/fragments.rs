@@ -375,7 +375,7 @@ impl Fragments {
 }
 
 impl FragmentBounds {
-    /// The most memory that virtual reassembly takes, in bytes: what is held, and 1.5 kB for every datagram.
+    /// The most memory that virtual reassembly takes, in bytes: what is held, and 1,200 for every datagram.
     pub const fn memory_bound(&self) -> u64 {
         (self.datagrams as u64)
             .saturating_mul(DATAGRAM_BYTES)
