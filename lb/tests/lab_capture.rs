@@ -446,6 +446,23 @@ fn traffic_does_not_notice_captures_that_begin_and_end() -> Result<()> {
     println!("the longest start of a capture: {worst:?}");
     traffic.assert_nothing_lost("five captures")?;
 
+    // The slow path: its sockets are put into each program before that takes over.
+    let pings = |during: &dyn Fn() -> Result<()>| -> Result<u64> {
+        let ns = bed.topology.client().ns().clone();
+        let ping = thread::spawn(move || ns.sh("ping -n -q -i 0.02 -c 150 -W 1 203.0.113.1"));
+        during()?;
+        let said = ping.join().ok().context("a thread that does not panic")??;
+        let received = said
+            .split(" packets transmitted, ")
+            .nth(1)
+            .and_then(|rest| rest.split(' ').next());
+        Ok(150 - received.context("a summary")?.parse::<u64>()?)
+    };
+    let nothing = pings(&|| Ok(()))?;
+    let lost = pings(&|| (0..3).try_for_each(|_| Capture::start(bed.lb(), &["-o", "json"])?.stop()))?;
+    println!("pings: {nothing} of 150 lost without a capture, {lost} over three captures");
+    assert_eq!((nothing, lost), (0, 0), "the control, then three captures");
+
     // The twin: the same by starting the daemon again is seen to lose.
     let traffic = Traffic::start(&bed)?;
     for _ in 0..2 {
