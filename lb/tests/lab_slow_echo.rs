@@ -109,12 +109,12 @@ fn a_flood_is_answered_up_to_what_one_source_gets() -> Result<()> {
         assert_eq!(pong(&bed, vip().ip(), 80, "-q -f")?, 80, "within the share");
         std::thread::sleep(Duration::from_secs(1));
         let (before, start) = (bed.lb().slow()?, Instant::now());
-        let answered = pong(&bed, vip().ip(), 1000, "-q -i 0.0005 -l 3")?;
+        let answered = pong(&bed, vip().ip(), 400, "-q -i 0.0005 -l 3")?;
         let most = 100.0 * (1.0 + start.elapsed().as_secs_f64()) + 1.0;
         let seen = bed.lb().slow()?.since(&before);
-        println!("{}: {answered} of 1000 answered, {seen:?}", vip());
+        println!("{}: {answered} of 400 answered, {seen:?}", vip());
         assert!(f64::from(answered) <= most, "{answered} of at most {most}");
-        assert!(answered >= 90 && seen["echo/over_source_limit"] > 500, "{seen:?}");
+        assert!(answered >= 90 && seen["echo/over_source_limit"] > 100, "{seen:?}");
         bed.topology.client().http_get(vip(), 5)?;
     }
     Ok(())
