@@ -223,7 +223,11 @@ impl Context<'_> {
             };
         }
         if packet.protocol != PROTO_TCP && packet.protocol != PROTO_UDP {
-            return reject::protocol(self, packet);
+            // Its VIPs may be gone since the fast path looked: then it is not this node's to answer for.
+            return match self.book.address(packet.destination) {
+                Some(_) => reject::protocol(self, packet),
+                None => Outcome::NotVip.into(),
+            };
         }
         match FlowKey::of(packet) {
             Some(flow) => self.flow(kind, packet, &flow, admitted),
