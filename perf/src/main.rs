@@ -7,12 +7,14 @@ mod machine;
 mod prog;
 mod progress;
 mod report;
+mod slow;
 mod stats;
 
 use std::{
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -34,6 +36,8 @@ struct Cli {
 enum Mode {
     /// Cost per packet of the shipped XDP program, beside the design's goals (root)
     Prog(ProgArgs),
+    /// Packets a second and core of the slow path, and what the fast path keeps while the slow path is flooded (root)
+    Slow(SlowArgs),
     /// Print a recorded `prog -o json` as a table
     Show {
         /// The record, such as perf/record/DATE_MACHINE/prog.json
@@ -60,6 +64,22 @@ struct ProgArgs {
     repeat: Option<u32>,
 }
 
+#[derive(Debug, Args)]
+struct SlowArgs {
+    /// How long each run sends, in milliseconds
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    time_ms: u64,
+    /// Runs of each kind
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Packets a second of the fast path while the slow path is flooded
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pace: u32,
+    /// How to print what was found
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// Columns, for people
@@ -71,6 +91,7 @@ enum Output {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().mode {
         Mode::Prog(args) => prog(&args),
+        Mode::Slow(args) => slow(&args),
         Mode::Show { file } => show(&file),
     };
     match outcome {
@@ -109,6 +130,31 @@ fn prog(args: &ProgArgs) -> Result<ExitCode> {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    })
+}
+
+/// Exit codes as those of [`prog`].
+fn slow(args: &SlowArgs) -> Result<ExitCode> {
+    let interrupt = Interrupt::hold()?;
+    let options = slow::Options {
+        time: Duration::from_millis(args.time_ms),
+        runs: args.runs,
+        paced: args.pace,
+    };
+    let report = slow::run(&options, &interrupt, &Progress::new())?;
+    let mut out = io::stdout().lock();
+    match args.output {
+        Output::Table => slow::write_table(&report, &mut out)?,
+        Output::Json => {
+            serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from)?;
+            writeln!(out)?;
+        }
+    }
+    out.flush()?;
+    Ok(if interrupt.came() {
+        ExitCode::from(130)
+    } else {
+        ExitCode::SUCCESS
     })
 }
 

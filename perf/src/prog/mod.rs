@@ -40,6 +40,24 @@ use rows::{Flows, Row};
 use tables::Shape;
 use wrapper::{Wrapper, target};
 
+/// A program that drops and counts what comes to an interface, in the driver.
+pub(crate) struct Sink {
+    _link: aya::programs::xdp::XdpLink,
+    _wrapper: Wrapper,
+}
+
+impl Sink {
+    /// On an interface of the calling thread's namespace.
+    pub(crate) fn attach(interface: &str) -> Result<Self> {
+        let mut wrapper = Wrapper::load(1)?;
+        let link = wrapper.attach("sink", interface)?;
+        Ok(Self {
+            _link: link,
+            _wrapper: wrapper,
+        })
+    }
+}
+
 /// What was asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
