@@ -244,11 +244,15 @@ impl Lb {
         if fresh {
             self.replace(new, &desired, &now.next_hops)?;
         } else {
-            self.tables.reach(&desired, &now.next_hops)?;
+            let old = &self.file.config;
+            self.slow.reconfigure(old, &new.config, &mut self.tables.balancer)?;
+            if let Err(error) = self.tables.reach(&desired, &now.next_hops) {
+                self.slow
+                    .reconfigure(&new.config, old, &mut self.tables.balancer)
+                    .context("nor can the slow path be as it was")?;
+                return Err(error);
+            }
             capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
-            let balancer = &mut self.tables.balancer;
-            self.slow
-                .reconfigure(&self.file.config, &new.config, balancer, &now.next_hops)?;
         }
         self.slow.publish(&new.config, &desired, &now.next_hops);
         self.own_addresses = desired.own_addresses;
@@ -262,11 +266,11 @@ impl Lb {
         let mut tables = Tables::load(new, more, Some(&self.tables))?;
         tables.reach(desired, hops)?;
         let rings = capture::prepare(self.capture.as_ref(), &mut tables)?;
-        let ready = self.slow.make_ready(old, &new.config, &mut tables.balancer, hops);
+        let ready = self.slow.make_ready(old, &new.config, &mut tables.balancer);
         let taken = ready.and_then(|()| tables.take_over(&mut self.attachments, &self.tables));
         if let Err(error) = taken {
             self.slow
-                .stay(old, &mut self.tables.balancer, hops)
+                .stay(old, &mut self.tables.balancer)
                 .context("nor can the slow path stay as it was")?;
             return Err(error);
         }

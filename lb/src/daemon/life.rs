@@ -3,6 +3,7 @@
 use std::fmt;
 
 use anyhow::Context as _;
+use nix::sys::signal::SigSet;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Interval, MissedTickBehavior, interval},
@@ -45,6 +46,19 @@ pub(super) struct Life {
 }
 
 impl Life {
+    /// Takes the signals that it listens to, whoever started this process with them blocked: it could not be stopped else. Before
+    /// there are other threads, which inherit it.
+    pub(super) fn unblock_signals() -> anyhow::Result<()> {
+        let ours: SigSet = [
+            nix::sys::signal::SIGTERM,
+            nix::sys::signal::SIGINT,
+            nix::sys::signal::SIGHUP,
+        ]
+        .into_iter()
+        .collect();
+        ours.thread_unblock().context("cannot unblock signals")
+    }
+
     pub(super) fn new(watch: Watch) -> anyhow::Result<Self> {
         let on = |kind| signal(kind).context("cannot handle signals");
         let mut look = interval(LOOK_EVERY);

@@ -34,6 +34,7 @@ const EXIT_UNUSABLE: u8 = 2;
 /// When the node cannot be taken over: not root, no such interface, another XDP program there.
 pub fn run(config: &Path, log: LogFormat) -> anyhow::Result<ExitCode> {
     start_logging(log);
+    life::Life::unblock_signals()?;
     // Watched before it is read, so that no change is missed in between.
     let watch = file::Watch::new(vec![config.to_owned()]);
     match file::read_lb(config) {
@@ -49,6 +50,7 @@ pub fn run(config: &Path, log: LogFormat) -> anyhow::Result<ExitCode> {
 /// As [`run`].
 pub fn node(config: &Path, log: LogFormat) -> anyhow::Result<ExitCode> {
     start_logging(log);
+    life::Life::unblock_signals()?;
     let watch = file::Watch::new(vec![config.to_owned()]);
     match file::read_node(config) {
         Ok(parsed) => runtime()?.block_on(node::serve(config, parsed, watch)),

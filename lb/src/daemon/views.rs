@@ -45,17 +45,20 @@ pub(super) fn status(
 }
 
 /// The slow path. `shed`: what the fast path did not hand over, by verdict.
-pub(super) fn slow_path(path: &SlowPath, _common: &Common, counts: &Counts, shed: &[(Verdict, u64)]) -> SlowPathView {
+pub(super) fn slow_path(path: &SlowPath, common: &Common, counts: &Counts, shed: &[(Verdict, u64)]) -> SlowPathView {
+    let (datagrams, fragment_bytes) = common.watched();
+    let status = path.status();
+    let held = status.len() as u64 * common.bounds().hold.bytes();
     let shed = shed.iter().filter(|(_, packets)| *packets > 0);
     SlowPathView {
-        workers: path.status().iter().map(worker).collect(),
+        workers: status.iter().map(worker).collect(),
         kinds: Kind::ALL.iter().map(|kind| slow_kind(*kind, counts)).collect(),
         shed_by_fast_path: shed
             .map(|(verdict, packets)| (verdict.reason().to_owned(), *packets))
             .collect(),
-        datagrams: 0,
-        fragment_bytes: 0,
-        memory_bytes: path.memory_bytes(),
+        datagrams: datagrams as u64,
+        fragment_bytes,
+        memory_bytes: path.memory_bytes() + common.memory_bound() + held,
     }
 }
 
@@ -112,10 +115,20 @@ pub(super) fn counters(counts: Vec<(Verdict, u64)>) -> Vec<CounterView> {
         .collect()
 }
 
-/// What became of packets on the slow path: all kinds of work with the outcomes that they have had.
+/// What became of packets on the slow path: all kinds of work with the outcomes that they have had, each packet once; what the
+/// balancer's rules refused stands by verdict.
 pub(super) fn outcomes(counts: &Counts) -> Vec<CounterView> {
+    let refused = Verdict::ALL.iter().filter(|verdict| counts.refused(**verdict) > 0);
+    let refused = refused.map(|verdict| CounterView {
+        path: CountedBy::Slow,
+        fate: End::Dropped.name().to_owned(),
+        reason: format!("refused/{}", verdict.reason()),
+        packets: counts.refused(*verdict),
+        meaning: verdict.describe().to_owned(),
+    });
     counts
         .iter()
+        .filter(|(_, outcome, _)| *outcome != Outcome::Refused)
         .map(|(kind, outcome, packets)| CounterView {
             path: CountedBy::Slow,
             fate: outcome.end().name().to_owned(),
@@ -123,6 +136,7 @@ pub(super) fn outcomes(counts: &Counts) -> Vec<CounterView> {
             packets,
             meaning: outcome.describe().to_owned(),
         })
+        .chain(refused)
         .collect()
 }
 

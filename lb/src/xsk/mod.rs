@@ -10,7 +10,7 @@
 //! | `rings`, `area` | a socket with its rings; the memory that frames lie in |
 //! | `registry` | how sockets get into the map that XDP redirects through |
 //! | `interface` | [`XskInterface`]: queues and hardware address |
-//! | `tun` | [`Tun`]: the way to this node's own kernel |
+//! | `tun` | [`ToKernel`]: the way to this node's own kernel |
 //! | `settings`, `status`, `error` | bounds and their cost; what workers count; what went wrong |
 //! | `wake` | how a sleeping worker is woken |
 //!
@@ -42,5 +42,5 @@ pub use registry::Register;
 pub use settings::{BATCH, BusyPoll, EVENTS, INBOX_PACKETS, MAX_DESCRIPTORS, PACKET_HEADROOM, XskSettings};
 pub use slow_path::SlowPath;
 pub use status::{GroupStatus, Tally, WorkerStatus};
-pub use tun::{TUN_NAME, Tun};
+pub use tun::{TUN_NAME, ToKernel, Tun};
 pub use worker::monotonic_ns;

@@ -12,7 +12,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use lb_core::slow::{Counts, Event};
 
 use super::{
-    GroupStatus, MakeHandler, Register, Tun, WorkerStatus, XskAdvice, XskError, XskInterface, XskSettings,
+    GroupStatus, MakeHandler, Register, ToKernel, WorkerStatus, XskAdvice, XskError, XskInterface, XskSettings,
     registry::Registry,
     settings::EVENTS,
     status::{Place, lock},
@@ -74,7 +74,7 @@ impl SlowPath {
         interfaces: &[XskInterface],
         make: Box<MakeHandler>,
         register: Box<Register>,
-        kernel: Option<Arc<Tun>>,
+        kernel: Option<Arc<ToKernel>>,
     ) -> Result<Self, XskError> {
         settings.check()?;
         let mut grouped = grouped(interfaces)?;

@@ -20,7 +20,7 @@ use nix::{
 };
 
 use super::{
-    MakeHandler, Tun, XskError, XskSettings,
+    MakeHandler, ToKernel, XskError, XskSettings,
     area::Area,
     registry::Registry,
     rings::Rings,
@@ -35,7 +35,7 @@ pub(super) struct Common {
     pub(super) make: Box<MakeHandler>,
     pub(super) registry: Mutex<Registry>,
     pub(super) events: Sender<Event>,
-    pub(super) kernel: Option<Arc<Tun>>,
+    pub(super) kernel: Option<Arc<ToKernel>>,
 }
 
 /// The end of a worker that was not asked to end.

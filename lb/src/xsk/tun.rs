@@ -9,6 +9,7 @@ use std::{
         fd::{AsRawFd as _, OwnedFd},
         unix::fs::OpenOptionsExt as _,
     },
+    sync::OnceLock,
 };
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -24,6 +25,25 @@ const DUMMY_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 const MAC_PAIR: usize = 12;
 const ETHERTYPE: usize = 2;
 const TAG: usize = 4;
+
+/// A TUN device that is made when the first packet needs it, and not on nodes where none ever does.
+#[derive(Debug, Default)]
+pub struct ToKernel {
+    /// `None` inside: it could not be made, which was said.
+    device: OnceLock<Option<Tun>>,
+}
+
+impl ToKernel {
+    /// As [`Tun::write`].
+    pub(super) fn write(&self, frame: &[u8]) -> bool {
+        let device = self.device.get_or_init(|| {
+            Tun::create(TUN_NAME)
+                .inspect_err(|error| tracing::warn!(%error, "unusual packets for this node as a backend are dropped"))
+                .ok()
+        });
+        device.as_ref().is_some_and(|device| device.write(frame))
+    }
+}
 
 /// A TUN device, up. It goes with this.
 #[derive(Debug)]

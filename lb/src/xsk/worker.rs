@@ -73,7 +73,7 @@ pub(super) struct Worker {
     pub(super) handler: Box<dyn Handler>,
     pub(super) events: Sender<Event>,
     /// Where frames for this node's kernel go.
-    pub(super) kernel: Option<Arc<super::Tun>>,
+    pub(super) kernel: Option<Arc<super::ToKernel>>,
     pub(super) state: State,
 }
 

@@ -15,7 +15,7 @@ use aya::{
     programs::{Xdp, XdpMode},
 };
 use lab::{End, Netns, RawSocket, Veth, program};
-use lb::xsk::{Handler, Register, SlowPath, Tally, Tun, WorkerStatus, XskError, XskInterface, XskSettings};
+use lb::xsk::{Handler, Register, SlowPath, Tally, ToKernel, WorkerStatus, XskError, XskInterface, XskSettings};
 use lb_core::slow::{Event, Input, Output, To};
 use xdp_prog::{abi::BackendIndex, verdict::Verdict};
 
@@ -268,7 +268,7 @@ pub(crate) fn start(
 ) -> Result<SlowPath> {
     let interfaces = wiring.interfaces()?;
     wiring.node.run(|| {
-        let tun = tun.then(|| Tun::create("vipline0")).transpose()?.map(Arc::new);
+        let tun = tun.then(Arc::<ToKernel>::default);
         Ok(SlowPath::start(settings, &interfaces, make, register, tun)?)
     })
 }

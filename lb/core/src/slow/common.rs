@@ -86,6 +86,16 @@ impl Common {
         bucket.is_some_and(|bucket| bucket.take(self.per_source, now_ns))
     }
 
+    /// Datagrams whose fragments are being watched, and bytes that are held for them.
+    pub fn watched(&self) -> (usize, u64) {
+        self.fragments().watched()
+    }
+
+    /// The most memory that all this takes, in bytes.
+    pub fn memory_bound(&self) -> u64 {
+        self.bounds.fragments.memory_bound() + (SOURCE_BUCKETS * size_of::<Bucket>()) as u64
+    }
+
     pub(super) fn fragments(&self) -> MutexGuard<'_, Fragments> {
         self.fragments.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -155,6 +155,11 @@ impl Fragments {
         }
     }
 
+    /// Datagrams that are being watched, and bytes held with what holding them takes.
+    pub(super) fn watched(&self) -> (usize, u64) {
+        (self.datagrams.len(), self.bytes)
+    }
+
     /// Takes in a fragment. What became of frames that made way for it, [`Self::take_evicted`] says.
     pub(super) fn arrive(&mut self, now_ns: u64, packet: &Packet<'_>) -> Arrival {
         let Some(fragment) = packet.fragment else {

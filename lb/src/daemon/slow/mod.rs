@@ -16,7 +16,7 @@ use crossbeam::sync::ShardedLock;
 use handler::{Scene, Shared, Worker};
 use lb_core::{
     config::{LbConfig, xdp_budgets},
-    desired::{Desired, NextHop, NextHops},
+    desired::{Desired, NextHops},
     slow::{Book, Common, Counts, Event},
 };
 use tokio::sync::mpsc;
@@ -26,7 +26,7 @@ use crate::{
     announce::Groups,
     control::SlowPathView,
     datapath::{Balancer, Sockets, jiffies_per_second},
-    xsk::{BusyPoll, Register, SlowPath, TUN_NAME, Tun, XskInterface, XskSettings},
+    xsk::{BusyPoll, Register, SlowPath, XskInterface, XskSettings},
 };
 
 /// Events on their way to the daemon's loop; what does not fit is asked for again by the next packet.
@@ -86,7 +86,7 @@ impl Slow {
         };
         slow.prepare(config, &mut tables.balancer)?;
         if config.slow_path.enabled {
-            slow.launch(config, &tables.balancer, hops)?;
+            slow.launch(config, &tables.balancer)?;
         }
         slow.own();
         Ok(slow)
@@ -99,6 +99,10 @@ impl Slow {
 
     /// Warns of another owner of a VIP address, and not with each of its packets.
     pub(super) fn warn_of_conflict(&mut self, address: IpAddr, mac: [u8; 6]) {
+        // Two interfaces on one segment hear each other's announcements.
+        if self.interfaces.iter().any(|interface| interface.mac == mac) {
+            return;
+        }
         let told = self.conflicts.insert(address, Instant::now());
         if told.is_none_or(|told| told.elapsed() >= CONFLICT_GAP) {
             let [a, b, c, d, e, f] = mac;
@@ -122,7 +126,7 @@ impl Slow {
     }
 
     /// Starts the workers over a program's map of sockets.
-    fn launch(&mut self, config: &LbConfig, balancer: &Balancer, hops: &NextHops) -> anyhow::Result<()> {
+    fn launch(&mut self, config: &LbConfig, balancer: &Balancer) -> anyhow::Result<()> {
         let found: Result<Vec<_>, _> = config
             .interfaces
             .iter()
@@ -135,7 +139,7 @@ impl Slow {
             &interfaces,
             Box::new(move |interface, queue| Box::new(Worker::new(Arc::clone(&shared), interface, queue))),
             register(&balancer.sockets),
-            to_kernel(config, hops),
+            Some(Arc::default()),
         )
         .context("cannot start the slow path; `slow_path: { enabled: false }` does without")?;
         let events = path.events().clone();
@@ -191,15 +195,13 @@ impl Slow {
         old: &LbConfig,
         new: &LbConfig,
         balancer: &mut Balancer,
-        hops: &NextHops,
     ) -> anyhow::Result<()> {
         let restarts = old.slow_path_restarts(new);
         if !restarts.is_empty() {
             tracing::info!("the slow path's workers are started anew: {}", restarts.join(", "));
             self.halt();
-            if let Err(error) = self.launch(new, balancer, hops) {
-                self.launch(old, balancer, hops)
-                    .context("nor does the slow path as it was")?;
+            if let Err(error) = self.launch(new, balancer) {
+                self.launch(old, balancer).context("nor does the slow path as it was")?;
                 return Err(error);
             }
         }
@@ -211,13 +213,7 @@ impl Slow {
     /// # Errors
     ///
     /// When they cannot be, or new workers do not start; [`Self::stay`] goes back.
-    pub(super) fn make_ready(
-        &mut self,
-        old: &LbConfig,
-        new: &LbConfig,
-        balancer: &mut Balancer,
-        hops: &NextHops,
-    ) -> anyhow::Result<()> {
+    pub(super) fn make_ready(&mut self, old: &LbConfig, new: &LbConfig, balancer: &mut Balancer) -> anyhow::Result<()> {
         self.prepare(new, balancer)?;
         if !new.slow_path.enabled {
             return Ok(());
@@ -228,7 +224,7 @@ impl Slow {
         }
         match &self.path {
             Some(path) => Ok(path.register_with(register(&balancer.sockets))?),
-            None => self.launch(new, balancer, hops),
+            None => self.launch(new, balancer),
         }
     }
 
@@ -237,14 +233,14 @@ impl Slow {
     /// # Errors
     ///
     /// When that is not possible.
-    pub(super) fn stay(&mut self, old: &LbConfig, balancer: &mut Balancer, hops: &NextHops) -> anyhow::Result<()> {
+    pub(super) fn stay(&mut self, old: &LbConfig, balancer: &mut Balancer) -> anyhow::Result<()> {
         if !old.slow_path.enabled {
             self.halt();
             return Ok(());
         }
         match &self.path {
             Some(path) => Ok(path.register_with(register(&balancer.sockets))?),
-            None => self.launch(old, balancer, hops),
+            None => self.launch(old, balancer),
         }
     }
 
@@ -318,16 +314,4 @@ fn register(sockets: &Arc<Mutex<Sockets>>) -> Box<Register> {
         let mut sockets = sockets.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(sockets.set(ifindex, queue, socket.as_raw_fd())?)
     })
-}
-
-/// The way to this node's own kernel, where packets may have to go there: a backend is this node, or it is a worker itself.
-fn to_kernel(config: &LbConfig, hops: &NextHops) -> Option<Arc<Tun>> {
-    let local = hops.values().any(|hop| *hop == NextHop::Local);
-    if !local && config.desired.tunnel.is_none() {
-        return None;
-    }
-    Tun::create(TUN_NAME)
-        .inspect_err(|error| tracing::warn!("unusual packets for this node as a backend are dropped: {error}"))
-        .ok()
-        .map(Arc::new)
 }
