@@ -133,7 +133,7 @@ fn prog(args: &ProgArgs) -> Result<ExitCode> {
     })
 }
 
-/// Exit codes as those of [`prog`].
+/// Exit codes as those of [`prog()`].
 fn slow(args: &SlowArgs) -> Result<ExitCode> {
     let interrupt = Interrupt::hold()?;
     let options = slow::Options {

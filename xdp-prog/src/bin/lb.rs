@@ -180,7 +180,7 @@ mod program {
         }
         let ctx = context(ctx);
         let key = socket_key(ctx.ingress_ifindex() as u32, ctx.rx_queue_index());
-        let Some(socket) = XSK_INDEX.get_ptr(&key) else {
+        let Some(socket) = XSK_INDEX.get_ptr(key) else {
             return Verdict::DropNoSlowPath as u64;
         };
         // SAFETY: a pointer from a map lookup; entries of a preallocated hash map stay readable.
