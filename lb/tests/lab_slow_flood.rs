@@ -193,6 +193,27 @@ fn the_fast_path_loses_nothing_under_a_flood_of_the_slow_path() -> Result<()> {
 }
 
 #[test]
+fn without_budgets_all_of_a_flood_is_handed_over() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    // The twin: what is shed above, and costs next to nothing, is all work of the slow path here.
+    let open = "slow_path: { limits: { fragment: { per_second: 10000000 } } }";
+    for (more, sheds) in [(LIMITS, true), (open, false)] {
+        let bed = bed(more)?;
+        let ran = run(&bed, RATES[RATES.len() - 1], Some(&flood(true)?))?;
+        let counted = bed.lb().counted()?;
+        let (handed, shed) = (counted.of("slow fragment"), counted.of("drop slow_budget"));
+        println!("{}: {handed} handed over, {shed} shed", ran.describe());
+        // A budget holds for each CPU.
+        assert_eq!(handed + shed, ran.flooded);
+        assert_eq!(shed > ran.flooded / 10, sheds, "{shed} of {}", ran.flooded);
+        assert!(sheds || shed == 0);
+    }
+    Ok(())
+}
+
+#[test]
 fn one_kind_of_flood_sheds_that_kind_only() -> Result<()> {
     if !require_root()? {
         return Ok(());

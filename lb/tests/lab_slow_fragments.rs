@@ -292,3 +292,35 @@ fn fragments_may_come_by_different_interfaces() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_driver_without_xdp_has_a_slow_path_too() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let bed = Bed::start(Topology::builder().workers(2).build()?, |topology, lb| {
+        let vips = [vip_v4(4, 80), vip_v6(4, 80)].map(|vip| (Proto::Udp, vip));
+        let mut file = LbFile::new(topology, lb).vips(&vips, "v4");
+        file.interfaces = vec!["{ name: eth0, mode: generic }".to_owned()];
+        file
+    })?;
+    for vip in [vip_v4(4, 80), vip_v6(4, 80)] {
+        // A reply may be too large for the way back: the first one tells its pod.
+        for _ in 0..4 {
+            let _ = bed
+                .topology
+                .client()
+                .with_timeout(Duration::from_millis(300))
+                .udp_echo(vip, 4000);
+        }
+        for length in [2000, 4000, 9000] {
+            for _ in 0..5 {
+                bed.topology.client().udp_echo(vip, length)?;
+            }
+        }
+        let ping = format!("ping -n -c 3 -i 0.05 -W 1 -s 4000 {}", vip.ip());
+        let said = bed.topology.client().ns().within(Duration::from_secs(5), &ping)?;
+        assert!(said.said.contains(" 3 received"), "{said:?}");
+    }
+    Ok(())
+}

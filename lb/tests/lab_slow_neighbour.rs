@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
-use lab::{Capture, Captured, Netns, Proto, Topology, require_root};
+use lab::{Capture, Captured, Netns, Proto, Topology, VlanTags, require_root};
 use lab_support::{Bed, LbFile, eventually, vip_v4, vip_v6};
 
 const OWNED: &str = "l2: { owned: [203.0.113.0/24, \"2001:db8:f00d::/64\"] }";
@@ -105,6 +105,48 @@ fn nobody_answers_for_an_address_that_is_not_owned_or_no_vip() -> Result<()> {
             assert!(client.with_timeout(Duration::from_millis(200)).udp_get(vip, 1).is_err());
             let entry = neighbour(client.ns(), vip.ip())?;
             assert!(!entry.contains("lladdr"), "{more}: {entry}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn questions_are_answered_on_a_second_interface_and_behind_vlan_tags() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let shapes = [
+        Topology::builder().workers(1).client_on_link().two_interfaces(),
+        Topology::builder().workers(1).client_on_link().vlan(VlanTags::One(100)),
+        Topology::builder()
+            .workers(1)
+            .client_on_link()
+            .vlan(VlanTags::Two { outer: 7, inner: 300 }),
+    ];
+    for shape in shapes {
+        let what = format!("{shape:?}");
+        let bed = Bed::start(shape.build()?, |topology, lb| {
+            LbFile::new(topology, lb).vips(&vips(), "v4").more(OWNED)
+        })?;
+        let client = bed.topology.client();
+        let mac = bed
+            .topology
+            .lb(0)
+            .back()
+            .mac
+            .map(|byte| format!("{byte:02x}"))
+            .join(":");
+        for vip in [vip_v4(1, 80), vip_v6(1, 80)] {
+            // What was announced is forgotten: it asks.
+            client.ns().sh(&format!("ip neigh flush to {}", vip.ip()))?;
+            assert!(
+                ping(client.ns(), vip.ip())?,
+                "{what}: ping {vip}: {:?}",
+                bed.lb().slow()?
+            );
+            let entry = neighbour(client.ns(), vip.ip())?;
+            assert!(entry.contains(&mac), "{what}: {entry}");
+            client.http_get(vip, 5)?;
         }
     }
     Ok(())

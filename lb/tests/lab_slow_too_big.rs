@@ -5,8 +5,9 @@ mod lab_support;
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Result;
+use etherparse::{PacketBuilder, TcpOptionElement};
 use lab::{Capture, Client, KubeProxy, Mtus, Policy, Proto, Topology, VipRule, require_root};
-use lab_support::{Bed, LbFile, vip_v4, vip_v6};
+use lab_support::{Bed, LbFile, Wire, vip_v4, vip_v6, with_options};
 
 const BOTH: [Proto; 2] = [Proto::Tcp, Proto::Udp];
 const NARROW: Mtus = Mtus {
@@ -131,6 +132,43 @@ fn the_mss_of_a_clamped_vip_fits_the_way_to_its_backend() -> Result<()> {
             assert!(most <= Some(mss), "{vip}: {most:?} of {mss}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn a_syn_that_takes_the_slow_path_is_clamped_too() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let bed = bed([", clamp_mss: true", ""], "")?;
+    let (wire, pod) = (Wire::to_lb(&bed)?, bed.topology.worker(0).pod()?.ns());
+    let capture = Capture::start(pod, "eth0", "tcp port 8080")?;
+    for (vip, port) in [([203, 0, 113, 4], 5004), ([203, 0, 113, 6], 5006)] {
+        let options = [
+            TcpOptionElement::MaximumSegmentSize(1460),
+            TcpOptionElement::SelectiveAcknowledgementPermitted,
+        ];
+        let source = bed.topology.client().addr_v4().octets();
+        let syn = PacketBuilder::ipv4(source, vip, 60)
+            .tcp(port, 80, 1, 1024)
+            .syn()
+            .options(&options)?;
+        let mut bytes = Vec::with_capacity(syn.size(0));
+        syn.write(&mut bytes, &[])?;
+        wire.send(&with_options(&bytes, &[1, 1, 1, 0]))?;
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let fields = [
+        "tcp.srcport",
+        "tcp.options.mss_val",
+        "ip.hdr_len",
+        "tcp.checksum.status",
+    ];
+    let mut syns = capture
+        .stop()?
+        .fields("tcp.flags.syn == 1 && tcp.flags.ack == 0", &fields)?;
+    syns.sort();
+    assert_eq!(syns, [["5004", "1440", "24", "1"], ["5006", "1420", "24", "1"]]);
     Ok(())
 }
 

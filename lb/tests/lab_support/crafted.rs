@@ -23,7 +23,7 @@ pub(crate) fn fragment(ip: &[u8], id: u32, start: usize, len: usize) -> Vec<u8> 
     let mut cut = header.to_vec();
     if ip[0] >> 4 == 4 {
         cut[4..6].copy_from_slice(&(id as u16).to_be_bytes());
-        cut[6..8].copy_from_slice(&(offset / 8 | u16::from(more) << 13).to_be_bytes());
+        cut[6..8].copy_from_slice(&((offset / 8) | (u16::from(more) << 13)).to_be_bytes());
         cut.extend(part);
         finish_v4(&mut cut);
     } else {
