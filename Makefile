@@ -5,7 +5,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH):/usr/local/sbin:/u
 NEXTEST := cargo nextest run --workspace
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ready demo test golden lab bench lint docs
+.PHONY: help setup ready demo test golden lab bench fuzz lint docs
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ lab: ready ## Real traffic through the daemon, in network namespaces (root)
 
 bench: ready ## Cost per packet of the shipped program, beside the design's goals (root)
 	@cargo run --release -p vipline-perf --bin vipline-perf -- prog
+
+fuzz: ready ## Fuzz every packet handler for FUZZ_SECONDS (60) each; needs cargo-fuzz and clang
+	@scripts/fuzz.sh
 
 lint: ready ## Format, clippy, docs, dependency directions, licences, sources
 	@scripts/lint.sh

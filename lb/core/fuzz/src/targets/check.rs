@@ -15,8 +15,10 @@ const MOST_ADDED: usize = 64;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 /// Checks what came of a step; `input` is the frame that caused it, `None` for what was due.
-pub fn output(out: &Output, input: Option<&[u8]>) {
-    let one = out.frames.len() == 1;
+pub(super) fn output(out: &Output, input: Option<&[u8]>) {
+    // A fragment may let go others that waited for it.
+    let alone = |frame: &[u8]| Packet::parse(frame).map_or(true, |packet| packet.fragment.is_none());
+    let one = out.frames.len() == 1 && input.is_some_and(alone);
     for sent in &out.frames {
         match sent.to {
             To::Kernel => kernel(&sent.frame, input.filter(|_| one)),
@@ -43,8 +45,17 @@ pub fn output(out: &Output, input: Option<&[u8]>) {
     let counted = |outcome: Outcome| out.counts.iter().filter(|(_, counted, _)| *counted == outcome).count();
     let split = counted(Outcome::Split) > 0;
     // Each packet leaves once, but for those in pieces.
-    let left: u64 = out.counts.iter().filter(|(_, outcome, _)| leaves(*outcome)).map(|(_, _, count)| count).sum();
-    assert!(split || out.frames.len() as u64 == left, "{} frames of {left} packets", out.frames.len());
+    let left: u64 = out
+        .counts
+        .iter()
+        .filter(|(_, outcome, _)| leaves(*outcome))
+        .map(|(_, _, count)| count)
+        .sum();
+    assert!(
+        split || out.frames.len() as u64 == left,
+        "{} frames of {left} packets",
+        out.frames.len()
+    );
 }
 
 /// Whether a packet with this outcome makes a frame.
@@ -54,7 +65,10 @@ fn leaves(outcome: Outcome) -> bool {
 }
 
 fn kernel(frame: &[u8], input: Option<&[u8]>) {
-    assert!(input.is_none_or(|input| input.starts_with(frame)), "the kernel gets what came");
+    assert!(
+        input.is_none_or(|input| input.starts_with(frame)),
+        "the kernel gets what came"
+    );
     Packet::parse(frame).unwrap();
 }
 
@@ -72,12 +86,24 @@ fn mtu(backend: IpAddr) -> usize {
 }
 
 /// Checks a frame that goes to a backend, and gives the inner packet. `padding`: bytes behind it, which the program leaves there.
-pub fn forwarded(frame: &[u8], padding: usize) -> &[u8] {
+pub(super) fn forwarded(frame: &[u8], padding: usize) -> &[u8] {
     let outer = Packet::parse(frame).unwrap();
     assert_eq!(outer.link.source_mac(), MAC);
-    assert_eq!(outer.ip.len() + padding, outer.link.payload.len(), "bytes behind the packet");
-    assert!(outer.source == address(LB_V4) || outer.source == address(LB_V6), "{outer:?}");
-    assert!(outer.ip.len() <= mtu(outer.destination), "{} bytes to {}", outer.ip.len(), outer.destination);
+    assert_eq!(
+        outer.ip.len() + padding,
+        outer.link.payload.len(),
+        "bytes behind the packet"
+    );
+    assert!(
+        outer.source == address(LB_V4) || outer.source == address(LB_V6),
+        "{outer:?}"
+    );
+    assert!(
+        outer.ip.len() <= mtu(outer.destination),
+        "{} bytes to {}",
+        outer.ip.len(),
+        outer.destination
+    );
     assert!(outer.fragment.is_none(), "workers cannot put outer fragments together");
     header_sum(&outer);
     let inner = outer.payload();
@@ -116,7 +142,10 @@ fn answer(link: &Link<'_>, input: Option<&[u8]>) {
         assert_eq!(packet.hop_limit, 255);
     }
     if !(advertisement && to == ALL_NODES) {
-        assert!(!to.is_multicast() && !to.is_unspecified() && to != address("255.255.255.255"), "to {to}");
+        assert!(
+            !to.is_multicast() && !to.is_unspecified() && to != address("255.255.255.255"),
+            "to {to}"
+        );
         assert!(!is_group(link.destination_mac()), "{:x?}", link.destination_mac());
     }
     assert_ne!(source, to);
@@ -133,18 +162,30 @@ fn sums_right(frame: &[u8]) -> bool {
 }
 
 /// 0 where the checksum is right.
-pub fn transport_sum(packet: &Packet<'_>) -> u16 {
+pub(super) fn transport_sum(packet: &Packet<'_>) -> u16 {
     if packet.protocol == 1 {
-        Sum16BitWords::new().add_slice(packet.payload()).ones_complement().to_be()
+        Sum16BitWords::new()
+            .add_slice(packet.payload())
+            .ones_complement()
+            .to_be()
     } else {
-        sum(&octets(packet.source), &octets(packet.destination), packet.protocol, packet.payload())
+        sum(
+            &octets(packet.source),
+            &octets(packet.destination),
+            packet.protocol,
+            packet.payload(),
+        )
     }
 }
 
 fn header_sum(packet: &Packet<'_>) {
     if packet.destination.is_ipv4() {
         let header = &packet.ip[..packet.header_len];
-        assert_eq!(Sum16BitWords::new().add_slice(header).ones_complement(), 0, "{header:x?}");
+        assert_eq!(
+            Sum16BitWords::new().add_slice(header).ones_complement(),
+            0,
+            "{header:x?}"
+        );
     }
 }
 

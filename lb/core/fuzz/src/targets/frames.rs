@@ -8,26 +8,26 @@ use etherparse::checksum::Sum16BitWords;
 use super::world::{KINDS, LB_V4, LB_V6, address, vip_address};
 
 /// Bytes, taken from the front.
-pub struct Bytes<'a>(pub &'a [u8]);
+pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
 
 impl<'a> Bytes<'a> {
     /// Whether all are taken.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The next byte.
-    pub fn u8(&mut self) -> u8 {
+    pub(super) fn u8(&mut self) -> u8 {
         self.take(1).first().copied().unwrap_or_default()
     }
 
     /// The next two.
-    pub fn u16(&mut self) -> u16 {
+    pub(super) fn u16(&mut self) -> u16 {
         u16::from_be_bytes([self.u8(), self.u8()])
     }
 
     /// As many as there are, at most `most`.
-    pub fn take(&mut self, most: usize) -> &'a [u8] {
+    pub(super) fn take(&mut self, most: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(most.min(self.0.len()));
         self.0 = rest;
         taken
@@ -39,7 +39,7 @@ const MAX_PAYLOAD: u16 = 3000;
 
 /// What a packet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carries {
+pub(super) enum Carries {
     /// Whatever the bytes say.
     Any,
     /// TCP.
@@ -85,18 +85,26 @@ fn destination(bytes: &mut Bytes<'_>, v6: bool) -> IpAddr {
 /// MAC addresses and tags.
 fn link(bytes: &mut Bytes<'_>, ethertype: u16) -> Vec<u8> {
     let how = bytes.u8();
-    let mut frame = if how & 0x40 == 0 { vec![2, 0, 0, 0, 0, 0xaa] } else { vec![0xff; 6] };
+    let mut frame = if how & 0x40 == 0 {
+        vec![2, 0, 0, 0, 0, 0xaa]
+    } else {
+        vec![0xff; 6]
+    };
     frame.extend_from_slice(&[2, 0, 0, 0, 1, how & 3]);
     let tags = if how & 0x30 == 0 { how >> 2 & 3 } else { how >> 4 & 3 };
     for tag in 0..tags + (how >> 7) * 2 {
-        frame.extend_from_slice(if tag == 0 { &[0x88, 0xa8, 0, 9] } else { &[0x81, 0, 0, 10] });
+        frame.extend_from_slice(if tag == 0 {
+            &[0x88, 0xa8, 0, 9]
+        } else {
+            &[0x81, 0, 0, 10]
+        });
     }
     frame.extend_from_slice(&ethertype.to_be_bytes());
     frame
 }
 
 /// An IP frame.
-pub fn ip(bytes: &mut Bytes<'_>, carries: Carries) -> Vec<u8> {
+pub(super) fn ip(bytes: &mut Bytes<'_>, carries: Carries) -> Vec<u8> {
     let how = bytes.u8();
     let v6 = how & 1 != 0;
     let mut frame = link(bytes, if v6 { 0x86dd } else { 0x0800 });
@@ -107,7 +115,7 @@ pub fn ip(bytes: &mut Bytes<'_>, carries: Carries) -> Vec<u8> {
 }
 
 /// ARP, or a neighbour solicitation.
-pub fn question(bytes: &mut Bytes<'_>) -> Vec<u8> {
+pub(super) fn question(bytes: &mut Bytes<'_>) -> Vec<u8> {
     let how = bytes.u8();
     let v6 = how & 1 != 0;
     let mut frame = link(bytes, if v6 { 0x86dd } else { 0x0806 });
@@ -285,14 +293,22 @@ fn payload(bytes: &mut Bytes<'_>, from: IpAddr, to: IpAddr, carries: Carries) ->
 
 fn icmp_type(bytes: &mut Bytes<'_>, icmp: u8) -> u8 {
     let which = bytes.u8();
-    let known: [u8; 8] = if icmp == 58 { [128, 1, 2, 3, 4, 129, 135, 136] } else { [8, 3, 11, 12, 5, 0, 4, 13] };
+    let known: [u8; 8] = if icmp == 58 {
+        [128, 1, 2, 3, 4, 129, 135, 136]
+    } else {
+        [8, 3, 11, 12, 5, 0, 4, 13]
+    };
     known.get(usize::from(which)).copied().unwrap_or(which)
 }
 
 /// The head of a packet that a VIP address sent to a client, as an ICMP error quotes it.
 fn quote(bytes: &mut Bytes<'_>, from: IpAddr, to: IpAddr) -> Vec<u8> {
     let how = bytes.u8();
-    let client = if how & 1 == 0 { from } else { source(bytes, to.is_ipv6()) };
+    let client = if how & 1 == 0 {
+        from
+    } else {
+        source(bytes, to.is_ipv6())
+    };
     let protocol = [6, 17, 6, 132][usize::from(how >> 1 & 3)];
     let mut transport = vec![0, if protocol == 6 { 80 } else { 53 }, 0x30, how, 0, 0, 0, 1];
     transport.extend_from_slice(bytes.take(usize::from(how >> 5) * 4));
@@ -330,7 +346,7 @@ fn distort(bytes: &mut Bytes<'_>, how: u8, link_len: usize, frame: &mut Vec<u8>)
 }
 
 /// An address as it stands in a header.
-pub fn octets(address: IpAddr) -> Vec<u8> {
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -338,8 +354,11 @@ pub fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// Checksum with a pseudo-header (RFC 9293 3.1, RFC 8200 8.1); 0 over what carries its right checksum.
-pub fn sum(from: &[u8], to: &[u8], protocol: u8, message: &[u8]) -> u16 {
+pub(super) fn sum(from: &[u8], to: &[u8], protocol: u8, message: &[u8]) -> u16 {
     let len = (message.len() as u32).to_be_bytes();
     let sum = Sum16BitWords::new().add_slice(from).add_slice(to).add_slice(&len);
-    sum.add_2bytes([0, protocol]).add_slice(message).ones_complement().to_be()
+    sum.add_2bytes([0, protocol])
+        .add_slice(message)
+        .ones_complement()
+        .to_be()
 }

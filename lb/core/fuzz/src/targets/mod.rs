@@ -63,7 +63,11 @@ fn host(which: u8) -> Host<xdp_prog::host::View<'static>> {
 pub fn packet(data: &[u8]) {
     let mut bytes = Bytes(data);
     let how = bytes.u8();
-    let frame = if how & 1 == 0 { bytes.0.to_vec() } else { frames::ip(&mut bytes, Carries::Any) };
+    let frame = if how & 1 == 0 {
+        bytes.0.to_vec()
+    } else {
+        frames::ip(&mut bytes, Carries::Any)
+    };
     let Ok(packet) = Packet::parse(&frame) else { return };
     assert!(packet.header_len <= packet.ip.len() && packet.ip.len() <= packet.link.payload.len());
     let Some(flow) = FlowKey::of(&packet) else { return };
@@ -114,7 +118,14 @@ pub fn fragments(data: &[u8]) {
         match bytes.u8() {
             what @ 0..=239 => {
                 let frame = frames::ip(&mut bytes, Carries::Fragment);
-                run.packet(if what < 200 { Verdict::SlowFragment } else { verdict(what) }, &frame);
+                run.packet(
+                    if what < 200 {
+                        Verdict::SlowFragment
+                    } else {
+                        verdict(what)
+                    },
+                    &frame,
+                );
             }
             240..=247 => run.wait(1 << (bytes.u8() % 37)),
             scene @ 248.. => run.change(usize::from(scene)),
@@ -194,7 +205,11 @@ pub fn mss(data: &[u8]) {
 pub fn program(data: &[u8]) {
     let mut bytes = Bytes(data);
     let how = bytes.u8();
-    let frame = if how & 1 == 0 { bytes.0.to_vec() } else { frames::ip(&mut bytes, Carries::Any) };
+    let frame = if how & 1 == 0 {
+        bytes.0.to_vec()
+    } else {
+        frames::ip(&mut bytes, Carries::Any)
+    };
     let mut host = host(how >> 1);
     let outcome = host.balance(&frame);
     match outcome.verdict {

@@ -25,7 +25,7 @@ const BOUNDS: HoldBounds = HoldBounds {
 const FOR_EVER_NS: u64 = 100_000_000_000;
 
 /// A worker, and what it was given and has said.
-pub struct Run {
+pub(super) struct Run {
     engine: Engine,
     common: Common,
     hosts: Vec<Host<View<'static>>>,
@@ -33,14 +33,14 @@ pub struct Run {
     now_ns: u64,
     steps: u64,
     /// All that was counted.
-    pub counts: Counts,
+    pub(super) counts: Counts,
     /// What came of the last step.
-    pub out: Output,
+    pub(super) out: Output,
 }
 
 impl Run {
     /// At the beginning of a scene, with budgets that are soon used up, or not.
-    pub fn new(scene: usize, tight: bool) -> Self {
+    pub(super) fn new(scene: usize, tight: bool) -> Self {
         let world = world();
         let hosts = world
             .scenes
@@ -51,7 +51,11 @@ impl Run {
             burst: 5,
         };
         let bounds = Bounds {
-            budgets: if tight { Budgets::new(|_| rate) } else { Budgets::default() },
+            budgets: if tight {
+                Budgets::new(|_| rate)
+            } else {
+                Budgets::default()
+            },
             replies_per_source: if tight { 3 } else { 1000 },
             fragments: FragmentBounds {
                 datagrams: 4,
@@ -78,14 +82,16 @@ impl Run {
     }
 
     /// A packet comes.
-    pub fn packet(&mut self, verdict: Verdict, frame: &[u8]) {
+    pub(super) fn packet(&mut self, verdict: Verdict, frame: &[u8]) {
         self.steps += 1;
         let input = Input { verdict, frame };
-        self.with(Some(frame), |engine, now_ns, tables, out| engine.step(now_ns, input, tables, out));
+        self.with(Some(frame), |engine, now_ns, tables, out| {
+            engine.step(now_ns, input, tables, out)
+        });
     }
 
     /// A packet comes, and the program itself says what it is; nothing, where it is nothing for the slow path.
-    pub fn through(&mut self, frame: &[u8]) {
+    pub(super) fn through(&mut self, frame: &[u8]) {
         let verdict = self.hosts[self.scene].balance(frame).verdict;
         if verdict.fate() == Fate::Slow {
             self.packet(verdict, frame);
@@ -93,27 +99,36 @@ impl Run {
     }
 
     /// Time passes, and what is due is done.
-    pub fn wait(&mut self, dt_ns: u64) {
+    pub(super) fn wait(&mut self, dt_ns: u64) {
         self.now_ns = self.now_ns.saturating_add(dt_ns);
-        if self.engine.deadline(&self.common).is_some_and(|due_ns| due_ns <= self.now_ns) {
+        if self
+            .engine
+            .deadline(&self.common)
+            .is_some_and(|due_ns| due_ns <= self.now_ns)
+        {
             self.turn();
         }
     }
 
     /// The tables change.
-    pub fn change(&mut self, scene: usize) {
+    pub(super) fn change(&mut self, scene: usize) {
         self.scene = scene % SCENES;
         self.turn();
     }
 
     /// Everything that waits is given up: each packet has been counted once.
-    pub fn finish(mut self) -> Counts {
+    pub(super) fn finish(mut self) -> Counts {
         for _ in 0..4 {
             self.wait(FOR_EVER_NS);
         }
         assert_eq!(self.engine.held(), 0);
         assert_eq!(self.engine.deadline(&self.common), None);
-        assert_eq!(self.total(), self.steps, "packets counted: {:?}", self.counts.iter().collect::<Vec<_>>());
+        assert_eq!(
+            self.total(),
+            self.steps,
+            "packets counted: {:?}",
+            self.counts.iter().collect::<Vec<_>>()
+        );
         self.counts
     }
 

@@ -18,44 +18,44 @@ use lb_core::{
 use xdp_prog::abi::{Config, feature};
 
 /// The interface that packets come in by.
-pub const IFINDEX: u32 = 3;
+pub(super) const IFINDEX: u32 = 3;
 /// Its MAC address.
-pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
+pub(super) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
 /// Where backends are sent to.
-pub const NEXT_HOP_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xbb];
+pub(super) const NEXT_HOP_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xbb];
 /// Outer sources.
-pub const LB_V4: &str = "198.51.100.1";
+pub(super) const LB_V4: &str = "198.51.100.1";
 /// Of IPv6 backends.
-pub const LB_V6: &str = "2001:db8:ffff::1";
+pub(super) const LB_V6: &str = "2001:db8:ffff::1";
 /// What VIP addresses end in. By their number: plain; answers what does not fit, clamps, IPv6 backend; next hop unknown at first;
 /// no backends; also the node's own; backend is this node; limits and source ranges; narrow way; explicit tags.
-pub const KINDS: u8 = 9;
+pub(super) const KINDS: u8 = 9;
 /// Moments of the world: some next hops unknown, all known, no VIPs any more.
-pub const SCENES: usize = 3;
+pub(super) const SCENES: usize = 3;
 
 /// The tables at one moment.
-pub struct Scene {
+pub(super) struct Scene {
     /// The maps.
-    pub image: Image,
+    pub(super) image: Image,
     /// What is known beside them.
-    pub book: Book,
+    pub(super) book: Book,
 }
 
 /// All moments.
-pub struct World {
+pub(super) struct World {
     /// Constants of the program.
-    pub config: Config,
+    pub(super) config: Config,
     /// See [`SCENES`].
-    pub scenes: Vec<Scene>,
+    pub(super) scenes: Vec<Scene>,
 }
 
 /// Parses an address.
-pub fn address(text: &str) -> IpAddr {
+pub(super) fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
 /// A VIP address.
-pub fn vip_address(v6: bool, kind: u8) -> IpAddr {
+pub(super) fn vip_address(v6: bool, kind: u8) -> IpAddr {
     if v6 {
         IpAddr::from([0x2001, 0xdb8, 0xf, 0, 0, 0, 0, u16::from(kind)])
     } else {
@@ -64,7 +64,7 @@ pub fn vip_address(v6: bool, kind: u8) -> IpAddr {
 }
 
 /// Made once.
-pub fn world() -> &'static World {
+pub(super) fn world() -> &'static World {
     static WORLD: OnceLock<World> = OnceLock::new();
     WORLD.get_or_init(World::new)
 }
@@ -166,10 +166,15 @@ impl World {
                 }
             }
         }
-        desired.own_addresses.extend([vip_address(false, 5), vip_address(true, 5)]);
+        desired
+            .own_addresses
+            .extend([vip_address(false, 5), vip_address(true, 5)]);
         desired.denied_sources = vec!["192.0.66.0/24".parse().unwrap()];
         desired.tunnel = Some(Tunnel {
-            sources: vec!["198.51.100.0/24".parse().unwrap(), "2001:db8:ffff::/48".parse().unwrap()],
+            sources: vec![
+                "198.51.100.0/24".parse().unwrap(),
+                "2001:db8:ffff::/48".parse().unwrap(),
+            ],
             vip_prefixes: vec!["203.0.113.0/24".parse().unwrap(), "2001:db8:f::/48".parse().unwrap()],
             locals: [address(LB_V4), address(LB_V6)].into(),
             denied_inner_sources: vec!["10.0.0.0/8".parse().unwrap()],
