@@ -4,6 +4,10 @@ use std::ops::ControlFlow;
 
 use anyhow::Result;
 use lb::datapath::{Aim, Balancer, SampleRing};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity},
+    unistd::Pid,
+};
 use xdp_prog::{
     abi::{SampleHeader, feature, setting},
     limit::TOKEN,
@@ -165,18 +169,16 @@ fn sampling_and_the_rate_thin_them_out() -> Result<()> {
 }
 
 /// Runs on the CPU that this thread is on: buckets are per CPU.
+#[expect(clippy::unwrap_used, reason = "a test without its CPU has nothing to say")]
 fn on_one_cpu<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: a set of CPUs is bits, and these calls read and write this one.
-    unsafe {
-        let mut before: libc::cpu_set_t = std::mem::zeroed();
-        libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut before);
-        let mut one: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(libc::sched_getcpu() as usize, &mut one);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const one);
-        let result = work();
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const before);
-        result
-    }
+    let this = Pid::from_raw(0);
+    let before = sched_getaffinity(this).unwrap();
+    let mut one = CpuSet::new();
+    one.set(sched_getcpu().unwrap()).unwrap();
+    sched_setaffinity(this, &one).unwrap();
+    let result = work();
+    sched_setaffinity(this, &before).unwrap();
+    result
 }
 
 /// The twin: without the feature the settings mean nothing.
