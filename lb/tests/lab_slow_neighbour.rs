@@ -39,7 +39,10 @@ fn neighbour(ns: &Netns, address: IpAddr) -> Result<String> {
 
 fn ping(ns: &Netns, address: IpAddr) -> Result<bool> {
     Ok(ns
-        .within(Duration::from_secs(3), &format!("ping -n -c 2 -i 0.1 -W 0.5 {address}"))?
+        .within(
+            Duration::from_secs(3),
+            &format!("ping -n -c 2 -i 0.1 -W 0.5 -w 1 {address}"),
+        )?
         .ok)
 }
 

@@ -88,7 +88,7 @@ fn without_the_slow_path_a_bulk_transfer_hangs() -> Result<()> {
         return Ok(());
     }
     let bed = bed(["", ""], "slow_path: { enabled: false }")?;
-    let client = bed.topology.client().with_timeout(Duration::from_secs(1));
+    let client = bed.topology.client().with_timeout(Duration::from_millis(500));
     for (vip, _) in WAYS {
         assert!(client.upload(vip(), BULK).is_err(), "{}", vip());
         assert_eq!(learned(&client, vip())?, 1500);
@@ -107,7 +107,8 @@ fn the_mss_of_a_clamped_vip_fits_the_way_to_its_backend() -> Result<()> {
     for (options, clamped) in [([", clamp_mss: true", ""], true), (["", ""], false)] {
         let bed = bed(options, "")?;
         let client = bed.topology.client();
-        for (vip, mtu) in WAYS {
+        // The control is one of them.
+        for (vip, mtu) in WAYS.into_iter().take(if clamped { WAYS.len() } else { 1 }) {
             let vip = vip();
             let pod = bed.topology.worker(0).pod()?.ns();
             let capture = Capture::start(pod, "eth0", "tcp port 8080 or (ip6 and tcp)")?;
@@ -236,7 +237,7 @@ fn what_may_be_fragmented_is_split_or_answered_as_the_vip_says() -> Result<()> {
     if !require_root()? {
         return Ok(());
     }
-    for (option, split) in [("", true), (", too_big: fragment", true), (", too_big: answer", false)] {
+    for (option, split) in [(", too_big: fragment", true), (", too_big: answer", false)] {
         let bed = bed([option, option], "")?;
         let client = bed.topology.client().with_timeout(Duration::from_millis(500));
         // Without DF.
@@ -255,7 +256,7 @@ fn what_may_be_fragmented_is_split_or_answered_as_the_vip_says() -> Result<()> {
                 for length in 1440..1472 {
                     client.udp_echo(vip, length)?;
                 }
-                client.upload(vip, BULK)?;
+                client.upload(vip, BULK / 4)?;
             }
         }
     }
