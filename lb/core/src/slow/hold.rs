@@ -204,7 +204,7 @@ mod tests {
             let mut kept = 0;
             for (now_ns, (backend, bytes, empty)) in frames.into_iter().enumerate() {
                 let now_ns = now_ns as u64;
-                if empty && now_ns % 7 == 0 {
+                if empty && now_ns.is_multiple_of(7) {
                     prop_assert_eq!(hold.take_all().len(), std::mem::take(&mut kept));
                     prop_assert_eq!(hold.bytes(), 0);
                 }
