@@ -4,7 +4,7 @@ use anyhow::Result;
 use lb::datapath::{Balancer, DatapathError};
 use lb_core::plan::{Image, MapId, Write};
 use xdp_prog::{
-    abi::{BackendIndex, Config, SEGMENT_WORDS, Traffic, VipIndex, feature},
+    abi::{BackendIndex, Config, SEGMENT_WORDS, Traffic, VipIndex, feature, setting},
     verdict::Verdict,
 };
 
@@ -120,7 +120,7 @@ fn a_plan_that_fails_says_where_and_leaves_what_came_before() -> Result<()> {
     };
     let bad = [
         Write::AddSegment(2),
-        store(8),
+        store(setting::COUNT),
         Write::Fill {
             map: MapId::LookupTables,
             index: 0,
