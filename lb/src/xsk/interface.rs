@@ -40,8 +40,7 @@ impl XskInterface {
             }
         };
         let index = nix::net::if_::if_nametoindex(name).map_err(|errno| failed("if_nametoindex")(errno.into()))?;
-        let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-            .map_err(|errno| failed("socket")(errno.into()))?;
+        let socket = to_ask().map_err(failed("socket"))?;
         let mac = hardware_address(&socket, name).map_err(failed("SIOCGIFHWADDR"))?;
         let (rx_queues, tx_queues) = match channels(&socket, name) {
             Ok(queues) => queues,
@@ -56,6 +55,26 @@ impl XskInterface {
             tx_queues,
         })
     }
+
+    /// Its hardware address as it is now: it may change while the interface is up.
+    pub(super) fn mac_now(&self) -> io::Result<[u8; 6]> {
+        hardware_address(&to_ask()?, &self.name)
+    }
+
+    /// Whether it is there: the same, and not another of its name.
+    pub(super) fn is_there(&self) -> bool {
+        nix::net::if_::if_nametoindex(self.name.as_str()) == Ok(self.index)
+    }
+}
+
+/// Any socket does for asking.
+fn to_ask() -> io::Result<OwnedFd> {
+    Ok(socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?)
 }
 
 /// `ifreq` with this name and nothing else.

@@ -22,7 +22,7 @@ use super::{
 /// The wait before a group that died is started again: doubled each time up to the longest.
 const SHORTEST_BACKOFF: Duration = Duration::from_millis(20);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
-/// How long a start waits for queues that are taken.
+/// How long a start, and a restart, waits for queues that are taken.
 const QUEUE_FREED_WITHIN: Duration = Duration::from_millis(500);
 /// A group that has lived so long starts over with the shortest wait.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
@@ -46,6 +46,8 @@ struct Slot {
     life: u64,
     team: Option<Team>,
     started: Instant,
+    /// When its last life ended.
+    ended: Option<Instant>,
     /// When it is to be started again, if it is not there.
     due: Option<Instant>,
     backoff: Duration,
@@ -98,6 +100,7 @@ impl SlowPath {
                 life: 0,
                 team: None,
                 started: Instant::now(),
+                ended: None,
                 due: None,
                 backoff: SHORTEST_BACKOFF,
                 places,
@@ -163,6 +166,19 @@ impl SlowPath {
         }
     }
 
+    /// Goes on counting where another slow path, which is no more, had come to: queue by queue.
+    pub fn go_on_from(&self, earlier: &[WorkerStatus]) {
+        for place in &self.places {
+            let same = |worker: &&WorkerStatus| (worker.ifindex, worker.queue) == (place.interface.index, place.queue);
+            if let Some(worker) = earlier.iter().find(same) {
+                for (tally, count) in worker.tallies() {
+                    place.add(tally, count);
+                }
+                place.restarts.fetch_add(worker.restarts, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// What handlers want the control side to do. Bounded by [`EVENTS`]; what did not fit was counted.
     pub fn events(&self) -> &Receiver<Event> {
         &self.events
@@ -198,6 +214,18 @@ impl SlowPath {
             .memory_bytes(u32::try_from(self.places.len()).unwrap_or(u32::MAX))
     }
 
+    /// Ends all threads and closes all sockets, for good: what was counted can still be asked for, and is all that there will be.
+    pub fn stop(&mut self) {
+        self.stop = None;
+        if let Some(supervisor) = self.supervisor.take() {
+            // It has nothing that panics, and nothing that is waited for.
+            let _ = supervisor.join();
+        }
+        for slot in self.groups.iter() {
+            lock(slot).team = None;
+        }
+    }
+
     /// Kills a worker by a panic on its thread, as soon as it looks. False if there is none.
     #[doc(hidden)]
     pub fn kill_worker(&self, ifindex: u32, queue: u32) -> bool {
@@ -215,14 +243,7 @@ impl SlowPath {
 
 impl Drop for SlowPath {
     fn drop(&mut self) {
-        self.stop = None;
-        if let Some(supervisor) = self.supervisor.take() {
-            // It has nothing that panics, and nothing that is waited for.
-            let _ = supervisor.join();
-        }
-        for slot in self.groups.iter() {
-            lock(slot).team = None;
-        }
+        self.stop();
     }
 }
 
@@ -259,13 +280,13 @@ fn grouped(interfaces: &[XskInterface]) -> Result<Vec<Vec<Arc<Place>>>, XskError
 }
 
 impl Slot {
-    fn start(&mut self, common: &Arc<Common>, deaths: &Sender<Death>) -> Result<(), XskError> {
+    fn start(&mut self, common: &Arc<Common>, deaths: &Sender<Death>, places: &[Arc<Place>]) -> Result<(), XskError> {
         self.due = None;
         self.life += 1;
         self.started = Instant::now();
         self.team = Some(Team::start(
             common,
-            &self.places,
+            places,
             self.first_worker,
             (self.number, self.life),
             deaths,
@@ -277,8 +298,9 @@ impl Slot {
     /// starts over at once finds them taken.
     fn start_patiently(&mut self, common: &Arc<Common>, deaths: &Sender<Death>) -> Result<(), XskError> {
         let end = Instant::now() + QUEUE_FREED_WITHIN;
+        let places = self.places.clone();
         loop {
-            match self.start(common, deaths) {
+            match self.start(common, deaths, &places) {
                 Err(XskError::Socket {
                     advice: XskAdvice::QueueTaken,
                     ..
@@ -288,10 +310,32 @@ impl Slot {
         }
     }
 
+    /// The queues of interfaces that are there: one that is gone takes only its own workers along. All, if there is none, for the
+    /// error's sake.
+    fn left(&self) -> Vec<Arc<Place>> {
+        let there = |place: &&Arc<Place>| place.interface.is_there();
+        let left: Vec<_> = self.places.iter().filter(there).cloned().collect();
+        if left.is_empty() { self.places.clone() } else { left }
+    }
+
+    /// Whether the kernel has not freed the queues of this group's last life yet: no news, and nobody else's doing.
+    fn is_early(&self, error: &XskError) -> bool {
+        let taken = matches!(
+            error,
+            XskError::Socket {
+                advice: XskAdvice::QueueTaken,
+                ..
+            }
+        );
+        taken && self.ended.is_some_and(|ended| ended.elapsed() < QUEUE_FREED_WITHIN)
+    }
+
     /// Ends what is left of the group and says when to start it again.
     fn bury(&mut self, error: &XskError) {
         let lived = self.started.elapsed();
-        self.team = None;
+        if self.team.take().is_some() {
+            self.ended = Some(Instant::now());
+        }
         if lived >= HEALTHY_AFTER {
             self.backoff = SHORTEST_BACKOFF;
         }
@@ -343,12 +387,14 @@ impl Supervisor {
         for slot in self.groups.iter() {
             let mut slot = lock(slot);
             if slot.due.is_some_and(|due| due <= now) {
-                match slot.start(&self.common, &self.deaths) {
+                let places = slot.left();
+                match slot.start(&self.common, &self.deaths, &places) {
                     Ok(()) => {
-                        for place in &slot.places {
+                        for place in &places {
                             place.restarts.fetch_add(1, Ordering::Relaxed);
                         }
                     }
+                    Err(error) if slot.is_early(&error) => slot.due = Some(Instant::now() + SHORTEST_BACKOFF),
                     Err(error) => slot.bury(&error),
                 }
             }

@@ -89,8 +89,11 @@ impl Team {
         for (position, (place, rings)) in places.iter().zip(rings).enumerate() {
             place.zero_copy.store(rings.zero_copy, Ordering::Relaxed);
             place.multi_buffer.store(rings.multi_buffer, Ordering::Relaxed);
+            let mut interface = place.interface.clone();
+            interface.mac = interface.mac_now().unwrap_or(interface.mac);
             let worker = Worker {
-                handler: (common.make)(&place.interface, place.queue),
+                mac: interface.mac,
+                handler: (common.make)(&interface, place.queue),
                 place: Arc::clone(place),
                 group: Arc::clone(&team.group),
                 position,

@@ -38,7 +38,7 @@ impl Wake {
         self.rung.swap(false, Ordering::AcqRel);
     }
 
-    /// Whether it has been rung.
+    /// Whether it has been rung. Where it is not, a late write may still wake: clear whatever woke.
     pub(super) fn is_rung(&self) -> bool {
         self.rung.load(Ordering::Acquire)
     }
@@ -47,5 +47,46 @@ impl Wake {
 impl AsFd for Wake {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::fd::AsFd as _, sync::atomic::Ordering};
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    use super::Wake;
+
+    fn wakes(wake: &Wake) -> bool {
+        poll(&mut [PollFd::new(wake.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() > 0
+    }
+
+    #[test]
+    fn a_bell_wakes_until_it_is_cleared() {
+        let wake = Wake::new().unwrap();
+        assert!(!wakes(&wake));
+        wake.ring();
+        wake.ring();
+        assert!(wakes(&wake) && wake.is_rung());
+        wake.clear();
+        assert!(!wakes(&wake) && !wake.is_rung());
+        wake.ring();
+        assert!(wakes(&wake));
+    }
+
+    #[test]
+    fn a_write_that_comes_late_wakes_without_the_flag_until_it_is_cleared() {
+        let wake = Wake::new().unwrap();
+        // The two halves of `ring`, and what the sleeper does in between.
+        assert!(!wake.rung.swap(true, Ordering::AcqRel));
+        wake.clear();
+        wake.event.write(1).unwrap();
+        assert!(
+            wakes(&wake) && !wake.is_rung(),
+            "so the flag alone does not say whether to clear"
+        );
+        wake.clear();
+        assert!(!wakes(&wake));
     }
 }

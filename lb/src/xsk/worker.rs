@@ -70,6 +70,8 @@ pub(super) struct Worker {
     /// Position among the members.
     pub(super) position: usize,
     pub(super) rings: Rings,
+    /// The interface's hardware address that the handler was made with.
+    pub(super) mac: [u8; 6],
     pub(super) handler: Box<dyn Handler>,
     pub(super) events: Sender<Event>,
     /// Where frames for this node's kernel go.
@@ -343,9 +345,13 @@ impl Worker {
         }
     }
 
-    /// Asks the kernel for what it counts, and whether the socket still works.
+    /// Asks the kernel for what it counts, and whether the socket still works and the handler still knows its interface.
     fn inspect(&mut self) -> io::Result<()> {
         self.rings.broken()?;
+        // A new handler answers with, and announces, the new one. An interface that cannot be asked is the socket's business.
+        if self.place.interface.mac_now().is_ok_and(|mac| mac != self.mac) {
+            return Err(io::Error::other("the interface has another hardware address now"));
+        }
         let (now, seen) = (self.rings.statistics()?, self.state.seen);
         let since = |field: fn(&XdpStatistics) -> u64| field(&now).saturating_sub(field(&seen));
         self.place
@@ -373,6 +379,10 @@ impl Worker {
     }
 
     fn sleep(&mut self) -> io::Result<()> {
+        // What was asked for with a ring that this round has cleared away: nobody rings again for it.
+        if self.group.stop.load(Ordering::Acquire) || self.place.condemned.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let now_ns = monotonic_ns();
         let mut until_ns = self.state.inspected_ns.saturating_add(INSPECTION_NS);
         if let Some(deadline) = self.handler.deadline() {
@@ -391,9 +401,15 @@ impl Worker {
             PollFd::new(self.place.wake.as_fd(), PollFlags::POLLIN),
         ];
         match ppoll(&mut descriptors, Some(TimeSpec::nanoseconds(left_ns)), None) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(errno.into()),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
         }
+        // Whatever the flag says: who rings sets it before they write, and it may have been cleared in between. Nobody else would
+        // ever take that write away, and there would be no more sleep.
+        if descriptors[1].any().unwrap_or(true) {
+            self.place.wake.clear();
+        }
+        Ok(())
     }
 }
 

@@ -144,6 +144,45 @@ fn a_group_of_two_interfaces_is_restarted_as_a_whole() -> Result<()> {
 }
 
 #[test]
+fn an_interface_that_goes_takes_only_its_own_workers_along() -> Result<()> {
+    if !lab::require_root()? {
+        return Ok(());
+    }
+    let bed = Bed::new(Plan {
+        interfaces: 2,
+        ..Plan::default()
+    })?;
+    bed.wiring.node.ip(&["link", "del", "n0"])?;
+    bed.until("the other interface's works again", |workers| {
+        !workers[0].running && workers[1].running && workers[1].restarts > 0
+    })?;
+    let sent = frame(TO_XSK, ICMP, Op::Echo, 1, 100);
+    bed.wires[1].send(&sent)?;
+    bed.comes_out(1, &swapped(sent))?;
+    let frames = bed.path.groups()[0].frames;
+    assert_eq!(frames, 2048, "no memory for who is gone");
+    Ok(())
+}
+
+#[test]
+fn a_new_hardware_address_makes_new_handlers() -> Result<()> {
+    if !lab::require_root()? {
+        return Ok(());
+    }
+    let bed = Bed::new(Plan::default())?;
+    bed.wiring
+        .node
+        .ip(&["link", "set", "n0", "address", "02:00:00:00:77:01"])?;
+    bed.until("restarted", |workers| workers[0].running && workers[0].restarts == 1)?;
+    let error = bed.path.status()[0].last_error.clone().unwrap();
+    assert!(error.ends_with("has another hardware address now"), "{error}");
+    // Longer than the worker looks again: it has taken the address on.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(bed.path.status()[0].restarts, 1);
+    Ok(())
+}
+
+#[test]
 fn live_and_restarted_sockets_follow_to_another_map() -> Result<()> {
     if !lab::require_root()? {
         return Ok(());
