@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use lab::{Mtus, Proto, Topology, require_root};
 use lab_support::{Bed, LbFile, eventually, vip_v4, vip_v6};
 use nix::sys::signal::Signal;
@@ -113,6 +113,44 @@ fn a_reload_that_swaps_the_program_loses_no_slow_packet() -> Result<()> {
         }
         Ok(())
     })
+}
+
+#[test]
+fn what_was_counted_stays_counted_when_programs_and_workers_are_replaced() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let bed = bed()?;
+    assert!(works(&bed)?);
+    let one = "slow_path: { limits: { fragment: { per_second: 1, burst: 1 } } }";
+    bed.lb().reload_lb(&bed.file().more(one))?;
+    let counted = || -> Result<(u64, u64)> {
+        let slow = bed.lb().status()?.slow_path.context("no slow path")?;
+        let shed = slow.shed_by_fast_path.iter().map(|(_, packets)| packets).sum();
+        Ok((shed, slow.workers.iter().map(|worker| worker.received).sum()))
+    };
+    let client = bed.topology.client().with_timeout(Duration::from_millis(20));
+    eventually("fragments are shed", || {
+        let _ = client.udp_echo(vip_v4(1, 80), 4000);
+        Ok(counted()?.0 > 5)
+    })?;
+    let mut before = counted()?;
+    // Another program; another program and other workers; other workers.
+    for more in [
+        "protection: { denied_sources: [192.0.2.0/24] }",
+        "slow_path: { frames_per_queue: 512 }",
+        "slow_path: { frames_per_queue: 1024 }",
+    ] {
+        bed.lb().reload_lb(&bed.file().more(more))?;
+        let after = counted()?;
+        assert!(
+            after.0 >= before.0 && after.1 >= before.1,
+            "{more}: {before:?}, then {after:?}"
+        );
+        before = after;
+        assert!(works(&bed)?, "{more}");
+    }
+    Ok(())
 }
 
 #[test]

@@ -35,11 +35,16 @@ pub(super) async fn attach_all(
     match interfaces.iter().map(attach).collect() {
         Ok(attachments) => Ok(attachments),
         Err(error) => {
-            if let Err(left) = unclaimed.remove_all().await {
-                tracing::warn!("while giving up: {left}");
-            }
+            give_up(unclaimed).await;
             Err(error.into())
         }
+    }
+}
+
+/// The end of a start that failed: the rules of this daemon go, too.
+pub(super) async fn give_up(unclaimed: &Unclaimed) {
+    if let Err(left) = unclaimed.remove_all().await {
+        tracing::warn!("while giving up: {left}");
     }
 }
 

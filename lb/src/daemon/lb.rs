@@ -24,7 +24,7 @@ use lb_core::{
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    attach::{attach_all, check_free, detach_all},
+    attach::{attach_all, check_free, detach_all, give_up},
     explain,
     life::{self, Life, Wake},
     slow::Slow,
@@ -115,7 +115,14 @@ impl Lb {
         let mut unclaimed = Unclaimed::new(Priority::Lb).await?;
         let prefixes = unclaimed_prefixes(&desired, &view.borrow().next_hops);
         unclaimed.set(&names(&file.config), &prefixes).await?;
-        let slow = Slow::start(&file.config, &mut tables, &desired, &view.borrow().next_hops)?;
+        let slow = Slow::start(&file.config, &mut tables, &desired, &view.borrow().next_hops);
+        let slow = match slow {
+            Ok(slow) => slow,
+            Err(error) => {
+                give_up(&unclaimed).await;
+                return Err(error);
+            }
+        };
         // Attached last: the first packet finds whole tables, and sockets.
         let attachments = attach_all(&tables.balancer.program, &file.config.interfaces, &unclaimed).await?;
         tracing::info!(vips = desired.vips.len(), backends = desired.backends.len(), "serving");
@@ -275,6 +282,7 @@ impl Lb {
             return Err(error);
         }
         self.slow.taken_over(&new.config, &tables.balancer);
+        tables.go_on_from(&self.tables);
         capture::took_over(self.capture.as_mut(), rings, &self.tables, &tables, &self.attachments);
         self.tables = tables;
         Ok(())
@@ -321,7 +329,7 @@ impl Lb {
             backends: sizes.backends,
             backends_ready: sizes.ready,
             tables: sizes.tables,
-            slow_path: self.slow.view(&self.tables.balancer)?,
+            slow_path: self.slow.view(&self.tables.shed()?),
             ..views::status(Role::Lb, &self.path, self.revision, life, &self.attachments, &counts)
         })
     }

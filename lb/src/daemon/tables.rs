@@ -24,6 +24,8 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub(super) struct Carried {
     verdicts: BTreeMap<Verdict, u64>,
+    /// What the slow path's budgets let through to nobody, by the verdict that it would have had.
+    shed: BTreeMap<Verdict, u64>,
     vips: BTreeMap<VipKey, Traffic>,
     backends: BTreeMap<BackendId, Traffic>,
 }
@@ -120,32 +122,43 @@ impl Tables {
         self.lost
     }
 
-    /// Puts this program in the place of another, interface by interface, and takes its counts along.
+    /// Puts this program in the place of another, interface by interface. After this no packet is in the old one.
     ///
     /// # Errors
     ///
-    /// When an interface keeps the old program: those before it are given back.
+    /// When an interface keeps the old program, or nobody knows whether packets are still in it: all that were taken are given back.
     pub(super) fn take_over(&mut self, attachments: &mut [Attachment], old: &Self) -> anyhow::Result<()> {
-        for position in 0..attachments.len() {
-            if let Err(error) = self.balancer.program.take_over(&mut attachments[position]) {
-                for attachment in &mut attachments[..position] {
-                    old.balancer
-                        .program
-                        .take_over(attachment)
-                        .context("cannot go back to the old program")?;
-                }
-                return Err(error.into());
+        let mut taken = 0;
+        let result = attachments.iter_mut().try_for_each(|attachment| {
+            let result = self.balancer.program.take_over(attachment);
+            taken += usize::from(result.is_ok());
+            result
+        });
+        let result = result.and_then(|()| grace_period().map(drop));
+        if let Err(error) = result {
+            for attachment in attachments.iter_mut().take(taken) {
+                old.balancer
+                    .program
+                    .take_over(attachment)
+                    .context("cannot go back to the old program")?;
             }
+            return Err(error.into());
         }
-        // After this no packet is in the old program, so what it has counted is all that it will have.
-        grace_period()?;
-        self.carried = old.totals()?;
         Ok(())
+    }
+
+    /// Goes on counting where the program before had come to. It must be done: no packet in it, and no worker at its tables.
+    pub(super) fn go_on_from(&mut self, old: &Self) {
+        self.carried = old.totals().unwrap_or_else(|error| {
+            tracing::error!("what the program before this one counted is not known: {error}");
+            old.carried.clone()
+        });
     }
 
     fn totals(&self) -> anyhow::Result<Carried> {
         let mut totals = self.carried.clone();
         totals.verdicts = self.verdicts()?.into_iter().collect();
+        totals.shed = self.shed()?.into_iter().collect();
         let counts = self.balancer.counters.of_vips(vip_end(&self.planner))?;
         for vip in self.planner.vips() {
             add(totals.vips.entry(vip.key).or_default(), at(&counts, vip.index.0));
@@ -165,6 +178,15 @@ impl Tables {
         let mut counts = self.balancer.counters.verdicts.read()?;
         for (verdict, count) in &mut counts {
             *count += self.carried.verdicts.get(verdict).copied().unwrap_or_default();
+        }
+        Ok(counts)
+    }
+
+    /// Packets that the slow path's budgets kept from it, by verdict.
+    pub(super) fn shed(&self) -> anyhow::Result<Vec<(Verdict, u64)>> {
+        let mut counts = self.balancer.counters.shed()?;
+        for (verdict, count) in &mut counts {
+            *count += self.carried.shed.get(verdict).copied().unwrap_or_default();
         }
         Ok(counts)
     }

@@ -20,13 +20,14 @@ use lb_core::{
     slow::{Book, Common, Counts, Event},
 };
 use tokio::sync::mpsc;
+use xdp_prog::verdict::Verdict;
 
 use super::tables::Tables;
 use crate::{
     announce::Groups,
     control::SlowPathView,
     datapath::{Balancer, Sockets, jiffies_per_second},
-    xsk::{BusyPoll, Register, SlowPath, XskInterface, XskSettings},
+    xsk::{BusyPoll, Register, SlowPath, WorkerStatus, XskError, XskInterface, XskSettings},
 };
 
 /// Events on their way to the daemon's loop; what does not fit is asked for again by the next packet.
@@ -40,10 +41,13 @@ const BUSY_POLL_BUDGET: u16 = 64;
 pub(super) struct Slow {
     shared: Shared,
     path: Option<SlowPath>,
+    /// Of the workers that run: what they were started for and with.
     interfaces: Vec<XskInterface>,
+    settings: XskSettings,
     groups: Groups,
     /// Of workers that are no more.
     before: Counts,
+    earlier: Vec<WorkerStatus>,
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     /// When a conflict about an address was told last; as many as there are owned addresses.
     conflicts: BTreeMap<IpAddr, Instant>,
@@ -77,8 +81,10 @@ impl Slow {
             shared: Arc::new(ShardedLock::new(scene)),
             path: None,
             interfaces: Vec::new(),
+            settings: XskSettings::default(),
             groups: Groups::default(),
             before: Counts::default(),
+            earlier: Vec::new(),
             events: mpsc::channel(EVENTS),
             conflicts: BTreeMap::new(),
             secret,
@@ -105,6 +111,11 @@ impl Slow {
         }
         let told = self.conflicts.insert(address, Instant::now());
         if told.is_none_or(|told| told.elapsed() >= CONFLICT_GAP) {
+            // Workers learn by themselves of an address that changes.
+            let is_ours = |at: &XskInterface| XskInterface::find(&at.name).is_ok_and(|now| now.mac == mac);
+            if self.interfaces.iter().any(is_ours) {
+                return;
+            }
             let [a, b, c, d, e, f] = mac;
             tracing::warn!(
                 %address,
@@ -127,15 +138,11 @@ impl Slow {
 
     /// Starts the workers over a program's map of sockets.
     fn launch(&mut self, config: &LbConfig, balancer: &Balancer) -> anyhow::Result<()> {
-        let found: Result<Vec<_>, _> = config
-            .interfaces
-            .iter()
-            .map(|interface| XskInterface::find(&interface.name))
-            .collect();
-        let interfaces = found?;
+        let interfaces = find(config)?;
+        let settings = settings(config);
         let shared = Arc::clone(&self.shared);
         let path = SlowPath::start(
-            settings(config),
+            settings.clone(),
             &interfaces,
             Box::new(move |interface, queue| Box::new(Worker::new(Arc::clone(&shared), interface, queue))),
             register(&balancer.sockets),
@@ -155,18 +162,63 @@ impl Slow {
             .context("cannot start a thread")?;
         let memory_mib = path.memory_bytes() >> 20;
         tracing::info!(workers = path.status().len(), memory_mib, "slow path runs");
+        path.go_on_from(&self.earlier);
         self.interfaces = interfaces;
+        self.settings = settings;
         self.path = Some(path);
         Ok(())
     }
 
     /// Ends the workers; what they counted stays.
     fn halt(&mut self) {
-        if let Some(path) = self.path.take() {
-            let counts = path.counts();
-            drop(path);
-            self.before.merge(&counts);
+        if let Some(mut path) = self.path.take() {
+            path.stop();
+            self.before.merge(&path.counts());
+            let last = path.status();
+            let same =
+                |one: &WorkerStatus, other: &WorkerStatus| (one.ifindex, one.queue) == (other.ifindex, other.queue);
+            self.earlier
+                .retain(|earlier| !last.iter().any(|last| same(earlier, last)));
+            self.earlier.extend(last);
+            self.interfaces.clear();
         }
+    }
+
+    /// Whether there should be workers, and there are none: an earlier change could neither be made nor be unmade.
+    fn is_dead(&self, config: &LbConfig) -> bool {
+        config.slow_path.enabled && self.path.is_none()
+    }
+
+    /// Where there are no workers anyway, that there still are none is no reason to refuse anything else.
+    fn try_launch(&mut self, config: &LbConfig, balancer: &Balancer) {
+        if let Err(error) = self.launch(config, balancer) {
+            tracing::error!("the slow path still does not work: {error:#}");
+        }
+    }
+
+    /// Why the workers that run, or do not, are not those that the configuration wants; empty if they are. What an interface is
+    /// like is looked at, too: with more queues than workers, the packets of some would find no socket.
+    fn differs(&self, config: &LbConfig) -> Vec<&'static str> {
+        if !config.slow_path.enabled {
+            return Vec::new();
+        }
+        if self.path.is_none() {
+            return vec!["they do not run"];
+        }
+        let shape = |interfaces: &[XskInterface]| -> Vec<_> {
+            let shape = |at: &XskInterface| (at.index, at.rx_queues, at.tx_queues);
+            interfaces.iter().map(shape).collect()
+        };
+        // An interface that cannot be found has no better workers to offer.
+        let others = find(config).is_ok_and(|found| shape(&found) != shape(&self.interfaces));
+        let differs = [
+            (self.settings != settings(config), "their settings"),
+            (others, "an interface's queues"),
+        ];
+        differs
+            .into_iter()
+            .filter_map(|(differs, why)| differs.then_some(why))
+            .collect()
     }
 
     /// Tells the workers of new tables' contents, next hops or rules.
@@ -196,13 +248,18 @@ impl Slow {
         new: &LbConfig,
         balancer: &mut Balancer,
     ) -> anyhow::Result<()> {
-        let restarts = old.slow_path_restarts(new);
-        if !restarts.is_empty() {
-            tracing::info!("the slow path's workers are started anew: {}", restarts.join(", "));
-            self.halt();
-            if let Err(error) = self.launch(new, balancer) {
-                self.launch(old, balancer).context("nor does the slow path as it was")?;
-                return Err(error);
+        let differs = self.differs(new);
+        if !differs.is_empty() {
+            let why = [differs, old.slow_path_restarts(new)].concat();
+            tracing::info!("the slow path's workers are started anew: {}", why.join(", "));
+            if self.is_dead(old) {
+                self.try_launch(new, balancer);
+            } else {
+                self.halt();
+                if let Err(error) = self.launch(new, balancer) {
+                    self.launch(old, balancer).context("nor does the slow path as it was")?;
+                    return Err(error);
+                }
             }
         }
         self.prepare(new, balancer)
@@ -218,7 +275,11 @@ impl Slow {
         if !new.slow_path.enabled {
             return Ok(());
         }
-        if !old.slow_path_restarts(new).is_empty() {
+        if self.is_dead(old) {
+            self.try_launch(new, balancer);
+            return Ok(());
+        }
+        if !self.differs(new).is_empty() {
             // Two sockets cannot have one queue.
             self.halt();
         }
@@ -237,6 +298,10 @@ impl Slow {
         if !old.slow_path.enabled {
             self.halt();
             return Ok(());
+        }
+        if !self.differs(old).is_empty() {
+            // Those that were started for the new one.
+            self.halt();
         }
         match &self.path {
             Some(path) => Ok(path.register_with(register(&balancer.sockets))?),
@@ -280,16 +345,23 @@ impl Slow {
     }
 
     /// For people.
-    pub(super) fn view(&self, balancer: &Balancer) -> anyhow::Result<Option<SlowPathView>> {
-        let Some(path) = &self.path else { return Ok(None) };
+    pub(super) fn view(&self, shed: &[(Verdict, u64)]) -> Option<SlowPathView> {
+        let path = self.path.as_ref()?;
         let common = self.scene(|scene| &scene.common);
-        let shed = balancer.counters.shed()?;
-        Ok(Some(super::views::slow_path(path, &common, &self.counts(), &shed)))
+        Some(super::views::slow_path(path, &common, &self.counts(), shed))
     }
 }
 
 fn book(config: &LbConfig, desired: &Desired, hops: &NextHops) -> Book {
     Book::new(desired, hops, config.protection, &config.l2.owned)
+}
+
+/// What the kernel says of the interfaces.
+fn find(config: &LbConfig) -> Result<Vec<XskInterface>, XskError> {
+    let interfaces = config.interfaces.iter();
+    interfaces
+        .map(|interface| XskInterface::find(&interface.name))
+        .collect()
 }
 
 fn settings(config: &LbConfig) -> XskSettings {
