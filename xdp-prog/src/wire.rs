@@ -67,6 +67,8 @@ pub const SOLICITATION_LEN: usize = 24;
 pub const ICMPV6_SOLICITATION: u8 = 135;
 /// Offset of its target address.
 pub const SOLICITATION_TARGET: usize = 8;
+/// Hop limit that only a host on the same link can send with (RFC 4861, 7.1).
+pub const ON_LINK_HOP_LIMIT: u8 = 255;
 /// First word of a solicited-node multicast address, ff02:0:0:0 (RFC 4291, 2.7.1).
 pub const SOLICITED_NODE_HIGH_BE: u64 = 0xff02_0000_0000_0000_u64.to_be();
 /// Second word of it, 0:1:ff00:0, under [`SOLICITED_NODE_MASK_BE`].

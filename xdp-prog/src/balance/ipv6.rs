@@ -13,9 +13,10 @@ use crate::{
     machine::{BalancerTables, Frame, load},
     verdict::Verdict,
     wire::{
-        ICMPV6_SOLICITATION, IPV6_DESTINATION, IPV6_FRAGMENT_HEADER, IPV6_LEN, IPV6_NEXT_HEADER, IPV6_PAYLOAD_LEN,
-        IPV6_SOURCE, PROTO_ICMPV6, PROTO_IPV6, PROTO_TCP, PROTO_UDP, SOLICITATION_LEN, SOLICITATION_TARGET,
-        SOLICITED_NODE_HIGH_BE, SOLICITED_NODE_LOW_BE, SOLICITED_NODE_MASK_BE, TCP_LEN, UDP_LEN, is_extension_header,
+        ICMPV6_SOLICITATION, IPV6_DESTINATION, IPV6_FRAGMENT_HEADER, IPV6_HOP_LIMIT, IPV6_LEN, IPV6_NEXT_HEADER,
+        IPV6_PAYLOAD_LEN, IPV6_SOURCE, ON_LINK_HOP_LIMIT, PROTO_ICMPV6, PROTO_IPV6, PROTO_TCP, PROTO_UDP,
+        SOLICITATION_LEN, SOLICITATION_TARGET, SOLICITED_NODE_HIGH_BE, SOLICITED_NODE_LOW_BE, SOLICITED_NODE_MASK_BE,
+        TCP_LEN, UDP_LEN, is_extension_header,
     },
 };
 
@@ -57,10 +58,11 @@ pub(super) fn question<M: Frame + BalancerTables>(
         return Err(Verdict::PassUnparsed);
     }
     // SAFETY: 40 bytes from `l3` on are inside the frame.
-    let (version, next_header, destination): (u8, u8, [u64; 2]) = unsafe {
+    let (version, next_header, hop_limit, destination): (u8, u8, u8, [u64; 2]) = unsafe {
         (
             load(l3),
             load(l3 + IPV6_NEXT_HEADER),
+            load(l3 + IPV6_HOP_LIMIT),
             [load(l3 + IPV6_DESTINATION), load(l3 + IPV6_DESTINATION + 8)],
         )
     };
@@ -78,9 +80,11 @@ pub(super) fn question<M: Frame + BalancerTables>(
     }
     question.own = Verdict::PassOwnAddress;
     question.otherwise = Verdict::PassNotVip;
+    // What may have passed a router asks nothing (RFC 4861, 7.1.1), and must take no token of those who do.
     if is_on::<{ feature::SLOW_PATH }>(machine)
         && next_header == PROTO_ICMPV6
         && l3 + IPV6_LEN + SOLICITATION_LEN <= end
+        && hop_limit == ON_LINK_HOP_LIMIT
     {
         let l4 = l3 + IPV6_LEN;
         // SAFETY: 24 bytes from `l4` on are inside the frame.

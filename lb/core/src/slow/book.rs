@@ -10,6 +10,7 @@ use super::FlowKey;
 use crate::{
     config::Protection,
     desired::{BackendSet, Desired, Member, NextHop, NextHops, Protocol, TooBig, VipKey},
+    ranges::RangeSet,
 };
 
 /// A VIP address.
@@ -26,7 +27,7 @@ pub struct Address {
 pub struct Book {
     addresses: BTreeMap<IpAddr, Address>,
     too_big: BTreeMap<VipKey, TooBig>,
-    denied: Vec<IpNet>,
+    denied: RangeSet,
     drop_martians: bool,
     drop_source_is_vip: bool,
 }
@@ -36,7 +37,7 @@ impl Book {
     /// to answer for. `owned`: networks whose VIP addresses this node owns.
     pub fn new(desired: &Desired, hops: &NextHops, protection: Protection, owned: &[IpNet]) -> Self {
         let mut book = Self {
-            denied: desired.denied_sources.clone(),
+            denied: RangeSet::from_cidrs(&desired.denied_sources),
             drop_martians: protection.drop_martians,
             drop_source_is_vip: protection.drop_source_is_vip,
             ..Self::default()
@@ -101,7 +102,7 @@ impl Book {
             Some(Verdict::DropMartian)
         } else if self.drop_source_is_vip && source == destination {
             Some(Verdict::DropSourceIsVip)
-        } else if self.denied.iter().any(|network| network.contains(&source)) {
+        } else if self.denied.contains(source) {
             Some(Verdict::DropSourceDenied)
         } else {
             None

@@ -8,7 +8,7 @@ use etherparse::{
 };
 
 use super::{
-    Outcome, Packet,
+    Kind, Outcome, Packet,
     answer::{Place, answer as reply, v6},
     engine::{Context, Done},
     icmp::{last_extension, message_v4, message_v6},
@@ -28,7 +28,7 @@ pub(super) fn answer(context: &mut Context<'_>, packet: &Packet<'_>) -> Done {
         Ok(request) => request,
         Err(outcome) => return outcome.into(),
     };
-    if let Err(outcome) = is_up(context, packet).and_then(|()| context.may_answer(packet)) {
+    if let Err(outcome) = is_up(context, packet).and_then(|()| context.may_answer(Kind::Echo, packet)) {
         return outcome.into();
     }
     let network = match packet.destination {
@@ -51,7 +51,7 @@ pub(super) fn answer_fragment(context: &mut Context<'_>, packet: &Packet<'_>) ->
     };
     let allowed = is_up(context, packet).and_then(|()| {
         if packet.has_transport() {
-            context.may_answer(packet)
+            context.may_answer(Kind::Echo, packet)
         } else {
             reject::one_host(packet)
         }

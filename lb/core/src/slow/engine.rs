@@ -3,7 +3,7 @@
 use xdp_prog::{
     host::Choice,
     verdict::Verdict,
-    wire::{PROTO_TCP, PROTO_UDP},
+    wire::{PROTO_TCP, PROTO_UDP, TCP_LEN, UDP_LEN},
 };
 
 use super::{
@@ -72,6 +72,8 @@ pub(super) struct Context<'a> {
     pub(super) decide: &'a mut dyn Decide,
     pub(super) hold: &'a mut Hold,
     pub(super) out: &'a mut Output,
+    /// Whose budget has been charged for what is in hand.
+    pub(super) paid: Kind,
 }
 
 /// One worker's slow path.
@@ -138,6 +140,7 @@ impl Engine {
             decide: tables.decide,
             hold: &mut self.hold,
             out,
+            paid: Kind::Unusual,
         }
     }
 }
@@ -159,6 +162,10 @@ impl Context<'_> {
             | Kind::Reject => match Packet::parse(input.frame) {
                 Ok(packet) => {
                     kind = self.kind_of(kind, &packet);
+                    if let Some(verdict) = self.book.refuses(packet.source, packet.destination) {
+                        // Before it can take a token of those who are not refused.
+                        return self.count(kind, Done::Refused(verdict));
+                    }
                     let admitted = matches!(
                         input.verdict,
                         Verdict::SlowTooBig | Verdict::SlowNextHop | Verdict::SlowNoBackend
@@ -189,6 +196,7 @@ impl Context<'_> {
     /// Does the work if the kind's budget allows it.
     fn within(&mut self, kind: Kind, work: impl FnOnce(&mut Self) -> Done) -> Done {
         if self.common.take(kind, self.now_ns) {
+            self.paid = kind;
             work(self)
         } else {
             Outcome::OverBudget.into()
@@ -204,9 +212,6 @@ impl Context<'_> {
     }
 
     fn packet(&mut self, kind: Kind, packet: &Packet<'_>, admitted: bool) -> Done {
-        if let Some(verdict) = self.book.refuses(packet.source, packet.destination) {
-            return Done::Refused(verdict);
-        }
         if packet.fragment.is_some() {
             return self.fragment(packet);
         }
@@ -229,9 +234,11 @@ impl Context<'_> {
                 None => Outcome::NotVip.into(),
             };
         }
+        let least = if packet.protocol == PROTO_TCP { TCP_LEN } else { UDP_LEN };
         match FlowKey::of(packet) {
-            Some(flow) => self.flow(kind, packet, &flow, admitted),
-            None => Outcome::Malformed.into(),
+            Some(flow) if packet.payload().len() >= least => self.flow(kind, packet, &flow, admitted),
+            // As the fast path has it.
+            Some(_) | None => Outcome::Malformed.into(),
         }
     }
 
@@ -254,11 +261,8 @@ impl Context<'_> {
             }
             Arrival::Go { mut datagram, released } => {
                 let done = self.of_datagram(packet, &datagram);
-                if let Done::Refused(verdict) = done
-                    && packet.has_transport()
-                {
-                    // Nothing of it is of use without its first.
-                    datagram = Datagram::Refused(verdict);
+                if let Some(lost) = lost(done, &datagram) {
+                    datagram = lost;
                     self.common.fragments().settle(packet, datagram);
                 }
                 for frame in released {
@@ -275,13 +279,12 @@ impl Context<'_> {
 
     fn of_datagram(&mut self, packet: &Packet<'_>, datagram: &Datagram) -> Done {
         match datagram {
-            Datagram::Flow(flow) => {
-                // One datagram, one token of the VIP's limits: the first fragment's.
-                self.flow(Kind::Fragment, packet, flow, !packet.has_transport())
-            }
+            // Each takes a token of the VIP's limits, which are for packets: or one token would bring a hundred of them.
+            Datagram::Flow(flow) => self.flow(Kind::Fragment, packet, flow, false),
             Datagram::Echo => echo::answer_fragment(self, packet),
             Datagram::Other => Outcome::Unanswerable.into(),
             Datagram::Refused(verdict) => Done::Refused(*verdict),
+            Datagram::Unanswered(outcome) => (*outcome).into(),
         }
     }
 
@@ -344,6 +347,7 @@ impl Context<'_> {
     /// Tries a packet that was held; who waited too long is told that the host cannot be reached.
     fn again(&mut self, held: Held) {
         let kind = held.kind;
+        self.paid = kind;
         let done = match self.retry(&held) {
             Retry::Done(done) => done,
             Retry::Wait(choice) => self.keep(choice, held),
@@ -366,10 +370,13 @@ impl Context<'_> {
         }
     }
 
-    /// Whether an answer may go to `source` now: it is one host, and has not had its share.
-    pub(super) fn may_answer(&self, packet: &Packet<'_>) -> Result<(), Outcome> {
-        reject::answerable(packet)?;
-        if self.common.take_for(packet.source, self.now_ns) {
+    /// Whether an answer of this kind of work may go to who sent `packet` now: it is one host, and has not had its share. Whatever
+    /// the packet came as, the answer is one of its kind's budget: or options and fragments would be a way past it.
+    pub(super) fn may_answer(&self, kind: Kind, packet: &Packet<'_>) -> Result<(), Outcome> {
+        reject::answerable(kind, packet)?;
+        if kind != self.paid && !self.common.take(kind, self.now_ns) {
+            Err(Outcome::OverBudget)
+        } else if self.common.take_for(packet.source, self.now_ns) {
             Ok(())
         } else {
             Err(Outcome::OverSourceLimit)
@@ -381,5 +388,14 @@ impl Context<'_> {
         let mut frame = link.answer(self.settings.mac);
         frame.extend_from_slice(network);
         self.out.send(To::Interface(self.settings.ifindex), frame);
+    }
+}
+
+/// What a datagram is from now on, if no more of it is of use after what was done with one of its fragments.
+fn lost(done: Done, datagram: &Datagram) -> Option<Datagram> {
+    match (done, datagram) {
+        (Done::Refused(verdict), _) => Some(Datagram::Refused(verdict)),
+        (Done::With(outcome), Datagram::Echo) if outcome != Outcome::EchoReply => Some(Datagram::Unanswered(outcome)),
+        (Done::With(_) | Done::Held, _) => None,
     }
 }

@@ -4,7 +4,9 @@
 //! A datagram is known by source, destination and identification, in IPv4 by the protocol, too (RFC 791, 3.2; RFC 8200, 4.5). It is
 //! forgotten when it is complete, or a fixed time after the first of its fragments was seen. One that overlaps is refused until
 //! then (RFC 5722). A source (IPv6: a /64) has at most a sixteenth of the room; beyond it, its own oldest datagrams make way for
-//! its newest, so that whoever never completes any does harm to nobody else, and who loses some is not shut out by those.
+//! its newest, so that whoever never completes any does harm to nobody else, and who loses some is not shut out by those. Where
+//! all the room is taken, everybody's oldest make way: sources are easily forged, and a table that takes nothing new until it has
+//! waited is full for everybody with a thousand packets a second.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,6 +27,8 @@ use super::{
 pub const MAX_FRAGMENTS: usize = 128;
 /// A source's part of the room.
 const SHARE: u32 = 16;
+/// Datagrams are forgotten together: each moment at which one is due wakes every worker.
+const TOGETHER_NS: u64 = 100_000_000;
 /// What a held frame takes beside its bytes: its place in a list that grows by doubling, and the allocator's own.
 const FRAME_OVERHEAD: u64 = 128;
 /// What a datagram takes without held frames: its fragments' places, and its places in trees whose nodes may be half empty.
@@ -45,8 +49,10 @@ pub(super) enum Datagram {
     Echo,
     /// Nothing that is forwarded or answered.
     Other,
-    /// The balancer's rules dropped its first fragment.
+    /// The balancer's rules dropped one of its fragments.
     Refused(Verdict),
+    /// An echo request that is not answered, and why.
+    Unanswered(Outcome),
 }
 
 /// What to do with a fragment.
@@ -249,9 +255,14 @@ impl Fragments {
         dropped
     }
 
-    /// When the oldest is too old.
+    /// When to look for what is too old: up to [`TOGETHER_NS`] after the oldest is.
     pub(super) fn deadline(&self) -> Option<u64> {
-        self.due.first().map(|(deadline_ns, _)| *deadline_ns)
+        let (deadline_ns, _) = self.due.first()?;
+        Some(
+            deadline_ns
+                .checked_next_multiple_of(TOGETHER_NS)
+                .unwrap_or(*deadline_ns),
+        )
     }
 
     /// An identification for a datagram that had none: never 0, and unlike the last 65,534 that this node gave.
@@ -271,8 +282,10 @@ impl Fragments {
         {
             self.evict(owner, None);
         }
-        if self.datagrams.len() >= self.bounds.datagrams as usize {
-            return Err(Outcome::FragmentRoom);
+        while self.datagrams.len() >= self.bounds.datagrams as usize {
+            if !self.evict_oldest(None) {
+                return Err(Outcome::FragmentRoom);
+            }
         }
         let deadline_ns = now_ns.saturating_add(u64::from(self.bounds.timeout_ms) * 1_000_000);
         let entry = Entry {
@@ -305,9 +318,11 @@ impl Fragments {
                 return self.refuse(key, Outcome::FragmentRoom);
             }
         }
-        if self.bytes + charge > self.bounds.bytes {
-            // Without this one it is never complete: the others wait in vain.
-            return self.refuse(key, Outcome::FragmentRoom);
+        while self.bytes + charge > self.bounds.bytes {
+            if !self.evict_oldest(Some(key)) {
+                // Without this one it is never complete: the others wait in vain.
+                return self.refuse(key, Outcome::FragmentRoom);
+            }
         }
         let (Some(entry), Some(account)) = (self.datagrams.get_mut(key), self.accounts.get_mut(&owner)) else {
             return Arrival::drop(Outcome::FragmentRoom);
@@ -331,6 +346,14 @@ impl Fragments {
             .range((owner, 0, least)..)
             .take_while(|(other, ..)| *other == owner);
         let mut others = of_owner.map(|(_, _, key)| *key).filter(|key| Some(key) != spared);
+        let Some(key) = others.next() else { return false };
+        self.evicted += self.forget(&key);
+        true
+    }
+
+    /// Forgets the oldest datagram of all, but not `spared`; whether there was one.
+    fn evict_oldest(&mut self, spared: Option<&Key>) -> bool {
+        let mut others = self.due.iter().map(|(_, key)| *key).filter(|key| Some(key) != spared);
         let Some(key) = others.next() else { return false };
         self.evicted += self.forget(&key);
         true

@@ -7,7 +7,7 @@ use etherparse::{
     ArpEthIpv4Packet, ArpOperation, ArpPacketSlice, Icmpv6Header, Icmpv6Slice, Icmpv6Type, IpNumber, Ipv6Header,
     icmpv6::NeighborAdvertisementHeader,
 };
-use xdp_prog::wire::{ICMPV6_SOLICITATION, PROTO_ICMPV6};
+use xdp_prog::wire::{ICMPV6_SOLICITATION, ON_LINK_HOP_LIMIT, PROTO_ICMPV6};
 
 use super::{
     Event, Link, Outcome, Packet, To,
@@ -21,8 +21,6 @@ const NOBODY: [u8; 6] = [0; 6];
 /// All nodes of a link (RFC 4291, 2.7.1), and its MAC address (RFC 2464, 7).
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
-/// Hop limit that says: from this link (RFC 4861, 7.1).
-const ON_LINK: u8 = 255;
 /// Options of neighbour discovery (RFC 4861, 4.6.1): whose link-layer address it is, and their length in units of 8
 /// bytes.
 const SOURCE_LINK_ADDRESS: u8 = 1;
@@ -136,7 +134,7 @@ impl Solicitation {
         let message = Icmpv6Slice::from_slice(bytes).map_err(|_| Outcome::Malformed)?;
         let is_solicitation = packet.protocol == PROTO_ICMPV6
             && (message.type_u8(), message.code_u8()) == (ICMPV6_SOLICITATION, 0)
-            && packet.hop_limit == ON_LINK;
+            && packet.hop_limit == ON_LINK_HOP_LIMIT;
         if !is_solicitation || !message.is_checksum_valid(source.octets(), destination.octets()) {
             return Err(Outcome::Malformed);
         }
@@ -185,7 +183,7 @@ fn advertisement(address: Ipv6Addr, mac: [u8; 6], to: Ipv6Addr, solicited: bool)
     let header = Ipv6Header {
         payload_length: (message.header_len() + body.len()) as u16,
         next_header: IpNumber::IPV6_ICMP,
-        hop_limit: ON_LINK,
+        hop_limit: ON_LINK_HOP_LIMIT,
         source: address.octets(),
         destination: to.octets(),
         ..Ipv6Header::default()

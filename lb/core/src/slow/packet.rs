@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use etherparse::checksum::Sum16BitWords;
 use xdp_prog::wire::{ETH_LEN, IPV4_LEN, IPV6_FRAGMENT_HEADER, IPV6_LEN, PROTO_ICMPV6, VLAN_LEN, is_extension_header};
 
 use super::Outcome;
@@ -159,6 +160,13 @@ impl<'a> Packet<'a> {
     /// Whether the payload begins with the transport header: it is whole, or the first fragment.
     pub fn has_transport(&self) -> bool {
         self.fragment.is_none_or(|fragment| fragment.offset == 0)
+    }
+
+    /// Whether the IPv4 header is as it was sent, by its checksum (RFC 1122, 3.2.1.2); IPv6 has none. Backends look for themselves:
+    /// this is for what is answered, or made anew.
+    pub fn is_header_whole(&self) -> bool {
+        let header = self.ip.get(..self.header_len).unwrap_or_default();
+        self.destination.is_ipv6() || Sum16BitWords::new().add_slice(header).ones_complement() == 0
     }
 
     /// Source and destination port, host order, of a packet that begins with a transport header.

@@ -10,7 +10,7 @@ use etherparse::{IpNumber, TcpHeader};
 use xdp_prog::wire::{PROTO_TCP, PROTO_UDP, UDP_LEN};
 
 use super::{
-    Outcome, Packet,
+    Kind, Outcome, Packet,
     answer::{Place, answer, v6},
     engine::{Context, Done},
     icmp::{Error, error, must_not_be_answered},
@@ -20,17 +20,22 @@ use super::{
 /// The two ECN bits: an answer of its own has nothing to say of congestion (RFC 3168, 6.1.5).
 const ECN: u8 = 3;
 
-/// Whether a packet may be answered at all (RFC 1122 3.2.2, RFC 4443 2.4 (e)).
-pub(super) fn answerable(packet: &Packet<'_>) -> Result<(), Outcome> {
+/// Whether a packet may have an answer of this kind at all (RFC 1122 3.2.2, RFC 4443 2.4 (e)).
+pub(super) fn answerable(kind: Kind, packet: &Packet<'_>) -> Result<(), Outcome> {
     let is_icmp = packet.protocol == icmp_of(packet.destination);
-    if !packet.has_transport() || is_icmp && must_not_be_answered(packet) {
+    // In IPv6 a later fragment that is too big is told so (RFC 4443, 3.2): the first may have been smaller.
+    let is_later = !packet.has_transport() && !(kind == Kind::TooBig && packet.destination.is_ipv6());
+    if is_later || is_icmp && must_not_be_answered(packet) {
         return Err(Outcome::Unanswerable);
     }
     one_host(packet)
 }
 
-/// Whether a packet is from one host, and was sent to one.
+/// Whether a packet is from one host, and was sent to one, and its header is what that host wrote.
 pub(super) fn one_host(packet: &Packet<'_>) -> Result<(), Outcome> {
+    if !packet.is_header_whole() {
+        return Err(Outcome::Malformed);
+    }
     let link = &packet.link;
     let to_itself = packet.source == packet.destination;
     if is_group(link.destination_mac()) || is_group(link.source_mac()) || to_itself || !is_host(packet.source) {
@@ -87,7 +92,12 @@ pub(super) fn host(context: &mut Context<'_>, packet: &Packet<'_>) -> Done {
 }
 
 fn unreachable(context: &mut Context<'_>, packet: &Packet<'_>, what: Error) -> Result<Outcome, Outcome> {
-    context.may_answer(packet)?;
+    let kind = match what {
+        Error::HostUnreachable => Kind::NextHop,
+        Error::TooBig { .. } => Kind::TooBig,
+        Error::PortUnreachable | Error::ProtocolUnreachable => Kind::Reject,
+    };
+    context.may_answer(kind, packet)?;
     context.answer(&packet.link, &error(packet, what));
     Ok(Outcome::Unreachable)
 }
@@ -97,7 +107,7 @@ fn reset(context: &mut Context<'_>, packet: &Packet<'_>) -> Result<Outcome, Outc
         return Err(Outcome::Unanswerable);
     }
     let reset = reset_of(packet)?;
-    context.may_answer(packet)?;
+    context.may_answer(Kind::Reject, packet)?;
     let tos = packet.tos & !ECN;
     let network = answer(packet, IpNumber::TCP, tos, Place::ATOMIC, reset.to_bytes().as_slice());
     context.answer(&packet.link, &network);
@@ -136,7 +146,7 @@ fn reset_of(packet: &Packet<'_>) -> Result<TcpHeader, Outcome> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Outcome, Packet, answerable};
+    use super::{Kind, Outcome, Packet, answerable};
 
     /// An IPv4 packet of protocol `protocol`, with this word of flags and fragment offset.
     fn ipv4(place: u16, protocol: u8, payload: &[u8]) -> Vec<u8> {
@@ -158,7 +168,11 @@ mod tests {
             ],
             &[198, 51, 100, 7, 203, 0, 113, 10][..],
         ];
-        [&[2; 12][..], &[8, 0], &header.concat(), payload].concat()
+        let mut header = header.concat();
+        let sum = etherparse::Ipv4HeaderSlice::from_slice(&header).unwrap();
+        let sum = sum.to_header().calc_header_checksum().to_be_bytes();
+        header[10..12].copy_from_slice(&sum);
+        [&[2; 12][..], &[8, 0], &header, payload].concat()
     }
 
     fn ipv6(kind: u8) -> Vec<u8> {
@@ -171,7 +185,7 @@ mod tests {
     }
 
     fn is_answerable(frame: &[u8]) -> bool {
-        match answerable(&Packet::parse(frame).unwrap()) {
+        match answerable(Kind::Reject, &Packet::parse(frame).unwrap()) {
             Ok(()) => true,
             Err(outcome) => {
                 assert_eq!(outcome, Outcome::Unanswerable);
@@ -186,6 +200,14 @@ mod tests {
         assert!(is_answerable(&ipv4(0x2000, 17, &[0; 8])));
         assert!(!is_answerable(&ipv4(0x2001, 17, &[0; 8])));
         assert!(!is_answerable(&ipv4(0x0001, 17, &[0; 8])));
+    }
+
+    #[test]
+    fn a_header_that_was_damaged_on_the_way_is_not_answered() {
+        let mut frame = ipv4(0, 17, &[0; 8]);
+        frame[29] ^= 1;
+        let answerable = answerable(Kind::Reject, &Packet::parse(&frame).unwrap());
+        assert_eq!(answerable, Err(Outcome::Malformed), "another source");
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub(super) fn too_big(context: &mut Context<'_>, packet: &Packet<'_>, flow: &Flo
 }
 
 fn answer(context: &mut Context<'_>, packet: &Packet<'_>, mtu: usize) -> Done {
-    if let Err(outcome) = context.may_answer(packet) {
+    if let Err(outcome) = context.may_answer(Kind::TooBig, packet) {
         return outcome.into();
     }
     context.answer(&packet.link, &error(packet, Error::TooBig { mtu }));
@@ -45,6 +45,10 @@ fn answer(context: &mut Context<'_>, packet: &Packet<'_>, mtu: usize) -> Done {
 
 /// Sends a packet that may be split in pieces.
 pub(super) fn in_pieces(context: &mut Context<'_>, packet: &Packet<'_>, flow: &FlowKey, mtu: usize) -> Done {
+    if !packet.is_header_whole() {
+        // Pieces get checksums of their own, which would make it good.
+        return Outcome::Malformed.into();
+    }
     let Some(pieces) = split(packet, mtu, || context.common.fragments().fresh_id()) else {
         return Outcome::MtuTooSmall.into();
     };

@@ -1,6 +1,6 @@
 //! An engine over real tables. VIPs 203.0.113.10 and 2001:db8::10: TCP 80 (clamped), TCP 81 (too big: answer), UDP 53, UDP 54
 //! (nobody serves). Backends: `a` by IPv4, `b` by IPv6, `c` out of another interface, `d` with tags of its own; the outer source
-//! carries the flow hash.
+//! carries the flow hash. [`DENIED`] are on the deny-list.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -24,6 +24,8 @@ pub(crate) const IFINDEX: u32 = 3;
 pub(crate) const OTHER_IFINDEX: u32 = 9;
 pub(crate) const VIPS: [&str; 2] = ["203.0.113.10", "2001:db8::10"];
 pub(crate) const CLIENTS: [&str; 2] = ["198.51.100.7", "2001:db8:c::7"];
+/// On the deny-list.
+pub(crate) const DENIED: [&str; 2] = ["198.51.100.66", "2001:db8:66::1"];
 pub(crate) const TIMEOUT_NS: u64 = 5_000_000_000;
 
 pub(crate) struct Bed {
@@ -49,7 +51,11 @@ impl Bed {
         };
         let (match_mask_v4, match_mask_v6) = match_table::masks_for(capacity.vips);
         let config = Config {
-            features: feature::SLOW_PATH | feature::REDIRECT | feature::SOURCE_PREFIX | feature::CLAMP_MSS,
+            features: feature::SLOW_PATH
+                | feature::REDIRECT
+                | feature::SOURCE_PREFIX
+                | feature::CLAMP_MSS
+                | feature::DENIED_SOURCES,
             seed: [1, 2, 3, 4],
             match_mask_v4,
             match_mask_v6,
@@ -206,6 +212,7 @@ fn desired(mtu: u16) -> (Desired, NextHops) {
     let desired = Desired {
         vips,
         backends,
+        denied_sources: [DENIED.map(|address| address.parse::<IpAddr>().unwrap().into())].concat(),
         ..Desired::default()
     };
     (desired, names.map(|name| (id(name), via(name))).into())

@@ -80,6 +80,7 @@ fn turn_within(replies_per_source: u32, book: &Book, frame: &[u8]) -> (Outcome, 
         decide: &mut Unasked,
         hold: &mut Hold::default(),
         out: &mut out,
+        paid: crate::slow::Kind::Fragment,
     };
     let done = answer_fragment(&mut context, &Packet::parse(frame).unwrap());
     let Done::With(outcome) = done else {
@@ -155,6 +156,8 @@ fn fragment([source, destination]: [&str; 2], flags: u16, message: &[u8], part: 
         frame.extend((flags | u16::from(more) << 13 | (offset / 8)).to_be_bytes());
         frame.extend([3, 1, 0, 0]);
         frame.extend([octets(source), octets(destination)].concat());
+        let sum = checksum(&frame[14..]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
     }
     frame.extend_from_slice(payload);
     frame

@@ -100,21 +100,67 @@ fn a_storm_from_everywhere_stays_within_the_bounds_and_every_frame_is_accounted_
 }
 
 #[test]
-fn a_full_table_takes_nothing_new_and_forgets_nothing_old() {
+fn a_full_table_forgets_the_oldest() {
     let mut fragments = Fragments::new(BOUNDS);
     for source in 0..64 {
         assert_eq!(
-            arrive(&mut fragments, 0, &fragment(source, 1, 9, 8, true)),
+            arrive(&mut fragments, u64::from(source), &fragment(source, 1, 9, 8, true)),
             Arrival::Held
         );
     }
-    let refused = Arrival::drop(Outcome::FragmentRoom);
-    assert_eq!(arrive(&mut fragments, 1, &fragment(200, 1, 0, 72, true)), refused);
-    let Arrival::Go { released, .. } = arrive(&mut fragments, 2, &fragment(63, 1, 0, 72, true)) else {
+    let first = arrive(&mut fragments, 64, &fragment(200, 1, 0, 72, true));
+    assert!(matches!(first, Arrival::Go { .. }));
+    assert_eq!(fragments.take_evicted(), 1);
+    let Arrival::Go { released, .. } = arrive(&mut fragments, 65, &fragment(63, 1, 0, 72, true)) else {
         panic!("its first fragment has come");
     };
     assert_eq!(released, [fragment(63, 1, 9, 8, true)]);
     assert_eq!(fragments.take_evicted(), 0);
+    let Arrival::Go { released, .. } = arrive(&mut fragments, 66, &fragment(0, 1, 0, 72, true)) else {
+        panic!("a first fragment");
+    };
+    assert!(released.is_empty(), "it had made way");
+    check(&fragments);
+}
+
+#[test]
+fn whoever_forges_sources_keeps_nobody_out_whose_fragments_come_together() {
+    for len in [8, 1400] {
+        let mut fragments = Fragments::new(BOUNDS);
+        for round in 0..1000_u16 {
+            for source in 0..32 {
+                arrive(&mut fragments, round.into(), &fragment(source, round, 200, len, true));
+            }
+            let honest = [(9, true), (0, true), (18, false)].map(|(at, more)| fragment(200, round, at, 72, more));
+            let gone: usize = honest
+                .iter()
+                .map(|frame| match arrive(&mut fragments, round.into(), frame) {
+                    Arrival::Go { released, .. } => 1 + released.len(),
+                    Arrival::Held => 0,
+                    Arrival::Drop { outcome, .. } => panic!("{len}, {round}: {outcome:?}"),
+                })
+                .sum();
+            assert_eq!(gone, 3, "{len}, {round}");
+            check(&fragments);
+        }
+    }
+}
+
+#[test]
+fn datagrams_are_forgotten_together() {
+    let mut fragments = Fragments::new(BOUNDS);
+    for source in 0..60 {
+        arrive(
+            &mut fragments,
+            u64::from(source) * 1_000_000,
+            &fragment(source, 1, 9, 8, true),
+        );
+    }
+    assert_eq!(fragments.deadline(), Some(1_000_000_000), "the first comes alone");
+    assert_eq!(fragments.expire(1_000_000_000), 1);
+    assert_eq!(fragments.deadline(), Some(1_100_000_000));
+    assert_eq!(fragments.expire(1_100_000_000), 59);
+    assert_eq!(fragments.deadline(), None);
 }
 
 #[test]
