@@ -35,10 +35,11 @@ impl Match {
     /// From [`Self::to_word`].
     #[inline(always)]
     pub const fn from_word(word: u64) -> Self {
-        if word & Self::IS_VIP != 0 {
-            Self::Vip(VipMeta(word))
-        } else if word & Self::IS_ADDRESS != 0 {
+        // The sign, and whether there is anything: without the constants, which are ten bytes of machine code each.
+        if (word as i64) < 0 {
             Self::Address(VipMeta(word))
+        } else if word != 0 {
+            Self::Vip(VipMeta(word))
         } else {
             Self::Nothing
         }
