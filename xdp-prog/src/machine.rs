@@ -4,7 +4,6 @@
 
 use crate::{
     abi::{BackendLine, BucketV4, BucketV6, Config, KeyV4, KeyV6, LimitState, Range, Traffic, VipOptions},
-    balance::matching::Match,
     verdict::Verdict,
 };
 
@@ -65,10 +64,11 @@ pub trait Tables: Constants {
 
 /// What the balancer has beside.
 pub trait BalancerTables: Tables + MatchTables {
-    /// [`crate::balance::matching::overflow`], out of line in the kernel's build: only buckets that overflowed pay for the call.
-    fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> Match;
+    /// [`crate::balance::matching::overflow`] as [`crate::balance::matching::Match::to_word`], out of line in the kernel's build: only buckets that overflowed
+    /// pay for the call.
+    fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> u64;
     /// [`crate::balance::matching::overflow`], likewise.
-    fn overflow_v6(&self, key: Option<KeyV6>, address: KeyV6) -> Match;
+    fn overflow_v6(&self, key: Option<KeyV6>, address: KeyV6) -> u64;
     /// Word of slot memory.
     fn slot_word(&self, segment: u32, word: u32) -> Option<*const u64>;
     /// Backend line.

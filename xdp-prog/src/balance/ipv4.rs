@@ -4,7 +4,7 @@ use super::{
     Flow, decapsulated, is_on,
     matching::{Match, find},
     policy, seed, unclaimed,
-    unusual::Question,
+    unusual::{Answers, Question},
 };
 use crate::{
     abi::{KeyV4, VipMeta, feature},
@@ -73,9 +73,7 @@ pub(super) fn question<M: Frame + BalancerTables>(
     if is_deep {
         return Ok(Question {
             address,
-            reason: Verdict::SlowVlanTags,
-            own: Verdict::PassNotIp,
-            otherwise: Verdict::PassNotIp,
+            answers: Answers::not_ip(Verdict::SlowVlanTags),
         });
     }
     if let Some(verdict) = decapsulated(machine, protocol) {
@@ -86,9 +84,7 @@ pub(super) fn question<M: Frame + BalancerTables>(
     }
     Ok(Question {
         address,
-        reason: reason(version, fragment & IPV4_FRAGMENT_MASK_BE != 0, protocol),
-        own: Verdict::PassOwnAddress,
-        otherwise: Verdict::PassNotVip,
+        answers: answers(version, fragment & IPV4_FRAGMENT_MASK_BE != 0, protocol),
     })
 }
 
@@ -105,9 +101,7 @@ pub(super) fn arp_question<M: Frame>(machine: &M, l3: usize) -> Result<Question<
     }
     Ok(Question {
         address: KeyV4::from_wire(target, 0, 0),
-        reason: Verdict::SlowNeighbour,
-        own: Verdict::PassNotIp,
-        otherwise: Verdict::PassNotIp,
+        answers: Answers::not_ip(Verdict::SlowNeighbour),
     })
 }
 
@@ -157,8 +151,8 @@ fn claimed<M: Frame + BalancerTables>(
 
 /// Why the fast path does not forward a packet to a VIP address.
 #[inline(always)]
-fn reason(version: u8, fragment: bool, protocol: u8) -> Verdict {
-    if version < VERSION_AND_LEN {
+fn answers(version: u8, fragment: bool, protocol: u8) -> Answers {
+    Answers::ip(if version < VERSION_AND_LEN {
         Verdict::DropMalformed
     } else if fragment {
         Verdict::SlowFragment
@@ -170,7 +164,7 @@ fn reason(version: u8, fragment: bool, protocol: u8) -> Verdict {
         Verdict::DropMalformed
     } else {
         Verdict::SlowProtocol
-    }
+    })
 }
 
 /// Sources that no packet from the network may have: 0/8, 127/8 (RFC 1122, 3.2.1.3), 169.254/16 (RFC 3927, 2.7: never

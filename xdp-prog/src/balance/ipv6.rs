@@ -4,7 +4,7 @@ use super::{
     Flow, decapsulated, is_on,
     matching::{Match, find},
     policy, seed, unclaimed,
-    unusual::Question,
+    unusual::{Answers, Question},
 };
 use crate::{
     abi::{KeyV6, VipMeta, feature},
@@ -71,15 +71,11 @@ pub(super) fn question<M: Frame + BalancerTables>(
     }
     let mut question = Question {
         address: KeyV6::from_wire(destination[0], destination[1], 0, 0),
-        reason: Verdict::SlowVlanTags,
-        own: Verdict::PassNotIp,
-        otherwise: Verdict::PassNotIp,
+        answers: Answers::not_ip(Verdict::SlowVlanTags),
     };
     if is_deep {
         return Ok(question);
     }
-    question.own = Verdict::PassOwnAddress;
-    question.otherwise = Verdict::PassNotVip;
     // What may have passed a router asks nothing (RFC 4861, 7.1.1), and must take no token of those who do.
     if is_on::<{ feature::SLOW_PATH }>(machine)
         && next_header == PROTO_ICMPV6
@@ -100,10 +96,12 @@ pub(super) fn question<M: Frame + BalancerTables>(
                 && destination[1] & SOLICITED_NODE_MASK_BE == SOLICITED_NODE_LOW_BE;
             if is_solicited_node {
                 question.address = KeyV6::from_wire(target[0], target[1], 0, 0);
-                question.own = Verdict::PassNotVip;
+                question.answers =
+                    Answers::new(Verdict::SlowNeighbour, Verdict::PassNotVip, Verdict::PassNotVip);
+                return Ok(question);
             }
-            if is_solicited_node || destination[0] == target[0] && destination[1] == target[1] {
-                question.reason = Verdict::SlowNeighbour;
+            if destination[0] == target[0] && destination[1] == target[1] {
+                question.answers = Answers::ip(Verdict::SlowNeighbour);
                 return Ok(question);
             }
         }
@@ -111,7 +109,7 @@ pub(super) fn question<M: Frame + BalancerTables>(
     if let Some(verdict) = decapsulated(machine, next_header) {
         return Err(verdict);
     }
-    question.reason = reason(next_header);
+    question.answers = answers(next_header);
     Ok(question)
 }
 
@@ -167,8 +165,8 @@ fn claimed<M: Frame + BalancerTables>(
 
 /// Why the fast path does not forward a packet to a VIP address.
 #[inline(always)]
-fn reason(next_header: u8) -> Verdict {
-    if next_header == IPV6_FRAGMENT_HEADER {
+fn answers(next_header: u8) -> Answers {
+    Answers::ip(if next_header == IPV6_FRAGMENT_HEADER {
         Verdict::SlowFragment
     } else if is_extension_header(next_header) {
         Verdict::SlowExtensionHeader
@@ -178,7 +176,7 @@ fn reason(next_header: u8) -> Verdict {
         Verdict::DropMalformed
     } else {
         Verdict::SlowProtocol
-    }
+    })
 }
 
 /// Sources that no packet from the network may have: unspecified, loopback and the rest of ::/96, IPv4-mapped

@@ -71,7 +71,7 @@ pub trait Key: Copy {
     /// `bucket` is a live bucket of the table.
     unsafe fn overflow_word(bucket: *const Self::Bucket) -> VipMeta;
     /// [`overflow`], as the machine calls it.
-    fn overflow<M: BalancerTables>(machine: &M, key: Option<Self>, address: Self) -> Match;
+    fn overflow<M: BalancerTables>(machine: &M, key: Option<Self>, address: Self) -> u64;
 }
 
 /// Looks for `key`, and for the address entry where it is not there.
@@ -87,7 +87,7 @@ pub(super) fn find<K: Key, M: BalancerTables>(machine: &M, key: K, address: K) -
     }
     // SAFETY: as above.
     if unsafe { K::overflow_word(bucket) }.has(VipMeta::OVERFLOW) {
-        return K::overflow(machine, Some(key), address);
+        return Match::from_word(K::overflow(machine, Some(key), address));
     }
     // SAFETY: as above.
     unsafe { address.in_bucket(bucket) }.map_or(Match::Nothing, Match::Address)
@@ -179,7 +179,7 @@ impl Key for KeyV4 {
     }
 
     #[inline(always)]
-    fn overflow<M: BalancerTables>(machine: &M, key: Option<Self>, address: Self) -> Match {
+    fn overflow<M: BalancerTables>(machine: &M, key: Option<Self>, address: Self) -> u64 {
         machine.overflow_v4(key, address)
     }
 }
@@ -235,7 +235,7 @@ impl Key for KeyV6 {
     }
 
     #[inline(always)]
-    fn overflow<M: BalancerTables>(machine: &M, key: Option<Self>, address: Self) -> Match {
+    fn overflow<M: BalancerTables>(machine: &M, key: Option<Self>, address: Self) -> u64 {
         machine.overflow_v6(key, address)
     }
 }

@@ -23,12 +23,44 @@ const PLAIN_TAGS: u64 = 2;
 pub(super) struct Question<A> {
     /// The address.
     pub(super) address: A,
-    /// The verdict if it is a VIP's.
-    pub(super) reason: Verdict,
-    /// The verdict if the node itself uses it.
-    pub(super) own: Verdict,
-    /// The verdict if it is nobody's.
-    pub(super) otherwise: Verdict,
+    /// The verdicts.
+    pub(super) answers: Answers,
+}
+
+/// Three verdicts in one word: one constant for each kind of frame, and one shift to choose.
+#[derive(Clone, Copy)]
+pub(super) struct Answers(u64);
+
+impl Answers {
+    const BITS: u32 = u8::BITS;
+
+    /// The verdict if the address is a VIP's, if the node itself uses it, and if it is nobody's.
+    pub(super) const fn new(reason: Verdict, own: Verdict, otherwise: Verdict) -> Self {
+        Self(reason as u64 | (own as u64) << Self::BITS | (otherwise as u64) << (2 * Self::BITS))
+    }
+
+    /// Those of an IP packet.
+    #[inline(always)]
+    pub(super) const fn ip(reason: Verdict) -> Self {
+        Self::new(reason, Verdict::PassOwnAddress, Verdict::PassNotVip)
+    }
+
+    /// Those of a frame that is not IP to the fast path.
+    #[inline(always)]
+    pub(super) const fn not_ip(reason: Verdict) -> Self {
+        Self::new(reason, Verdict::PassNotIp, Verdict::PassNotIp)
+    }
+
+    #[inline(always)]
+    fn choose(self, found: &Match) -> Verdict {
+        let shift = match found {
+            Match::Nothing => 2 * Self::BITS,
+            Match::Vip(meta) | Match::Address(meta) if meta.has(VipMeta::OWN_ADDRESS) => Self::BITS,
+            Match::Vip(_) | Match::Address(_) => 0,
+        };
+        // SAFETY: each of the three bytes is a verdict's number.
+        unsafe { core::mem::transmute::<u8, Verdict>((self.0 >> opaque(u64::from(shift))) as u8) }
+    }
 }
 
 /// The verdict for a frame that the fast path does not forward. Frames that are not IP come here only under
@@ -60,25 +92,17 @@ fn verdict<M: Frame + BalancerTables>(machine: &mut M) -> Result<Verdict, Verdic
         tags = opaque(tags + 1);
     }
     let is_deep = tags > PLAIN_TAGS;
-    if ethertype == TYPE_IPV6_BE {
+    let (answers, found) = if ethertype == TYPE_IPV6_BE {
         let question = ipv6::question(machine, l3, is_deep)?;
-        let found = machine.overflow_v6(None, question.address);
-        return Ok(answer(&found, &question));
-    }
-    let question = match ethertype {
-        TYPE_IPV4_BE => ipv4::question(machine, l3, is_deep)?,
-        TYPE_ARP_BE if !is_deep => ipv4::arp_question(machine, l3)?,
-        _ => return Err(Verdict::PassNotIp),
+        (question.answers, machine.overflow_v6(None, question.address))
+    } else {
+        let question = match ethertype {
+            TYPE_IPV4_BE => ipv4::question(machine, l3, is_deep)?,
+            TYPE_ARP_BE if !is_deep => ipv4::arp_question(machine, l3)?,
+            _ => return Err(Verdict::PassNotIp),
+        };
+        (question.answers, machine.overflow_v4(None, question.address))
     };
-    let found = machine.overflow_v4(None, question.address);
-    Ok(answer(&found, &question))
-}
-
-#[inline(always)]
-fn answer<A>(found: &Match, question: &Question<A>) -> Verdict {
-    match found {
-        Match::Nothing => question.otherwise,
-        Match::Vip(meta) | Match::Address(meta) if meta.has(VipMeta::OWN_ADDRESS) => question.own,
-        Match::Vip(_) | Match::Address(_) => question.reason,
-    }
+    // Opaque: one copy for both families.
+    Ok(answers.choose(&Match::from_word(opaque(found))))
 }

@@ -23,7 +23,7 @@ mod program {
         },
         balance::{
             self,
-            matching::{self, Match, ROUNDS_WITH_KEY, ROUNDS_WITHOUT_KEY},
+            matching::{self, ROUNDS_WITH_KEY, ROUNDS_WITHOUT_KEY},
         },
         decap,
         kernel::{KernelFrame, action},
@@ -297,20 +297,20 @@ mod program {
 
     impl BalancerTables for Machine {
         #[inline(always)]
-        fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> Match {
-            Match::from_word(match key {
+        fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> u64 {
+            match key {
                 Some(key) => overflow_v4(ROUNDS_WITH_KEY, key.0, address.0),
                 None => overflow_v4(ROUNDS_WITHOUT_KEY, address.0, address.0),
-            })
+            }
         }
 
         #[inline(always)]
-        fn overflow_v6(&self, key: Option<KeyV6>, address: KeyV6) -> Match {
+        fn overflow_v6(&self, key: Option<KeyV6>, address: KeyV6) -> u64 {
             let KeyV6 { high, low, tail } = address;
-            Match::from_word(match key {
+            match key {
                 Some(key) => overflow_v6(ROUNDS_WITH_KEY, high, low, key.tail),
                 None => overflow_v6(ROUNDS_WITHOUT_KEY, high, low, tail),
-            })
+            }
         }
 
         #[inline(always)]
