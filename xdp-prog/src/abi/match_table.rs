@@ -14,7 +14,7 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{MIN_TABLE_SLOTS, TableUnit, VipIndex};
-use crate::hash;
+use crate::{hash, machine::opaque};
 
 /// Entries in an IPv4 bucket.
 pub const WAYS_V4: usize = 4;
@@ -238,9 +238,10 @@ impl VipMeta {
         1 << self.slots_log2()
     }
 
-    /// Whether a flag is set.
+    /// Whether a flag, which is one bit, is set.
     #[inline(always)]
-    pub const fn has(self, flag: u64) -> bool {
-        self.0 & flag != 0
+    pub fn has(self, flag: u64) -> bool {
+        // As the sign: a mask of these bits would be ten bytes of machine code.
+        (opaque(self.0 << flag.leading_zeros()) as i64) < 0
     }
 }
