@@ -3,7 +3,7 @@
 //! Never looks into more than one cache line unless that one says that something of it stands elsewhere.
 
 use crate::{
-    abi::{BucketV4, BucketV6, CHOICES, KeyV4, KeyV6, VipMeta, WAYS_V4, WAYS_V6},
+    abi::{BucketV4, BucketV6, CHOICES, EntryV6, KeyV4, KeyV6, VipMeta, WAYS_V4, WAYS_V6},
     machine::{BalancerTables, Constants, MatchTables, opaque, word},
 };
 
@@ -58,12 +58,31 @@ pub trait Key: Copy {
     fn bucket_of(self, choice: u64, salt: u64, mask: u64) -> u32;
     /// A bucket of the table.
     fn bucket<M: MatchTables>(machine: &M, index: u32) -> Option<*const Self::Bucket>;
+    /// Entries of a bucket.
+    const WAYS: usize;
+    /// What an entry of a bucket has for the key.
+    ///
+    /// # Safety
+    ///
+    /// `bucket` is a live bucket of the table, and `way` below [`Self::WAYS`].
+    unsafe fn in_way(self, bucket: *const Self::Bucket, way: usize) -> Option<VipMeta>;
     /// What a bucket has for the key.
     ///
     /// # Safety
     ///
     /// `bucket` is a live bucket of the table.
-    unsafe fn in_bucket(self, bucket: *const Self::Bucket) -> Option<VipMeta>;
+    #[inline(always)]
+    unsafe fn in_bucket(self, bucket: *const Self::Bucket) -> Option<VipMeta> {
+        let mut way = 0;
+        while way < Self::WAYS {
+            // SAFETY: the caller's promise.
+            if let Some(found) = unsafe { self.in_way(bucket, way) } {
+                return Some(found);
+            }
+            way += 1;
+        }
+        None
+    }
     /// The word that carries [`VipMeta::OVERFLOW`].
     ///
     /// # Safety
@@ -107,13 +126,19 @@ pub fn overflow<K: Key, M: MatchTables>(machine: &M, first: u64, key: K, address
             (address, round - CHOICES as u64)
         };
         let index = wanted.bucket_of(choice, salt, mask);
-        // SAFETY: a pointer from a map lookup.
-        if let Some(found) = K::bucket(machine, index).and_then(|bucket| unsafe { wanted.in_bucket(bucket) }) {
-            return if round < CHOICES as u64 {
-                Match::Vip(found)
-            } else {
-                Match::Address(found)
-            };
+        if let Some(bucket) = K::bucket(machine, index) {
+            let mut way = opaque(0);
+            while way < K::WAYS as u64 {
+                // SAFETY: a pointer from a map lookup, and the way is below their number.
+                if let Some(found) = unsafe { wanted.in_way(bucket, way as usize) } {
+                    return if round < CHOICES as u64 {
+                        Match::Vip(found)
+                    } else {
+                        Match::Address(found)
+                    };
+                }
+                way = opaque(way + 1);
+            }
         }
         round = opaque(round + 1);
     }
@@ -135,6 +160,7 @@ fn hashing<K: Key, C: Constants>(constants: &C) -> (u64, u64) {
 
 impl Key for KeyV4 {
     type Bucket = BucketV4;
+    const WAYS: usize = WAYS_V4;
 
     #[inline(always)]
     fn mask<C: Constants>(constants: &C) -> u64 {
@@ -158,18 +184,16 @@ impl Key for KeyV4 {
     }
 
     #[inline(always)]
-    unsafe fn in_bucket(self, bucket: *const BucketV4) -> Option<VipMeta> {
-        let mut way = 0;
-        while way < WAYS_V4 {
-            // SAFETY: the caller's promise; words are aligned.
-            unsafe {
-                if word(&raw const (*bucket).keys[way]) == self.0 {
-                    return Some(VipMeta(word(&raw const (*bucket).metas[way])));
-                }
+    unsafe fn in_way(self, bucket: *const BucketV4, way: usize) -> Option<VipMeta> {
+        // SAFETY: the caller's promise; words are aligned.
+        unsafe {
+            let keys = (&raw const (*bucket).keys).cast::<u64>();
+            if word(keys.add(way)) != self.0 {
+                return None;
             }
-            way += 1;
+            let metas = (&raw const (*bucket).metas).cast::<u64>();
+            Some(VipMeta(word(metas.add(way))))
         }
-        None
     }
 
     #[inline(always)]
@@ -186,6 +210,7 @@ impl Key for KeyV4 {
 
 impl Key for KeyV6 {
     type Bucket = BucketV6;
+    const WAYS: usize = WAYS_V6;
 
     #[inline(always)]
     fn mask<C: Constants>(constants: &C) -> u64 {
@@ -209,23 +234,16 @@ impl Key for KeyV6 {
     }
 
     #[inline(always)]
-    unsafe fn in_bucket(self, bucket: *const BucketV6) -> Option<VipMeta> {
-        let mut way = 0;
-        while way < WAYS_V6 {
-            // SAFETY: the caller's promise; words are aligned. The tail is read first: it is written last, and a removal
-            // clears it, so an entry whose tail fits was whole.
-            unsafe {
-                let entry = &raw const (*bucket).entries[way];
-                if word(&raw const (*entry).tail) == self.tail
-                    && word(&raw const (*entry).low) == self.low
-                    && word(&raw const (*entry).high) == self.high
-                {
-                    return Some(VipMeta(word(&raw const (*entry).meta)));
-                }
-            }
-            way += 1;
+    unsafe fn in_way(self, bucket: *const BucketV6, way: usize) -> Option<VipMeta> {
+        // SAFETY: the caller's promise; words are aligned. The tail is read first: it is written last, and a removal clears it,
+        // so an entry whose tail fits was whole.
+        unsafe {
+            let entry = (&raw const (*bucket).entries).cast::<EntryV6>().add(way);
+            let fits = word(&raw const (*entry).tail) == self.tail
+                && word(&raw const (*entry).low) == self.low
+                && word(&raw const (*entry).high) == self.high;
+            fits.then(|| VipMeta(word(&raw const (*entry).meta)))
         }
-        None
     }
 
     #[inline(always)]
