@@ -11,7 +11,8 @@ mod program {
         bindings::{BPF_F_CURRENT_CPU, xdp_action},
         btf_maps::{ArrayOfMaps, DevMap, HashMap, PerfEventArray, XskMap},
         helpers::generated::{
-            bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_ns, bpf_perf_event_output, bpf_xdp_adjust_meta,
+            bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_ns, bpf_perf_event_output, bpf_redirect_map,
+            bpf_xdp_adjust_meta,
         },
         macros::{btf_map, xdp},
         programs::XdpContext,
@@ -195,9 +196,13 @@ mod program {
                 }
             }
         }
-        match XSKS.redirect(socket, u64::from(xdp_action::XDP_DROP)) {
-            Ok(_) => verdict,
-            Err(_) => Verdict::DropNoSlowPath as u64,
+        // SAFETY: the map is the program's own.
+        let action =
+            unsafe { bpf_redirect_map((&raw const XSKS).cast_mut().cast(), u64::from(socket), xdp_action::XDP_DROP.into()) };
+        if action == i64::from(xdp_action::XDP_REDIRECT) {
+            verdict
+        } else {
+            Verdict::DropNoSlowPath as u64
         }
     }
 
