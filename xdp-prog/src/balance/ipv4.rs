@@ -10,7 +10,7 @@ use crate::{
     abi::{KeyV4, VipMeta, feature},
     hash,
     link::Link,
-    machine::{BalancerTables, Frame, load},
+    machine::{BalancerTables, Frame, load, opaque},
     ranges,
     verdict::Verdict,
     wire::{
@@ -38,7 +38,8 @@ pub(super) fn classify<M: Frame + BalancerTables>(machine: &mut M, link: &Link) 
             load(l3 + IPV4_LEN),
         )
     };
-    let fragment = fragment & IPV4_FRAGMENT_MASK_BE != 0;
+    // Opaque: one mask in a whole register, not one for each of its lower halves.
+    let fragment = opaque(u64::from(fragment)) & u64::from(IPV4_FRAGMENT_MASK_BE) != 0;
     if version != VERSION_AND_LEN || fragment || protocol != PROTO_TCP && protocol != PROTO_UDP {
         return Err(machine.unusual());
     }
