@@ -15,7 +15,7 @@ use crate::{
     },
     balance::{
         self,
-        matching::{self, Match, ROUNDS_WITH_KEY, ROUNDS_WITHOUT_KEY},
+        matching::{self, KIND_ADDRESS, KIND_VIP, Match},
         unusual,
     },
     decap,
@@ -315,18 +315,16 @@ impl<M: Memory> Tables for Host<M> {
 impl<M: Memory> BalancerTables for Host<M> {
     fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> u64 {
         match key {
-            Some(key) => matching::overflow(self, ROUNDS_WITH_KEY, key, address),
-            None => matching::overflow(self, ROUNDS_WITHOUT_KEY, address, address),
+            Some(key) => matching::overflow(self, KIND_VIP, key, address),
+            None => matching::overflow(self, KIND_ADDRESS, address, address),
         }
-        .to_word()
     }
 
     fn overflow_v6(&self, key: Option<KeyV6>, address: KeyV6) -> u64 {
         match key {
-            Some(key) => matching::overflow(self, ROUNDS_WITH_KEY, key, address),
-            None => matching::overflow(self, ROUNDS_WITHOUT_KEY, address, address),
+            Some(key) => matching::overflow(self, KIND_VIP, key, address),
+            None => matching::overflow(self, KIND_ADDRESS, address, address),
         }
-        .to_word()
     }
 
     fn slot_word(&self, segment: u32, word: u32) -> Option<*const u64> {

@@ -64,7 +64,7 @@ pub trait Tables: Constants {
 
 /// What the balancer has beside.
 pub trait BalancerTables: Tables + MatchTables {
-    /// [`crate::balance::matching::overflow`] as [`crate::balance::matching::Match::to_word`], out of line in the kernel's build: only buckets that overflowed
+    /// [`crate::balance::matching::overflow`], out of line in the kernel's build: only buckets that overflowed
     /// pay for the call.
     fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> u64;
     /// [`crate::balance::matching::overflow`], likewise.

@@ -96,8 +96,7 @@ pub(super) fn question<M: Frame + BalancerTables>(
                 && destination[1] & SOLICITED_NODE_MASK_BE == SOLICITED_NODE_LOW_BE;
             if is_solicited_node {
                 question.address = KeyV6::from_wire(target[0], target[1], 0, 0);
-                question.answers =
-                    Answers::new(Verdict::SlowNeighbour, Verdict::PassNotVip, Verdict::PassNotVip);
+                question.answers = Answers::new(Verdict::SlowNeighbour, Verdict::PassNotVip, Verdict::PassNotVip);
                 return Ok(question);
             }
             if destination[0] == target[0] && destination[1] == target[1] {

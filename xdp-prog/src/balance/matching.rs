@@ -19,20 +19,10 @@ pub enum Match {
 }
 
 impl Match {
-    const IS_VIP: u64 = 1 << 62;
-    const IS_ADDRESS: u64 = 1 << 63;
+    /// Bits that no [`VipMeta`] has say which: [`KIND_VIP`] or [`KIND_ADDRESS`]; a word of 0 is [`Self::Nothing`].
+    const KIND_SHIFT: u32 = 62;
 
-    /// In one word, as a subprogram returns it: bits that no [`VipMeta`] has say which.
-    #[inline(always)]
-    pub const fn to_word(self) -> u64 {
-        match self {
-            Self::Vip(meta) => meta.0 | Self::IS_VIP,
-            Self::Address(meta) => meta.0 | Self::IS_ADDRESS,
-            Self::Nothing => 0,
-        }
-    }
-
-    /// From [`Self::to_word`].
+    /// From one word, as a subprogram returns it.
     #[inline(always)]
     pub const fn from_word(word: u64) -> Self {
         // The sign, and whether there is anything: without the constants, which are ten bytes of machine code each.
@@ -112,43 +102,39 @@ pub(super) fn find<K: Key, M: BalancerTables>(machine: &M, key: K, address: K) -
     unsafe { address.in_bucket(bucket) }.map_or(Match::Nothing, Match::Address)
 }
 
-/// The long way of the same: looks into all buckets of both keys. One loop and not six copies of its body. The first round is
-/// [`ROUNDS_WITH_KEY`], or [`ROUNDS_WITHOUT_KEY`], and then `key` is read by nobody.
+/// The long way of the same: looks into all buckets of `key`, as what it is looked for (the upper bits of [`Match`]'s word), and then
+/// into those of `address`. One loop and not six copies of its body. Returns [`Match`]'s word.
 #[inline(always)]
-pub fn overflow<K: Key, M: MatchTables>(machine: &M, first: u64, key: K, address: K) -> Match {
+pub fn overflow<K: Key, M: MatchTables>(machine: &M, kind: u64, key: K, address: K) -> u64 {
     let (salt, mask) = hashing::<K, M>(machine);
-    // The compiler does not see the count, so it neither peels nor unrolls the loop; the verifier does.
-    let mut round = opaque(first);
-    while round < 2 * CHOICES as u64 {
-        let (wanted, choice) = if round < CHOICES as u64 {
-            (key, round)
-        } else {
-            (address, round - CHOICES as u64)
-        };
-        let index = wanted.bucket_of(choice, salt, mask);
-        if let Some(bucket) = K::bucket(machine, index) {
-            let mut way = opaque(0);
-            while way < K::WAYS as u64 {
-                // SAFETY: a pointer from a map lookup, and the way is below their number.
-                if let Some(found) = unsafe { wanted.in_way(bucket, way as usize) } {
-                    return if round < CHOICES as u64 {
-                        Match::Vip(found)
-                    } else {
-                        Match::Address(found)
-                    };
+    let (mut wanted, mut kind) = (key, opaque(kind));
+    loop {
+        // The compiler does not see the counts, so it neither peels nor unrolls the loops; the verifier does.
+        let mut choice = opaque(0);
+        while choice < CHOICES as u64 {
+            if let Some(bucket) = K::bucket(machine, wanted.bucket_of(choice, salt, mask)) {
+                let mut way = opaque(0);
+                while way < K::WAYS as u64 {
+                    // SAFETY: a pointer from a map lookup, and the way is below their number.
+                    if let Some(found) = unsafe { wanted.in_way(bucket, way as usize) } {
+                        return found.0 | kind << Match::KIND_SHIFT;
+                    }
+                    way = opaque(way + 1);
                 }
-                way = opaque(way + 1);
             }
+            choice = opaque(choice + 1);
         }
-        round = opaque(round + 1);
+        if kind == KIND_ADDRESS {
+            return 0;
+        }
+        (wanted, kind) = (address, opaque(KIND_ADDRESS));
     }
-    Match::Nothing
 }
 
-/// First round of [`overflow`] for a key and the address entry.
-pub const ROUNDS_WITH_KEY: u64 = 0;
-/// First round of [`overflow`] for the address entry alone.
-pub const ROUNDS_WITHOUT_KEY: u64 = CHOICES as u64;
+/// What [`overflow`] looks for first: a VIP.
+pub const KIND_VIP: u64 = 1;
+/// What it looks for then: an address entry.
+pub const KIND_ADDRESS: u64 = 2;
 
 /// Salt and mask of a family's table.
 #[inline(always)]

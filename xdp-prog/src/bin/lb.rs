@@ -24,7 +24,7 @@ mod program {
         },
         balance::{
             self,
-            matching::{self, ROUNDS_WITH_KEY, ROUNDS_WITHOUT_KEY},
+            matching::{self, KIND_ADDRESS, KIND_VIP},
         },
         decap,
         kernel::{KernelFrame, action},
@@ -123,14 +123,14 @@ mod program {
     /// A subprogram of its own.
     #[inline(never)]
     fn overflow_v4(first: u64, key: u64, address: u64) -> u64 {
-        matching::overflow(&MatchMaps, first, KeyV4(key), KeyV4(address)).to_word()
+        matching::overflow(&MatchMaps, first, KeyV4(key), KeyV4(address))
     }
 
     /// A subprogram of its own.
     #[inline(never)]
     fn overflow_v6(first: u64, high: u64, low: u64, tail: u64) -> u64 {
         let key = KeyV6 { high, low, tail };
-        matching::overflow(&MatchMaps, first, key, KeyV6::from_wire(high, low, 0, 0)).to_word()
+        matching::overflow(&MatchMaps, first, key, KeyV6::from_wire(high, low, 0, 0))
     }
 
     /// A subprogram of its own: the worker side, for tunnel packets only.
@@ -197,8 +197,13 @@ mod program {
             }
         }
         // SAFETY: the map is the program's own.
-        let action =
-            unsafe { bpf_redirect_map((&raw const XSKS).cast_mut().cast(), u64::from(socket), xdp_action::XDP_DROP.into()) };
+        let action = unsafe {
+            bpf_redirect_map(
+                (&raw const XSKS).cast_mut().cast(),
+                u64::from(socket),
+                xdp_action::XDP_DROP.into(),
+            )
+        };
         if action == i64::from(xdp_action::XDP_REDIRECT) {
             verdict
         } else {
@@ -304,8 +309,8 @@ mod program {
         #[inline(always)]
         fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> u64 {
             match key {
-                Some(key) => overflow_v4(ROUNDS_WITH_KEY, key.0, address.0),
-                None => overflow_v4(ROUNDS_WITHOUT_KEY, address.0, address.0),
+                Some(key) => overflow_v4(KIND_VIP, key.0, address.0),
+                None => overflow_v4(KIND_ADDRESS, address.0, address.0),
             }
         }
 
@@ -313,8 +318,8 @@ mod program {
         fn overflow_v6(&self, key: Option<KeyV6>, address: KeyV6) -> u64 {
             let KeyV6 { high, low, tail } = address;
             match key {
-                Some(key) => overflow_v6(ROUNDS_WITH_KEY, high, low, key.tail),
-                None => overflow_v6(ROUNDS_WITHOUT_KEY, high, low, tail),
+                Some(key) => overflow_v6(KIND_VIP, high, low, key.tail),
+                None => overflow_v6(KIND_ADDRESS, high, low, tail),
             }
         }
 
