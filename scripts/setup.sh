@@ -30,9 +30,10 @@ pkg-config            pkg-config
 /usr/include/zlib.h   zlib1g-dev
 '
 
-# clang -target bpf does not say that it is x86-64, so glibc's headers ask for their 32-bit half.
+# clang -target bpf does not say that it is x86-64, so glibc's headers ask for their 32-bit half. (gcc-multilib brings it
+# too, and conflicts with every cross compiler.)
 DEBIAN_X86_64=
-[[ $(uname -m) != x86_64 ]] || DEBIAN_X86_64='/usr/include/x86_64-linux-gnu/gnu/stubs-32.h gcc-multilib'
+[[ $(uname -m) != x86_64 ]] || DEBIAN_X86_64='/usr/include/x86_64-linux-gnu/gnu/stubs-32.h libc6-dev-i386'
 readonly DEBIAN_X86_64
 
 did_something=
@@ -77,7 +78,7 @@ debian_packages() {
     say "missing ${missing[*]}: installing Debian packages ${wanted[*]}"
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 update
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
-        install --no-install-recommends "${wanted[@]}"
+        install --no-install-recommends --no-remove "${wanted[@]}"
 }
 
 rust_toolchain() {
