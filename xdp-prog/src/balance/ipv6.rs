@@ -58,11 +58,10 @@ pub(super) fn question<M: Frame + BalancerTables>(
         return Err(Verdict::PassUnparsed);
     }
     // SAFETY: 40 bytes from `l3` on are inside the frame.
-    let (version, next_header, hop_limit, destination): (u8, u8, u8, [u64; 2]) = unsafe {
+    let (version, next_header, destination): (u8, u8, [u64; 2]) = unsafe {
         (
             load(l3),
             load(l3 + IPV6_NEXT_HEADER),
-            load(l3 + IPV6_HOP_LIMIT),
             [load(l3 + IPV6_DESTINATION), load(l3 + IPV6_DESTINATION + 8)],
         )
     };
@@ -76,21 +75,21 @@ pub(super) fn question<M: Frame + BalancerTables>(
     if is_deep {
         return Ok(question);
     }
-    // What may have passed a router asks nothing (RFC 4861, 7.1.1), and must take no token of those who do.
     if is_on::<{ feature::SLOW_PATH }>(machine)
         && next_header == PROTO_ICMPV6
         && l3 + IPV6_LEN + SOLICITATION_LEN <= end
-        && hop_limit == ON_LINK_HOP_LIMIT
     {
         let l4 = l3 + IPV6_LEN;
-        // SAFETY: 24 bytes from `l4` on are inside the frame.
-        let (kind, target): (u8, [u64; 2]) = unsafe {
+        // SAFETY: 24 bytes from `l4` on are inside the frame, and 40 in front of it.
+        let (hop_limit, kind, target): (u8, u8, [u64; 2]) = unsafe {
             (
+                load(l3 + IPV6_HOP_LIMIT),
                 load(l4),
                 [load(l4 + SOLICITATION_TARGET), load(l4 + SOLICITATION_TARGET + 8)],
             )
         };
-        if kind == ICMPV6_SOLICITATION {
+        // What may have passed a router asks nothing (RFC 4861, 7.1.1), and must take no token of those who do.
+        if hop_limit == ON_LINK_HOP_LIMIT && kind == ICMPV6_SOLICITATION {
             // Sent to the solicited-node multicast address or to the target itself (RFC 4861, 4.3).
             let is_solicited_node = destination[0] == SOLICITED_NODE_HIGH_BE
                 && destination[1] & SOLICITED_NODE_MASK_BE == SOLICITED_NODE_LOW_BE;
