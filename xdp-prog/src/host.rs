@@ -15,7 +15,7 @@ use crate::{
     },
     balance::{
         self,
-        matching::{self, KIND_ADDRESS, KIND_VIP, Match},
+        matching::{self, KIND_ADDRESS, KIND_VIP},
         unusual,
     },
     decap,
