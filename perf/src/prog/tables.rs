@@ -29,7 +29,7 @@ pub(crate) const VIP_V4: u32 = u32::from_be_bytes([198, 18, 0, 0]);
 /// Upper half of the VIPs of IPv6: RFC 5180's benchmarking network.
 pub(crate) const VIP_V6: u64 = 0x2001_0002_0000_0000;
 /// What `vipline run` turns on without being asked.
-pub(crate) const DEFAULT_FEATURES: u64 = feature::DROP_MARTIANS | feature::DROP_SOURCE_IS_VIP;
+pub(crate) const DEFAULT_FEATURES: u64 = feature::DROP_MARTIANS | feature::DROP_SOURCE_IS_VIP | feature::SLOW_PATH;
 /// All four kinds of packets.
 pub(crate) const ALL_KINDS: &[u64] = &[0, kind::UDP, kind::V6, kind::V6 | kind::UDP];
 
