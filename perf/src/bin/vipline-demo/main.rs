@@ -9,6 +9,7 @@
 mod bench;
 mod cleanup;
 mod site;
+mod slow;
 mod story;
 
 use std::{

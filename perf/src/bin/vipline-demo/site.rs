@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use lab::{Process, Proto, Server, Topology};
+use lab::{Mtus, Process, Proto, Server, Topology};
 use lb::control::{self, BackendView, ExplainView, ProtocolName, Request, StatusView, VipView};
 use serde::de::DeserializeOwned;
 
@@ -22,6 +22,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const SEED: &str = "3f9a1c07d2e84b56a0c7f1e92d3b5846790ab1c2d3e4f5061728394a5b6c7d8e";
 
 pub(crate) const WORKERS: usize = 3;
+/// Of every wire: no room for an outer header, as on most networks.
+pub(crate) const LINK_MTU: u32 = 1500;
 
 pub(crate) struct Site {
     // Fields drop in this order: daemons and servers before their namespaces.
@@ -42,6 +44,11 @@ impl Site {
     pub(crate) fn build(directory: &Path) -> Result<Self> {
         let topology = Topology::builder()
             .workers(WORKERS as u8)
+            .mtus(Mtus {
+                client: LINK_MTU,
+                lb: LINK_MTU,
+                worker: LINK_MTU,
+            })
             .build()
             .context("cannot build the lab")?;
         let servers = topology.serve(&vips()?)?;

@@ -9,6 +9,7 @@ use crate::{
     Report, bench,
     cleanup::Directory,
     site::{Site, WORKERS, vips},
+    slow,
 };
 
 /// Connections per family: so many that a share of a third is off by a tenth only once in ten million runs.
@@ -31,6 +32,7 @@ pub(crate) fn tell(report: &mut Report) -> Result<()> {
     set_up(report, &site)?;
     connections(report, &site)?;
     explain(report, &site)?;
+    slow::show(report, &site)?;
     change_weight(report, &site)?;
     report.heading("Cost per packet on this machine (the shipped program, by PROG_TEST_RUN, over a bare XDP_TX)")?;
     bench::cost(report)?;
