@@ -64,6 +64,7 @@ fn send<M: Frame + BalancerTables>(
     } else {
         IPV4_LEN
     };
+    let outer_len = opaque(outer_len as u64) as usize;
     if flow.ip_len + outer_len as u32 > meta.mtu() {
         return Err(Verdict::SlowTooBig);
     }
@@ -71,7 +72,7 @@ fn send<M: Frame + BalancerTables>(
         machine.clamp_mss(link.len, mss::most(meta, flow.inner == PROTO_IPV6));
     }
     let tags = tags(meta, line, link);
-    if !encapsulate(machine, link, flow, meta, line, tags) {
+    if !encapsulate(machine, link, flow, meta, line, tags, outer_len) {
         return Err(Verdict::DropInternal);
     }
     if is_on::<{ feature::REDIRECT }>(machine) && meta.ifindex() != machine.ingress_ifindex() {
@@ -116,12 +117,8 @@ fn encapsulate<M: Frame + BalancerTables>(
     meta: LineMeta,
     line: *const BackendLine,
     (tags, link_len): (u64, usize),
+    outer_len: usize,
 ) -> bool {
-    let outer_len = if meta.has(LineMeta::OUTER_V6) {
-        IPV6_LEN
-    } else {
-        IPV4_LEN
-    };
     let longer = (outer_len + link_len) as i32 - link.len as i32;
     if !machine.move_start(-longer) {
         return false;
