@@ -61,6 +61,7 @@ pub fn parse<F: Frame>(frame: &F) -> Result<Link, Verdict> {
 }
 
 #[inline(always)]
-pub(crate) fn is_tag(ethertype: u16) -> bool {
-    ethertype == TYPE_8021Q_BE || ethertype == TYPE_8021AD_BE
+pub(crate) fn is_tag<T: Into<u64>>(ethertype: T) -> bool {
+    let ethertype = ethertype.into();
+    ethertype == u64::from(TYPE_8021Q_BE) || ethertype == u64::from(TYPE_8021AD_BE)
 }

@@ -80,7 +80,7 @@ fn verdict<M: Frame + BalancerTables>(machine: &mut M) -> Result<Verdict, Verdic
         return Err(Verdict::PassUnparsed);
     }
     // SAFETY: inside the frame, as just compared.
-    let mut ethertype: u16 = unsafe { load(start + ETH_TYPE) };
+    let mut ethertype = opaque(u64::from(unsafe { load::<u16>(start + ETH_TYPE) }));
     let mut tags = opaque(0);
     while tags < MOST_TAGS && is_tag(ethertype) {
         l3 += VLAN_LEN;
@@ -88,18 +88,20 @@ fn verdict<M: Frame + BalancerTables>(machine: &mut M) -> Result<Verdict, Verdic
             return Err(Verdict::PassNotIp);
         }
         // SAFETY: inside the frame, as just compared.
-        ethertype = unsafe { load(l3 - 2) };
+        ethertype = opaque(u64::from(unsafe { load::<u16>(l3 - 2) }));
         tags = opaque(tags + 1);
     }
     let is_deep = tags > PLAIN_TAGS;
-    let (answers, found) = if ethertype == TYPE_IPV6_BE {
+    let (answers, found) = if ethertype == u64::from(TYPE_IPV6_BE) {
         let question = ipv6::question(machine, l3, is_deep)?;
         (question.answers, machine.overflow_v6(None, question.address))
     } else {
-        let question = match ethertype {
-            TYPE_IPV4_BE => ipv4::question(machine, l3, is_deep)?,
-            TYPE_ARP_BE if !is_deep => ipv4::arp_question(machine, l3)?,
-            _ => return Err(Verdict::PassNotIp),
+        let question = if ethertype == u64::from(TYPE_IPV4_BE) {
+            ipv4::question(machine, l3, is_deep)?
+        } else if ethertype == u64::from(TYPE_ARP_BE) && !is_deep {
+            ipv4::arp_question(machine, l3)?
+        } else {
+            return Err(Verdict::PassNotIp);
         };
         (question.answers, machine.overflow_v4(None, question.address))
     };
