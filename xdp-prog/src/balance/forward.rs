@@ -64,6 +64,7 @@ fn send<M: Frame + BalancerTables>(
     } else {
         IPV4_LEN
     };
+    // Opaque, or the compiler chooses anew wherever it is used.
     let outer_len = opaque(outer_len as u64) as usize;
     if flow.ip_len + outer_len as u32 > meta.mtu() {
         return Err(Verdict::SlowTooBig);
@@ -108,7 +109,8 @@ fn tags(meta: LineMeta, line: *const BackendLine, link: &Link) -> (u64, usize) {
     (tags, ETH_LEN + count * VLAN_LEN)
 }
 
-/// Puts the new link layer and the outer header in front of the packet. `tags` and `link_len` as [`tags`] returns them.
+/// Puts the new link layer and the outer header in front of the packet. `tags` and `link_len` as [`tags`] returns
+/// them.
 #[inline(always)]
 fn encapsulate<M: Frame + BalancerTables>(
     machine: &mut M,
