@@ -24,7 +24,8 @@ const ECN: u8 = 3;
 pub(super) fn answerable(kind: Kind, packet: &Packet<'_>) -> Result<(), Outcome> {
     let is_icmp = packet.protocol == icmp_of(packet.destination);
     // In IPv6 a later fragment that is too big is told so (RFC 4443, 3.2): the first may have been smaller.
-    let is_later = !packet.has_transport() && !(kind == Kind::TooBig && packet.destination.is_ipv6());
+    let may_quote_any = kind == Kind::TooBig && packet.destination.is_ipv6();
+    let is_later = !packet.has_transport() && !may_quote_any;
     if is_later || is_icmp && must_not_be_answered(packet) {
         return Err(Outcome::Unanswerable);
     }
