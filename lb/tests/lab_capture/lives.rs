@@ -131,7 +131,8 @@ fn a_client_that_is_killed_or_closes_its_pipe_ends_it_and_leaves_a_file_that_is_
         .take()
         .context("a pipe")?
         .read_to_string(&mut err)?;
-    assert_eq!(err, "");
+    // What nobody took any more may be told; nothing else is.
+    assert!(err.is_empty() || err.contains(" LOST"), "{err}");
     is_over(lb, &features)?;
 
     // SIGTERM is as good as Ctrl-C.
