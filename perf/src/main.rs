@@ -38,7 +38,7 @@ enum Mode {
     Prog(ProgArgs),
     /// Packets a second and core of the slow path, and what the fast path keeps while the slow path is flooded (root)
     Slow(SlowArgs),
-    /// Print a recorded `prog -o json` as a table
+    /// Print a recorded `prog -o json` or `slow -o json` as a table
     Show {
         /// The record, such as perf/record/DATE_MACHINE/prog.json
         file: PathBuf,
@@ -160,8 +160,13 @@ fn slow(args: &SlowArgs) -> Result<ExitCode> {
 
 fn show(file: &Path) -> Result<ExitCode> {
     let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let mut out = io::stdout().lock();
+    if let Ok(report) = serde_json::from_slice::<slow::Report>(&text) {
+        slow::write_table(&report, &mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let report: Report = serde_json::from_slice(&text).with_context(|| format!("{} is no record", file.display()))?;
-    report::write_table(&report, &mut io::stdout().lock())?;
+    report::write_table(&report, &mut out)?;
     Ok(ExitCode::SUCCESS)
 }
 
