@@ -160,8 +160,8 @@ impl Slow {
                 }
             })
             .context("cannot start a thread")?;
-        let memory_mib = path.memory_bytes() >> 20;
-        tracing::info!(workers = path.status().len(), memory_mib, "slow path runs");
+        let frames_mib = path.memory_bytes() >> 20;
+        tracing::info!(workers = path.status().len(), frames_mib, "slow path runs");
         path.go_on_from(&self.earlier);
         self.interfaces = interfaces;
         self.settings = settings;
