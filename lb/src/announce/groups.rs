@@ -2,7 +2,7 @@
 //! switches with MLD snooping keep neighbour solicitations from us. Never hears one itself: the slow path does.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv6Addr, UdpSocket},
 };
@@ -50,12 +50,8 @@ impl Groups {
                 keep
             });
         }
-        let joined: BTreeMap<Membership, ()> = self
-            .sockets
-            .iter()
-            .flat_map(|(_, joined)| joined.iter().map(|membership| (*membership, ())))
-            .collect();
-        for membership in wanted.into_iter().filter(|wanted| !joined.contains_key(wanted)) {
+        let joined: BTreeSet<Membership> = self.sockets.iter().flat_map(|(_, joined)| joined).copied().collect();
+        for membership in &wanted - &joined {
             if let Err(error) = self.join(membership) {
                 result = result.and(Err(error));
             }

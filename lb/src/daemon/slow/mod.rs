@@ -109,21 +109,21 @@ impl Slow {
         if self.interfaces.iter().any(|interface| interface.mac == mac) {
             return;
         }
-        let told = self.conflicts.insert(address, Instant::now());
-        if told.is_none_or(|told| told.elapsed() >= CONFLICT_GAP) {
-            // Workers learn by themselves of an address that changes.
-            let is_ours = |at: &XskInterface| XskInterface::find(&at.name).is_ok_and(|now| now.mac == mac);
-            if self.interfaces.iter().any(is_ours) {
-                return;
-            }
-            let [a, b, c, d, e, f] = mac;
-            tracing::warn!(
-                %address,
-                "another host says that it has this VIP address: {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"
-            );
-        } else if let Some(told) = told {
-            self.conflicts.insert(address, told);
+        let told = self.conflicts.get(&address);
+        if told.is_some_and(|told| told.elapsed() < CONFLICT_GAP) {
+            return;
         }
+        self.conflicts.insert(address, Instant::now());
+        // Workers learn by themselves of an address that changes.
+        let is_ours = |at: &XskInterface| XskInterface::find(&at.name).is_ok_and(|now| now.mac == mac);
+        if self.interfaces.iter().any(is_ours) {
+            return;
+        }
+        let [a, b, c, d, e, f] = mac;
+        tracing::warn!(
+            %address,
+            "another host says that it has this VIP address: {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"
+        );
     }
 
     /// Gives a loaded program what it needs of the slow path, before it is attached.
