@@ -1,15 +1,55 @@
 //! The `vipline.dev/v1alpha1` custom resource types, shared by the operator and the LB node.
 //!
-//! Never depends on the data plane: these types are the contract between the two programs. The types themselves come with the
-//! operator; until then the room holds the names that everything of Vipline in Kubernetes goes by.
+//! Never decides anything and never talks to anybody: these types are the contract between the two programs. Every list and
+//! every string has a bound, without which an API server refuses the cost of a CEL rule.
+//!
+//! | object | where | who writes it | what it is |
+//! |---|---|---|---|
+//! | [`AddressPool`] | cluster | people; status: operator | what may be handed out, to whom |
+//! | [`AddressClaim`] | cluster | operator | an address in use; its creation precedes any use |
+//! | [`VipTable`] | operator's namespace | operator | a Service as LB nodes need it |
+//! | [`NodeSet`] | operator's namespace | operator | worker nodes, in chunks |
+//! | [`TunnelConfig`] | operator's namespace | operator | what worker nodes accept by tunnel |
+//! | [`LbNode`] | operator's namespace | its LB node | what that node has programmed |
+//!
+//! `BgpPeer` and `Announcement` come with announcing; until then nothing reads them and no CRD of theirs is installed.
 
 #![forbid(unsafe_code)]
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema derives a second, private struct for each of ours"
+)]
 
-/// API group of all custom resources.
-pub const GROUP: &str = "vipline.dev";
-/// Version of all custom resources.
-pub const VERSION: &str = "v1alpha1";
-/// `spec.loadBalancerClass` of Services that are ours.
-pub const LOAD_BALANCER_CLASS: &str = "vipline.dev/xdp";
-/// Prefix of annotations and of conditions of our own.
-pub const PREFIX: &str = "vipline.dev/";
+mod claim;
+mod lb_node;
+mod names;
+mod node_set;
+mod pool;
+mod tunnel;
+mod vip_table;
+
+pub use claim::{AddressClaim, AddressClaimSpec, Holder, Use};
+pub use lb_node::{FailingTable, LbNode, LbNodeSpec, LbNodeStatus, MAX_FAILING_TABLES, MAX_LB_NODE_BYTES, Programmed};
+pub use names::*;
+pub use node_set::{MAX_NODES_PER_CHUNK, NodeEntry, NodeSet, NodeSetSpec};
+pub use pool::{AddressPool, AddressPoolSpec, AddressPoolStatus, Usage};
+pub use tunnel::{TunnelConfig, TunnelConfigSpec};
+pub use vip_table::{
+    Affinity, Backends, ForwardingMode, HealthCheck, LocalNode, MAX_LOCAL_NODES, MAX_VIP_PORTS, Protocol, Scheduler,
+    ServiceRef, TransportPort, VipAddress, VipPort, VipTable, VipTableSpec,
+};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube_core::CustomResourceExt as _;
+
+/// All custom resource definitions, in the order of their names.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    vec![
+        AddressClaim::crd(),
+        AddressPool::crd(),
+        LbNode::crd(),
+        NodeSet::crd(),
+        TunnelConfig::crd(),
+        VipTable::crd(),
+    ]
+}

@@ -1,0 +1,99 @@
+//! `AddressClaim`.
+
+use kube_derive::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{ServiceRef, TransportPort};
+
+/// An address in use. Its name is the address, so that a second creation is refused with 409: [`AddressClaim::name_of`].
+#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[kube(
+    group = "vipline.dev",
+    version = "v1alpha1",
+    crates(kube_core = "::kube_core"),
+    kind = "AddressClaim",
+    shortname = "vclaim",
+    category = "vipline",
+    derive = "PartialEq",
+    doc = "An address that Services use. Written by the operator only; creating it precedes any use of the address.",
+    printcolumn = r#"{"name":"Address","type":"string","jsonPath":".spec.address"}"#,
+    printcolumn = r#"{"name":"Pool","type":"string","jsonPath":".spec.pool"}"#,
+    printcolumn = r#"{"name":"Namespace","type":"string","jsonPath":".spec.holders[0].service.namespace"}"#,
+    printcolumn = r#"{"name":"Service","type":"string","jsonPath":".spec.holders[0].service.name"}"#,
+    printcolumn = r#"{"name":"Sharing-Key","type":"string","jsonPath":".spec.sharingKey"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressClaimSpec {
+    /// The address, in its shortest form (RFC 5952).
+    #[schemars(length(min = 2, max = 39))]
+    #[x_kube(
+        validation = Rule::new("isIP(self)").message("not an IP address"),
+        validation = Rule::new("self == oldSelf").message("the address of a claim never changes"),
+    )]
+    pub address: String,
+    /// Pool that it came from.
+    #[schemars(length(min = 1, max = 253))]
+    pub pool: String,
+    /// Key by which the holders share it; absent: there is one holder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub sharing_key: Option<String>,
+    /// Services that use it, sorted by namespace and name. Their ports differ.
+    #[schemars(length(min = 1, max = 512))]
+    pub holders: Vec<Holder>,
+}
+
+/// A Service that uses an address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, KubeSchema)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct Holder {
+    /// Which.
+    pub service: ServiceRef,
+    /// What for.
+    #[serde(rename = "use")]
+    pub used_as: Use,
+    /// Its ports, sorted.
+    #[schemars(length(min = 1, max = 512))]
+    pub ports: Vec<TransportPort>,
+}
+
+/// What a Service uses an address for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Use {
+    /// Its load balancer address: the operator chose it and writes it into the status.
+    LoadBalancer,
+    /// Named in `spec.externalIPs`.
+    ExternalIP,
+}
+
+impl AddressClaim {
+    /// The name of an address's claim: an IPv4 address as it is; an IPv6 address as eight groups of four digits with dashes
+    /// between, because names have no colons.
+    pub fn name_of(address: std::net::IpAddr) -> String {
+        match address {
+            std::net::IpAddr::V4(address) => address.to_string(),
+            std::net::IpAddr::V6(address) => {
+                let groups = address.segments().map(|group| format!("{group:04x}"));
+                groups.join("-")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::AddressClaim;
+
+    #[test]
+    fn names_of_claims_are_dns_names() {
+        assert_eq!(AddressClaim::name_of([203, 0, 113, 7].into()), "203.0.113.7");
+        assert_eq!(
+            AddressClaim::name_of("2001:db8::a".parse().unwrap()),
+            "2001-0db8-0000-0000-0000-0000-0000-000a"
+        );
+    }
+}

@@ -1,0 +1,98 @@
+//! `LbNode`.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube_derive::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+/// Most entries of [`Programmed::failing`].
+pub const MAX_FAILING_TABLES: usize = 32;
+/// Most bytes of an LbNode's JSON, status and all.
+pub const MAX_LB_NODE_BYTES: usize = 16 << 10;
+
+/// An LB node: made and written by itself, at most once a second. Its liveness is the Lease [`crate::LB_LEASE_PREFIX`]`<name>`.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[kube(
+    group = "vipline.dev",
+    version = "v1alpha1",
+    crates(kube_core = "::kube_core"),
+    kind = "LbNode",
+    shortname = "lbn",
+    category = "vipline",
+    namespaced,
+    status = "LbNodeStatus",
+    derive = "PartialEq",
+    doc = "An LB node and what it has programmed. Written by that LB node only.",
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
+    printcolumn = r#"{"name":"VIPs","type":"integer","jsonPath":".status.programmed.vips"}"#,
+    printcolumn = r#"{"name":"Revision","type":"string","jsonPath":".status.programmed.tables"}"#,
+    printcolumn = r#"{"name":"Failing","type":"integer","jsonPath":".status.programmed.failingCount"}"#,
+    printcolumn = r#"{"name":"Version","type":"string","jsonPath":".status.version"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct LbNodeSpec {
+    /// Outer sources of what it sends: its addresses, or its source prefixes, as CIDR blocks.
+    #[schemars(length(max = 16), inner(length(min = 3, max = 43)))]
+    pub tunnel_sources: Vec<String>,
+}
+
+/// How an LB node is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct LbNodeStatus {
+    /// Version of the daemon.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub version: String,
+    /// What is in its maps.
+    #[serde(default)]
+    pub programmed: Programmed,
+    /// `Ready`: it serves what it was told; the message says what is wrong.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub conditions: Vec<Condition>,
+}
+
+/// How far an LB node has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct Programmed {
+    /// `resourceVersion` up to which every change of VipTables is in the maps, or is among the failing. Resource versions of one
+    /// resource can be compared as numbers (KEP-5504); empty before the first time.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub tables: String,
+    /// The same of NodeSets.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub node_sets: String,
+    /// VIPs in the match table.
+    #[serde(default)]
+    pub vips: u32,
+    /// Backends with a line.
+    #[serde(default)]
+    pub backends: u32,
+    /// How many tables are not in the maps as they should be.
+    #[serde(default)]
+    pub failing_count: u32,
+    /// The first of them, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub failing: Vec<FailingTable>,
+}
+
+/// A VipTable that an LB node cannot program.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, KubeSchema)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct FailingTable {
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Why, for people.
+    #[schemars(length(max = 256))]
+    pub why: String,
+}

@@ -1,0 +1,31 @@
+//! `TunnelConfig`.
+
+use kube_derive::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+/// What worker nodes accept by tunnel. It changes only when an LB node joins or leaves, or a pool is edited.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[kube(
+    group = "vipline.dev",
+    version = "v1alpha1",
+    crates(kube_core = "::kube_core"),
+    kind = "TunnelConfig",
+    shortname = "vtunnel",
+    category = "vipline",
+    namespaced,
+    derive = "PartialEq",
+    doc = "What worker nodes accept by tunnel. Written by the operator only.",
+    printcolumn = r#"{"name":"Sources","type":"string","jsonPath":".spec.sources"}"#,
+    printcolumn = r#"{"name":"VIP-Prefixes","type":"string","jsonPath":".spec.vipPrefixes"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct TunnelConfigSpec {
+    /// Outer sources: addresses or prefixes of LB nodes, as CIDR blocks, sorted.
+    #[schemars(length(max = 1024), inner(length(min = 3, max = 43)))]
+    pub sources: Vec<String>,
+    /// Inner destinations: all pools' addresses and all addresses in use, as CIDR blocks, sorted, without overlap.
+    #[schemars(length(max = 4096), inner(length(min = 3, max = 43)))]
+    pub vip_prefixes: Vec<String>,
+}

@@ -1,0 +1,259 @@
+//! `VipTable`.
+
+use std::net::IpAddr;
+
+use kube_derive::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Most ports of a Service that is served.
+pub const MAX_VIP_PORTS: usize = 512;
+/// Most nodes in [`Backends::Local`]; about 100 B each.
+pub const MAX_LOCAL_NODES: usize = 5_000;
+
+/// A Service as LB nodes need it: one for each, named [`VipTable::name_of`], in the operator's namespace, so that no tenant can
+/// forge one. About 1 kB, and 60 B for each node of a Service with policy Local.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[kube(
+    group = "vipline.dev",
+    version = "v1alpha1",
+    crates(kube_core = "::kube_core"),
+    kind = "VipTable",
+    shortname = "viptable",
+    shortname = "vt",
+    category = "vipline",
+    namespaced,
+    derive = "PartialEq",
+    doc = "A Service as LB nodes need it. Written by the operator only.",
+    printcolumn = r#"{"name":"Namespace","type":"string","jsonPath":".spec.service.namespace"}"#,
+    printcolumn = r#"{"name":"Service","type":"string","jsonPath":".spec.service.name"}"#,
+    printcolumn = r#"{"name":"Addresses","type":"string","jsonPath":".spec.addresses[*].address"}"#,
+    printcolumn = r#"{"name":"Ports","type":"string","jsonPath":".spec.ports[*].port"}"#,
+    printcolumn = r#"{"name":"Mode","type":"string","jsonPath":".spec.mode"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VipTableSpec {
+    /// The Service.
+    pub service: ServiceRef,
+    /// VIP addresses: load balancer addresses in the order of the Service's families, then external ones.
+    #[schemars(length(min = 1, max = 64))]
+    pub addresses: Vec<VipAddress>,
+    /// Ports, each a VIP with each address. Sorted; each (protocol, port) once.
+    #[schemars(length(min = 1, max = 512))]
+    pub ports: Vec<VipPort>,
+    /// How packets are forwarded.
+    #[serde(default)]
+    pub mode: ForwardingMode,
+    /// How a backend is chosen.
+    #[serde(default)]
+    pub scheduler: Scheduler,
+    /// Whether a client stays with its backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// Sources that may use it; absent: all. A family without a range is not restricted where the list has ranges of the other
+    /// only; the operator then writes that family's whole range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024), inner(length(min = 3, max = 43)))]
+    pub source_ranges: Option<Vec<String>>,
+    /// Where flows may go.
+    pub backends: Backends,
+    /// How LB nodes learn whether a node serves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+}
+
+/// Which Service, and which life of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, KubeSchema)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceRef {
+    /// Namespace.
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: String,
+    /// Name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// `metadata.uid`.
+    #[schemars(length(min = 1, max = 64))]
+    pub uid: String,
+}
+
+/// A VIP address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, KubeSchema)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct VipAddress {
+    /// The address.
+    #[schemars(length(min = 2, max = 39))]
+    #[x_kube(validation = Rule::new("isIP(self)").message("not an IP address"))]
+    pub address: String,
+    /// Pool that it came from.
+    #[schemars(length(min = 1, max = 253))]
+    pub pool: String,
+    /// What the Service uses it for.
+    #[serde(rename = "use")]
+    pub used_as: crate::Use,
+}
+
+/// Transport protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Protocol {
+    /// RFC 9293.
+    #[serde(rename = "TCP")]
+    Tcp,
+    /// RFC 768.
+    #[serde(rename = "UDP")]
+    Udp,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, KubeSchema)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct VipPort {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port that clients dial.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// Node port, where one is allocated: the target of `NodePortNat` and of node probes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub node_port: Option<u16>,
+    /// Its name in the Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub name: Option<String>,
+}
+
+/// A protocol and a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, KubeSchema)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct TransportPort {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+}
+
+/// How packets are forwarded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ForwardingMode {
+    /// Encapsulated in IPv4 or IPv6; direct server return.
+    #[default]
+    DsrIpip,
+    /// Encapsulated in UDP (GUE). Not served yet.
+    DsrGue,
+    /// With another destination MAC, on one segment. Not served yet.
+    DsrL2,
+    /// Rewritten to a node port; replies come back through the LB node. Not served yet.
+    NodePortNat,
+}
+
+/// How a backend is chosen for a new flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Scheduler {
+    /// Consistent hashing; the only one that is served yet.
+    #[default]
+    Maglev,
+}
+
+/// `sessionAffinity`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct Affinity {
+    /// All flows of a client address go where its first went; seconds after which one that is silent may go elsewhere.
+    #[schemars(range(min = 1, max = 86400))]
+    pub client_ip_timeout_seconds: u32,
+}
+
+/// Where flows may go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Backends {
+    /// All nodes of a set, by its name, with equal weight: `externalTrafficPolicy: Cluster`.
+    #[serde(rename_all = "camelCase")]
+    NodeSet {
+        /// Name of the set: [`crate::WORKERS`].
+        #[schemars(length(min = 1, max = 63))]
+        name: String,
+    },
+    /// Nodes with endpoints, weighted by their number: `externalTrafficPolicy: Local`.
+    #[serde(rename_all = "camelCase")]
+    Local {
+        /// Name of the set where the nodes' addresses stand.
+        #[schemars(length(min = 1, max = 63))]
+        set: String,
+        /// Slots of the lookup table: a power of two with headroom that only grows while the Service lives.
+        #[schemars(range(min = 256, max = 65536))]
+        table_slots: u32,
+        /// Sorted by name. Empty: nobody serves it, and clients are told so.
+        #[schemars(length(max = 5000))]
+        nodes: Vec<LocalNode>,
+    },
+}
+
+/// A node with endpoints of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, KubeSchema)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct LocalNode {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Eligible IPv4 endpoints: the weight for IPv4 VIPs.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0, max = 65535))]
+    pub ipv4: u16,
+    /// Eligible IPv6 endpoints.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0, max = 65535))]
+    pub ipv6: u16,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &u16) -> bool {
+    *number == 0
+}
+
+/// How LB nodes learn whether a node serves a Service: HTTP GET of `/healthz` at the node's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum HealthCheck {
+    /// `spec.healthCheckNodePort` of a `LoadBalancer` Service with policy Local.
+    #[serde(rename_all = "camelCase")]
+    ServicePort {
+        /// The port.
+        #[schemars(range(min = 1, max = 65535))]
+        port: u16,
+        /// All endpoints are terminating: nodes say 503 and are served all the same (KEP-1669).
+        #[serde(default)]
+        ignored: bool,
+    },
+    /// kube-proxy's own (KEP-3836).
+    #[serde(rename_all = "camelCase")]
+    KubeProxy {
+        /// The port: 10256.
+        #[schemars(range(min = 1, max = 65535))]
+        port: u16,
+    },
+}
+
+impl VipTable {
+    /// The name of a Service's table: neither part can have a dot.
+    pub fn name_of(namespace: &str, name: &str) -> String {
+        format!("{namespace}.{name}")
+    }
+}
+
+impl VipAddress {
+    /// The address, where it is one: what came past the API server's rules may be anything.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.address.parse().ok()
+    }
+}

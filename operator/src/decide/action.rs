@@ -1,0 +1,138 @@
+//! The vocabulary of writes.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{api::core::v1::ServiceStatus, apimachinery::pkg::apis::meta::v1::Condition};
+use operator_api::{AddressClaim, AddressPoolStatus, NodeSet, TunnelConfig, VipTable};
+
+use crate::ServiceKey;
+
+/// One write. Each is safe to be the last: whoever comes next goes on from what the API server has.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Server-side apply of finalizers and annotations of ours; refused with 409 when the uid is another.
+    ApplyServiceMeta {
+        /// Which Service.
+        service: ServiceKey,
+        /// Its uid.
+        uid: String,
+        /// All finalizers of ours that it shall have.
+        finalizers: Vec<&'static str>,
+        /// All annotations of ours that it shall have.
+        annotations: BTreeMap<&'static str, String>,
+    },
+    /// Merge patch of the whole list of finalizers, bound to this resource version: what is taken out may be others' too.
+    ReplaceFinalizers {
+        /// Which Service.
+        service: ServiceKey,
+        /// Its `resourceVersion`: 409 when it is another by now.
+        resource_version: String,
+        /// What stays.
+        finalizers: Vec<String>,
+    },
+    /// Server-side apply of the status: ingress and conditions of ours.
+    ApplyServiceStatus {
+        /// Which Service.
+        service: ServiceKey,
+        /// Its uid.
+        uid: String,
+        /// `None`: the ingress is not ours to say and stays (it has no address of ours yet, or none any more).
+        ingress: Option<ServiceStatus>,
+        /// Conditions of ours.
+        conditions: Vec<Condition>,
+    },
+    /// Merge patch that empties `status.loadBalancer` and takes our conditions out, bound to this resource version.
+    ClearServiceStatus {
+        /// Which Service.
+        service: ServiceKey,
+        /// Its `resourceVersion`.
+        resource_version: String,
+        /// Conditions of others, which stay.
+        conditions: Vec<Condition>,
+    },
+    /// POST: 409 when the address is taken.
+    CreateClaim(AddressClaim),
+    /// PUT with the `resourceVersion` in it: 409 when somebody was faster.
+    ReplaceClaim(AddressClaim),
+    /// DELETE with preconditions.
+    DeleteClaim {
+        /// Its name.
+        name: String,
+        /// Its uid.
+        uid: String,
+        /// Its `resourceVersion`.
+        resource_version: String,
+    },
+    /// Server-side apply.
+    ApplyTable(VipTable),
+    /// DELETE with a precondition.
+    DeleteTable {
+        /// Its name.
+        name: String,
+        /// Its uid.
+        uid: String,
+    },
+    /// Server-side apply.
+    ApplyNodeSet(NodeSet),
+    /// DELETE.
+    DeleteNodeSet {
+        /// Its name.
+        name: String,
+    },
+    /// Server-side apply.
+    ApplyTunnel(TunnelConfig),
+    /// POST of the Secret with a new random seed: 409 when there is one.
+    CreateSeed,
+    /// Server-side apply of a pool's status.
+    ApplyPoolStatus {
+        /// Its name.
+        name: String,
+        /// What became of it.
+        status: AddressPoolStatus,
+    },
+}
+
+/// An Event about a Service or a pool, emitted once, after the write that it came with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// What it is about.
+    pub about: About,
+    /// A `Warning`; else `Normal`.
+    pub warning: bool,
+    /// In UpperCamelCase: names that people grep for.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+/// What an Event is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum About {
+    /// A Service.
+    Service {
+        /// Which.
+        service: ServiceKey,
+        /// Its uid.
+        uid: String,
+    },
+    /// An `AddressPool`.
+    Pool {
+        /// Its name.
+        name: String,
+        /// Its uid.
+        uid: String,
+    },
+}
+
+/// What to do for a subject now.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// This write; then its notes; then ask again.
+    Do(Box<Action>, Vec<Note>),
+    /// Nothing, until something changes.
+    Done,
+    /// Nothing now; ask again after so many seconds even if nothing changes.
+    Wait(u32),
+    /// It cannot be had (said in the condition already): ask again with backoff, 5 s to 300 s.
+    Retry,
+}
