@@ -43,6 +43,8 @@ pub const CONDITION_PROGRAMMED: &str = "vipline.dev/Programmed";
 pub const CONDITION_ACCEPTED: &str = "vipline.dev/Accepted";
 /// Condition of an [`crate::AddressPool`]: it overlaps with an earlier one and hands nothing out.
 pub const CONDITION_CONFLICT: &str = "Conflict";
+/// Condition of an [`crate::AddressPool`]: what its schema cannot see is right, too; else it hands nothing out.
+pub const CONDITION_VALID: &str = "Valid";
 /// Condition of an [`crate::LbNode`].
 pub const CONDITION_READY: &str = "Ready";
 
