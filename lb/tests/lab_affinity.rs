@@ -47,7 +47,7 @@ fn start() -> Result<Families> {
     for number in 0..CLIENTS {
         let [a, b, c, _] = client.addr_v4().octets();
         let v4 = IpAddr::from([a, b, c, 100 + number]);
-        let v6 = IpAddr::from((client.addr_v6().to_bits() & !0xffff | 0x100 + u128::from(number)).to_be_bytes());
+        let v6 = IpAddr::from((client.addr_v6().to_bits() & !0xffff | (0x100 + u128::from(number))).to_be_bytes());
         client.ns().ip(&["addr", "add", &format!("{v4}/24"), "dev", "eth0"])?;
         client
             .ns()
