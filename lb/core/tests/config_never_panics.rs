@@ -97,8 +97,6 @@ const WORDS: &[&str] = &[
     "owned",
     "too_big",
     "clamp_mss",
-    "affinity",
-    "client_ip",
     "tcp",
     "udp",
     "DsrIpip",

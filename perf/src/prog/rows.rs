@@ -324,7 +324,6 @@ fn features() -> Vec<Row> {
         with("redirect", feature::REDIRECT),
         with("decapsulation", feature::DECAP),
         with("source prefix", feature::SOURCE_PREFIX),
-        with("client affinity", feature::AFFINITY),
         one("all on", feature::ALL),
     ]
 }

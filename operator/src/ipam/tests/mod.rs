@@ -1,4 +1,0 @@
-//! Tests of the whole room, by scenario.
-
-mod metallb;
-mod world;

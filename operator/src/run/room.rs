@@ -1,0 +1,216 @@
+//! What watches, workers and the HTTP server share.
+//!
+//! Never waits for anything: the index is locked for as long as one look or one change takes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use kube::core::ObjectMeta;
+use tokio::{sync::watch, time::Instant};
+
+use super::{metrics::Metrics, queue::Queue, write::Effect};
+use crate::{
+    ServiceKey, Subject,
+    decide::{self, Next},
+    index::{Index, Kind, Object, Settings},
+};
+
+/// All kinds, in the order of [`Kind`].
+pub(super) const KINDS: [Kind; 12] = [
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::Node,
+    Kind::Namespace,
+    Kind::Pool,
+    Kind::Claim,
+    Kind::Table,
+    Kind::NodeSet,
+    Kind::Tunnel,
+    Kind::LbNode,
+    Kind::Lease,
+    Kind::Seed,
+];
+
+/// Namespace (empty where there is none) and name.
+pub(super) type Name = (String, String);
+
+/// The shared state.
+pub(super) struct Room {
+    inner: Mutex<Inner>,
+    pub(super) queue: Queue,
+    pub(super) metrics: Metrics,
+    listed: watch::Sender<BTreeSet<Kind>>,
+    /// When the first change of EndpointSlices came that a Service's table has not followed yet.
+    endpoint_changes: Mutex<BTreeMap<ServiceKey, Instant>>,
+}
+
+struct Inner {
+    index: Index,
+    /// For kinds that are being listed again: what was written meanwhile and a list may not have.
+    journal: BTreeMap<Kind, BTreeMap<Name, Object>>,
+}
+
+impl Room {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                index: Index::new(settings),
+                journal: BTreeMap::new(),
+            }),
+            queue: Queue::default(),
+            metrics: Metrics::new(),
+            listed: watch::Sender::new(BTreeSet::new()),
+            endpoint_changes: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// The next write for a subject.
+    pub(super) fn decide(&self, subject: &Subject, now: Timestamp) -> Next {
+        decide::next(&self.lock().index, subject, now)
+    }
+
+    /// Something read from the index.
+    pub(super) fn read<T>(&self, look: impl FnOnce(&Index) -> T) -> T {
+        look(&self.lock().index)
+    }
+
+    /// The watch says that an object is there or has changed.
+    pub(super) fn apply(&self, object: Object) {
+        let dirty = self.lock().index.apply(object);
+        self.queue.add(dirty);
+    }
+
+    /// The watch says that an object is gone.
+    pub(super) fn delete(&self, object: Object) {
+        let dirty = self.lock().index.delete(object);
+        self.queue.add(dirty);
+    }
+
+    /// The answer to a write, known at once: the next look sees it.
+    pub(super) fn written(&self, effect: Effect) {
+        let dirty = {
+            let mut inner = self.lock();
+            match effect {
+                Effect::Is(object) => {
+                    let (kind, name) = identify(&object);
+                    if let Some(journal) = inner.journal.get_mut(&kind) {
+                        journal.insert(name, (*object).clone());
+                    }
+                    inner.index.apply(*object)
+                }
+                Effect::Gone(object) => {
+                    let (kind, name) = identify(&object);
+                    if let Some(journal) = inner.journal.get_mut(&kind) {
+                        journal.remove(&name);
+                    }
+                    inner.index.delete(*object)
+                }
+                Effect::Deleted => BTreeSet::new(),
+            }
+        };
+        self.queue.add(dirty);
+    }
+
+    /// A list of this kind has begun: writes from now on may be missing in it.
+    pub(super) fn listing(&self, kind: Kind) {
+        self.lock().journal.insert(kind, BTreeMap::new());
+    }
+
+    /// What was written while the kind was listed and is not among `names`.
+    pub(super) fn missing(&self, kind: Kind, names: &BTreeSet<Name>) -> Vec<Name> {
+        let inner = self.lock();
+        let journal = inner.journal.get(&kind).into_iter().flatten();
+        journal
+            .map(|(name, _)| name)
+            .filter(|name| !names.contains(*name))
+            .cloned()
+            .collect()
+    }
+
+    /// The whole list of a kind. `checked` are names whose absence or presence in it is certain, although they were written
+    /// meanwhile.
+    pub(super) fn reset(&self, kind: Kind, objects: Vec<Object>, checked: &[Name]) {
+        let dirty = {
+            let mut inner = self.lock();
+            let mut dirty = inner.index.reset(kind, objects);
+            for (name, object) in inner.journal.remove(&kind).unwrap_or_default() {
+                if !checked.contains(&name) {
+                    dirty.extend(inner.index.apply(object));
+                }
+            }
+            dirty
+        };
+        self.queue.add(dirty);
+        self.listed.send_if_modified(|listed| listed.insert(kind));
+    }
+
+    /// Whether every kind has been listed once.
+    pub(super) fn is_open(&self) -> bool {
+        self.listed.borrow().len() == KINDS.len()
+    }
+
+    /// Until every kind has been listed once: nothing is decided before.
+    pub(super) async fn opened(&self) {
+        let mut listed = self.listed.subscribe();
+        // The sender lives as long as `self`.
+        drop(listed.wait_for(|listed| listed.len() == KINDS.len()).await);
+    }
+
+    /// Kinds that have not been listed yet.
+    pub(super) fn unlisted(&self) -> Vec<Kind> {
+        let listed = self.listed.borrow();
+        KINDS.into_iter().filter(|kind| !listed.contains(kind)).collect()
+    }
+
+    /// EndpointSlices of a Service changed.
+    pub(super) fn endpoints_changed(&self, service: ServiceKey) {
+        lock(&self.endpoint_changes).entry(service).or_insert_with(Instant::now);
+    }
+
+    /// A Service's table has been written, or needs no write: how long the first change of its EndpointSlices waited for that.
+    pub(super) fn endpoints_followed(&self, service: &ServiceKey) -> Option<Duration> {
+        lock(&self.endpoint_changes)
+            .remove(service)
+            .map(|since| since.elapsed())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
+    }
+}
+
+/// A panic while a lock was held has been counted where it happened; the data is replaced field by field and stays whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kind and name of an object.
+pub(super) fn identify(object: &Object) -> (Kind, Name) {
+    let (kind, metadata) = match object {
+        Object::Service(it) => (Kind::Service, &it.metadata),
+        Object::EndpointSlice(it) => (Kind::EndpointSlice, &it.metadata),
+        Object::Node(it) => (Kind::Node, &it.metadata),
+        Object::Namespace(it) => (Kind::Namespace, &it.metadata),
+        Object::Pool(it) => (Kind::Pool, &it.metadata),
+        Object::Claim(it) => (Kind::Claim, &it.metadata),
+        Object::Table(it) => (Kind::Table, &it.metadata),
+        Object::NodeSet(it) => (Kind::NodeSet, &it.metadata),
+        Object::Tunnel(it) => (Kind::Tunnel, &it.metadata),
+        Object::LbNode(it) => (Kind::LbNode, &it.metadata),
+        Object::Lease(it) => (Kind::Lease, &it.metadata),
+        Object::Seed(it) => (Kind::Seed, &it.metadata),
+    };
+    (kind, name_of(metadata))
+}
+
+/// Namespace and name from metadata.
+pub(super) fn name_of(metadata: &ObjectMeta) -> Name {
+    (
+        metadata.namespace.clone().unwrap_or_default(),
+        metadata.name.clone().unwrap_or_default(),
+    )
+}

@@ -1,0 +1,210 @@
+//! The workers: take a subject, ask for its next write, do it, ask again.
+//!
+//! Never decides what to write, and remembers nothing about a subject from one look to the next but how often it failed.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt as _;
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    events::Events,
+    explain::{Target, refusal},
+    fault::{Fault, Side},
+    lead::Leadership,
+    queue::Outcome,
+    room::Room,
+    write::{Effect, Meaning, WriteError, Writer},
+};
+use crate::{
+    ServiceKey, Subject,
+    decide::{About, Action, Next, Note},
+};
+
+/// Writes of one look: more would be a decision that goes round in circles.
+const MOST_WRITES: u32 = 64;
+/// After a DELETE, the watch says when the object is gone, and that ends this wait.
+const DELETED: Duration = Duration::from_secs(1);
+
+/// What a worker needs.
+#[derive(Clone)]
+pub(super) struct Worker {
+    pub(super) room: Arc<Room>,
+    pub(super) writer: Writer,
+    pub(super) events: Events,
+    pub(super) leadership: Leadership,
+    pub(super) fault: Arc<Fault>,
+    pub(super) death: tokio_util::sync::CancellationToken,
+}
+
+impl Worker {
+    /// Works until it is told to take nothing more.
+    pub(super) async fn run(self, enough: tokio_util::sync::CancellationToken) {
+        loop {
+            let subject = tokio::select! {
+                biased;
+                () = enough.cancelled() => return,
+                subject = self.room.queue.take() => subject,
+            };
+            let start = Instant::now();
+            let look = AssertUnwindSafe(self.look(&subject)).catch_unwind().await;
+            let (outcome, result) = look.unwrap_or_else(|_| {
+                tracing::error!(?subject, "this look panicked: a bug of Vipline; tried again later");
+                (Outcome::Failed, "panic")
+            });
+            self.room.metrics.reconciled(&subject, result, start.elapsed());
+            self.room.queue.done(subject, outcome);
+        }
+    }
+
+    /// One look at a subject, with all its writes; how it ended, for the queue and for the metrics.
+    async fn look(&self, subject: &Subject) -> (Outcome, &'static str) {
+        for _ in 0..MOST_WRITES {
+            let (action, notes) = match self.room.decide(subject, Timestamp::now()) {
+                Next::Do(action, notes) => (action, notes),
+                Next::Done => {
+                    self.followed(subject);
+                    return (Outcome::Done, "done");
+                }
+                Next::Wait(seconds) => {
+                    self.followed(subject);
+                    return (Outcome::Wait(Duration::from_secs(seconds.into())), "wait");
+                }
+                Next::Retry => return (Outcome::Failed, "unavailable"),
+            };
+            if !self.leadership.holds() {
+                return (Outcome::Wait(Duration::from_secs(1)), "not_leader");
+            }
+            match self.act(&action).await {
+                Ok(effect) => {
+                    let deleted = matches!(effect, Effect::Deleted);
+                    self.room.written(effect);
+                    if let (Action::ApplyTable(_), Subject::Service(service)) = (&*action, subject)
+                        && let Some(delay) = self.room.endpoints_followed(service)
+                    {
+                        self.room.metrics.endpoints_followed(delay);
+                    }
+                    for note in notes {
+                        self.events.send(note, &self.room.metrics);
+                    }
+                    if deleted {
+                        return (Outcome::Wait(DELETED), "deleted");
+                    }
+                }
+                Err(error) => return self.failed(subject, &action, &notes, &error),
+            }
+        }
+        tracing::error!(
+            ?subject,
+            "{MOST_WRITES} writes and no end: a bug of Vipline; tried again later"
+        );
+        (Outcome::Failed, "endless")
+    }
+
+    /// Does a write, or dies before or after it.
+    async fn act(&self, action: &Action) -> Result<Effect, WriteError> {
+        let side = self.fault.next_write();
+        if side == Some(Side::Before) {
+            self.die().await;
+        }
+        let target = Target::of_action(action);
+        let answer = self.writer.write(action).await;
+        if side == Some(Side::After) {
+            self.die().await;
+        }
+        let code = match &answer {
+            Ok(_) => 200,
+            Err(WriteError::Api(kube::Error::Api(status))) => status.code,
+            Err(WriteError::Api(_) | WriteError::Timeout | WriteError::Random(_)) => 0,
+        };
+        self.room.metrics.written(&target, code);
+        answer
+    }
+
+    /// Stops the operator, and this worker here and now.
+    async fn die(&self) {
+        self.death.cancel();
+        std::future::pending().await
+    }
+
+    fn failed(
+        &self,
+        subject: &Subject,
+        action: &Action,
+        notes: &[Note],
+        error: &WriteError,
+    ) -> (Outcome, &'static str) {
+        let target = Target::of_action(action);
+        let resource = target.resource;
+        match error.meaning(&target) {
+            Meaning::Conflict => {
+                tracing::debug!(?subject, resource, %error, "somebody was faster");
+                (Outcome::Conflict, "conflict")
+            }
+            Meaning::Away => {
+                tracing::warn!(?subject, resource, %error, "not written; tried again");
+                (Outcome::Away, "away")
+            }
+            Meaning::Refused => {
+                let remedy = match error {
+                    WriteError::Api(error) => target.remedy(error),
+                    WriteError::Random(_) | WriteError::Timeout => None,
+                };
+                match remedy {
+                    Some(remedy) => tracing::error!(?subject, resource, %error, "{remedy}; tried again later"),
+                    None => tracing::error!(?subject, resource, %error, "refused; tried again later"),
+                }
+                if let Some(about) = about(action, notes) {
+                    self.events.send(refusal(&about, &target, error), &self.room.metrics);
+                }
+                (Outcome::Failed, "refused")
+            }
+        }
+    }
+
+    /// Nothing is left to write for what has changed.
+    fn followed(&self, subject: &Subject) {
+        if let Subject::Service(service) = subject {
+            self.room.endpoints_followed(service);
+        }
+    }
+}
+
+/// What an Event about a refused write is about: what its own Events are about, or the Service that it names.
+fn about(action: &Action, notes: &[Note]) -> Option<About> {
+    if let Some(note) = notes.first() {
+        return Some(note.about.clone());
+    }
+    match action {
+        Action::ApplyServiceMeta { service, uid, .. } | Action::ApplyServiceStatus { service, uid, .. } => {
+            Some(About::Service {
+                service: service.clone(),
+                uid: uid.clone(),
+            })
+        }
+        Action::ApplyTable(table) => Some(of_service(&table.spec.service)),
+        Action::CreateClaim(claim) | Action::ReplaceClaim(claim) => {
+            claim.spec.holders.first().map(|holder| of_service(&holder.service))
+        }
+        Action::ReplaceFinalizers { .. }
+        | Action::ClearServiceStatus { .. }
+        | Action::DeleteClaim { .. }
+        | Action::DeleteTable { .. }
+        | Action::ApplyNodeSet(_)
+        | Action::DeleteNodeSet { .. }
+        | Action::ApplyTunnel(_)
+        | Action::CreateSeed
+        | Action::ApplyPoolStatus { .. } => None,
+    }
+}
+
+fn of_service(service: &operator_api::ServiceRef) -> About {
+    About::Service {
+        service: ServiceKey {
+            namespace: service.namespace.clone(),
+            name: service.name.clone(),
+        },
+        uid: service.uid.clone(),
+    }
+}
