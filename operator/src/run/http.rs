@@ -14,6 +14,7 @@ use axum::{
 use tokio::net::TcpListener;
 
 use super::{explain::Target, room::Room};
+use crate::index::Kind;
 
 /// OpenMetrics 1.0 (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -37,6 +38,12 @@ pub(super) async fn serve(listener: TcpListener, room: Arc<Room>) {
 
 async fn metrics(State(room): State<Arc<Room>>) -> impl IntoResponse {
     room.metrics.queue(room.queue.depth());
+    let (services, tables) = room.read(|index| (index.services().count(), index.tables().count()));
+    room.metrics.objects(Kind::Service, services);
+    room.metrics.objects(Kind::Table, tables);
+    for (state, count) in room.count_services() {
+        room.metrics.services(state, count);
+    }
     ([(header::CONTENT_TYPE, OPEN_METRICS)], room.metrics.text())
 }
 

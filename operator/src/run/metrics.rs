@@ -15,7 +15,12 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::explain::{Target, Verb};
+use operator_api::AddressPoolStatus;
+
+use super::{
+    explain::{Target, Verb},
+    state::State,
+};
 use crate::{Subject, index::Kind};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,6 +51,17 @@ struct InQueue {
     state: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPool {
+    pool: String,
+    family: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InState {
+    state: &'static str,
+}
+
 /// All metrics.
 pub(super) struct Metrics {
     registry: Registry,
@@ -60,6 +76,11 @@ pub(super) struct Metrics {
     events_dropped: Counter,
     leader: Gauge,
     queue: Family<InQueue, Gauge>,
+    pool_total: Family<OfPool, Gauge>,
+    pool_used: Family<OfPool, Gauge>,
+    services: Family<InState, Gauge>,
+    seed_lost: Gauge,
+    objects: Family<Watch, Gauge>,
 }
 
 impl Metrics {
@@ -79,6 +100,11 @@ impl Metrics {
             events_dropped: Counter::default(),
             leader: Gauge::default(),
             queue: Family::default(),
+            pool_total: Family::default(),
+            pool_used: Family::default(),
+            services: Family::default(),
+            seed_lost: Gauge::default(),
+            objects: Family::default(),
         };
         registry.register(
             "reconciles",
@@ -120,6 +146,19 @@ impl Metrics {
             it.events_dropped.clone(),
         );
         registry.register("leader", "1 while this operator holds the Lease", it.leader.clone());
+        registry.register("pool_addresses", "Addresses of a pool", it.pool_total.clone());
+        registry.register(
+            "pool_addresses_used",
+            "Addresses of a pool in use",
+            it.pool_used.clone(),
+        );
+        registry.register("services", "Services of ours, by how they stand", it.services.clone());
+        registry.register(
+            "seed_lost",
+            "1: the flow-hash seed that LB nodes have is not in its Secret; restore it",
+            it.seed_lost.clone(),
+        );
+        registry.register("objects", "Objects in the index", it.objects.clone());
         registry.register("queue", "Subjects in the work queue", it.queue.clone());
         Self { registry, ..it }
     }
@@ -185,6 +224,46 @@ impl Metrics {
             let gauge = self.queue.get_or_create_owned(&InQueue { state });
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+    }
+
+    /// A pool's status, as it was written last; `None`: the pool is gone.
+    pub(super) fn pool(&self, name: &str, status: Option<&AddressPoolStatus>) {
+        for family in ["ipv4", "ipv6"] {
+            let label = OfPool {
+                pool: name.to_owned(),
+                family,
+            };
+            match status.map(|status| if family == "ipv4" { status.ipv4 } else { status.ipv6 }) {
+                Some(usage) => {
+                    self.pool_total.get_or_create_owned(&label).set(usage.total);
+                    self.pool_used.get_or_create_owned(&label).set(usage.used);
+                }
+                None => {
+                    self.pool_total.remove(&label);
+                    self.pool_used.remove(&label);
+                }
+            }
+        }
+    }
+
+    /// All pools are about to be named.
+    pub(super) fn no_pools(&self) {
+        self.pool_total.clear();
+        self.pool_used.clear();
+    }
+
+    pub(super) fn services(&self, state: State, count: usize) {
+        let gauge = self.services.get_or_create_owned(&InState { state: state.word() });
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn seed_lost(&self, lost: bool) {
+        self.seed_lost.set(i64::from(lost));
+    }
+
+    pub(super) fn objects(&self, kind: Kind, count: usize) {
+        let gauge = self.objects.get_or_create_owned(&watched(kind));
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// All of them, in the text format of OpenMetrics.

@@ -19,6 +19,7 @@ mod metrics;
 mod queue;
 mod refresh;
 mod room;
+mod state;
 mod thread;
 mod watch;
 mod work;

@@ -12,7 +12,12 @@ use jiff::Timestamp;
 use kube::core::ObjectMeta;
 use tokio::{sync::watch, time::Instant};
 
-use super::{metrics::Metrics, queue::Queue, write::Effect};
+use super::{
+    metrics::Metrics,
+    queue::Queue,
+    state::{self, State},
+    write::Effect,
+};
 use crate::{
     ServiceKey, Subject,
     decide::{self, Next},
@@ -34,6 +39,9 @@ pub(super) const KINDS: [Kind; 12] = [
     Kind::Lease,
     Kind::Seed,
 ];
+
+/// Services that are counted while the index is locked once.
+const BITE: usize = 250;
 
 /// Namespace (empty where there is none) and name.
 pub(super) type Name = (String, String);
@@ -80,12 +88,20 @@ impl Room {
 
     /// The watch says that an object is there or has changed.
     pub(super) fn apply(&self, object: Object) {
+        if let Object::Pool(pool) = &object {
+            self.metrics
+                .pool(pool.metadata.name.as_deref().unwrap_or_default(), pool.status.as_ref());
+        }
         let dirty = self.lock().index.apply(object);
         self.queue.add(dirty);
     }
 
     /// The watch says that an object is gone.
     pub(super) fn delete(&self, object: Object) {
+        if let Object::Pool(pool) = &object {
+            self.metrics
+                .pool(pool.metadata.name.as_deref().unwrap_or_default(), None);
+        }
         let dirty = self.lock().index.delete(object);
         self.queue.add(dirty);
     }
@@ -134,6 +150,15 @@ impl Room {
     /// The whole list of a kind. `checked` are names whose absence or presence in it is certain, although they were written
     /// meanwhile.
     pub(super) fn reset(&self, kind: Kind, objects: Vec<Object>, checked: &[Name]) {
+        if kind == Kind::Pool {
+            self.metrics.no_pools();
+        }
+        for object in &objects {
+            if let Object::Pool(pool) = object {
+                self.metrics
+                    .pool(pool.metadata.name.as_deref().unwrap_or_default(), pool.status.as_ref());
+            }
+        }
         let dirty = {
             let mut inner = self.lock();
             let mut dirty = inner.index.reset(kind, objects);
@@ -164,6 +189,20 @@ impl Room {
     pub(super) fn unlisted(&self) -> Vec<Kind> {
         let listed = self.listed.borrow();
         KINDS.into_iter().filter(|kind| !listed.contains(kind)).collect()
+    }
+
+    /// How many Services stand how. The index is let go between bites: a scrape holds nobody up.
+    pub(super) fn count_services(&self) -> BTreeMap<State, usize> {
+        let mut counts: BTreeMap<_, _> = State::ALL.into_iter().map(|state| (state, 0)).collect();
+        let keys: Vec<ServiceKey> = self.read(|index| index.services().cloned().collect());
+        for bite in keys.chunks(BITE) {
+            self.read(|index| {
+                for (state, _) in bite.iter().filter_map(|key| state::of(index, key)) {
+                    *counts.entry(state).or_default() += 1;
+                }
+            });
+        }
+        counts
     }
 
     /// EndpointSlices of a Service changed.

@@ -7,9 +7,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::Api;
-use operator_api::{
-    AddressPool, CONDITION_ACCEPTED, CONDITION_ALLOCATED, CONDITION_CONFLICT, CONDITION_PROGRAMMED, Usage,
-};
+use operator_api::{AddressPool, CONDITION_CONFLICT, Usage};
 use serde::Serialize;
 
 use super::{
@@ -18,7 +16,8 @@ use super::{
 };
 use crate::{
     ServiceKey,
-    index::{Index, Kind, Wanted},
+    index::{Index, Kind},
+    run::state,
 };
 
 /// What is known of a Service.
@@ -64,14 +63,7 @@ fn service_views(index: &Index, now: Timestamp) -> Vec<ServiceView> {
 fn service_view(index: &Index, key: &ServiceKey, now: Timestamp) -> Option<ServiceView> {
     let service = index.service(key)?;
     let table = index.table(key);
-    let why = match index.wanted(key) {
-        Wanted::Foreign => {
-            table?;
-            "not ours any more".to_owned()
-        }
-        Wanted::Nothing(why) => why.word().to_owned(),
-        Wanted::Serve(_) => fault(service).unwrap_or_default(),
-    };
+    let (_, why) = state::of(index, key)?;
     let coverage = table.map(|table| index.programmed(table, now)).unwrap_or_default();
     let addresses = table.map(|table| table.spec.addresses.clone()).unwrap_or_default();
     let mut pools: Vec<_> = addresses.iter().map(|address| address.pool.clone()).collect();
@@ -96,17 +88,6 @@ fn service_view(index: &Index, key: &ServiceKey, now: Timestamp) -> Option<Servi
         lb_nodes: coverage.of,
         why,
     })
-}
-
-/// The first thing that its conditions say is wrong.
-fn fault(service: &Service) -> Option<String> {
-    let conditions = service.status.as_ref()?.conditions.as_ref()?;
-    let find = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind);
-    let mut order = [CONDITION_ACCEPTED, CONDITION_ALLOCATED, CONDITION_PROGRAMMED].into_iter();
-    order
-        .find_map(|kind| find(kind).filter(|condition| condition.status == "False"))
-        .or_else(|| find("LoadBalancerPortsError").filter(|condition| condition.status == "True"))
-        .map(|condition| format!("{}: {}", condition.reason, condition.message))
 }
 
 fn ingress(service: &Service) -> Vec<String> {
