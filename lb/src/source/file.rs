@@ -84,17 +84,47 @@ pub fn read_lb(path: &Path) -> Result<LbFile, FileError> {
     let config = config::text(&bytes)
         .and_then(LbConfig::parse)
         .map_err(FileError::Config)?;
-    let seed = match &config.seed {
-        Seed::Inline(seed) => *seed,
-        Seed::File(path) => {
-            let bytes = read(path, MAX_SEED_BYTES)?;
-            parse_seed(&String::from_utf8_lossy(&bytes)).map_err(|source| FileError::Seed {
-                path: path.clone(),
-                source,
-            })?
-        }
+    let (path, text) = match &config.seed {
+        Seed::Inline(seed) => return Ok(LbFile { seed: *seed, config }),
+        Seed::File(path) => (path.as_path(), read(path, MAX_SEED_BYTES)?),
+        // A file that is read by itself has none of these: what follows refuses an empty seed.
+        Seed::Cluster => (path, Vec::new()),
     };
+    let seed = parse_seed(&String::from_utf8_lossy(&text)).map_err(|source| FileError::Seed {
+        path: path.to_owned(),
+        source,
+    })?;
     Ok(LbFile { config, seed })
+}
+
+/// Reads an LB node's own settings, for `--kube`; without a file, what one says that says nothing.
+///
+/// # Errors
+///
+/// As [`read_lb`].
+pub fn read_lb_kube(path: Option<&Path>) -> Result<LbConfig, FileError> {
+    let Some(path) = path else {
+        return Ok(LbConfig::kube());
+    };
+    let bytes = read(path, MAX_CONFIG_BYTES as u64)?;
+    config::text(&bytes)
+        .and_then(LbConfig::parse_kube)
+        .map_err(FileError::Config)
+}
+
+/// Reads a worker node's own settings, for `--kube`; without a file, what one says that says nothing.
+///
+/// # Errors
+///
+/// As [`read_lb`].
+pub fn read_node_kube(path: Option<&Path>) -> Result<NodeConfig, FileError> {
+    let Some(path) = path else {
+        return Ok(NodeConfig::kube());
+    };
+    let bytes = read(path, MAX_CONFIG_BYTES as u64)?;
+    config::text(&bytes)
+        .and_then(NodeConfig::parse_kube)
+        .map_err(FileError::Config)
 }
 
 /// Reads a worker node's file.

@@ -59,8 +59,8 @@ pub(super) fn unicast_v6(at: &At<'_>) -> Option<Ipv6Addr> {
     }
 }
 
-/// Why an address is not an ordinary unicast one.
-pub(super) fn not_unicast(address: IpAddr) -> Option<NotUnicast> {
+/// Why an address is not an ordinary unicast one; `None` if it is.
+pub fn not_unicast(address: IpAddr) -> Option<NotUnicast> {
     let mapped = match address {
         IpAddr::V4(_) => false,
         IpAddr::V6(v6) => v6.to_ipv4_mapped().is_some(),

@@ -46,6 +46,15 @@ impl Default for Capacity {
 }
 
 impl Capacity {
+    /// The default in a cluster, 10,000 Services with three VIPs each and 5,000 dual-stack nodes: 32,768 VIPs, 16,384 backends,
+    /// 64 MiB of slot memory, 16,384 ranges: on 64 possible CPUs about 60 MiB, and the slot memory in use.
+    pub const KUBE: Self = Self {
+        vips: 32_768,
+        backends: 16_384,
+        table_segments: 64,
+        ranges: 16_384,
+    };
+
     /// Entries of the backend maps: line 0 is *no backend*.
     pub const fn backend_lines(&self) -> u32 {
         self.backends + 1
@@ -53,8 +62,7 @@ impl Capacity {
 }
 
 /// `capacity`.
-pub(super) fn capacity(at: &At<'_>) -> Option<Capacity> {
-    let default = Capacity::default();
+pub(super) fn capacity(at: &At<'_>, default: Capacity) -> Option<Capacity> {
     at.fields(|fields| {
         let mut room = |key, default, most| fields.or(key, default, |at| at.within(1, most));
         let vips = room("vips", default.vips, MAX_CAPACITY_VIPS);

@@ -70,7 +70,7 @@ impl Encap {
     }
 
     /// The prefixes, if any.
-    pub(super) fn prefixes(&self) -> impl Iterator<Item = IpNet> {
+    pub fn prefixes(&self) -> impl Iterator<Item = IpNet> {
         let (v4, v6) = match self {
             Self::Node { .. } => (None, None),
             Self::Prefix { v4, v6 } => (*v4, *v6),

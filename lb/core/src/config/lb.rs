@@ -1,4 +1,4 @@
-//! The LB node's file: `vipline run --config FILE`.
+//! The LB node's file: `vipline run --config FILE`; with `--kube`, what of it is this node's own.
 //!
 //! Never lists the node's own addresses and never reads the seed's file: the daemon does.
 
@@ -46,6 +46,9 @@ pub struct LbConfig {
     pub desired: Desired,
     /// Named backend sets that no VIP uses.
     pub unused_sets: Vec<String>,
+    /// [`feature`] bits that stay on although nothing asks for them at the moment: in a cluster, a Service with source ranges that
+    /// comes and goes must not swap the program each time. A file has none.
+    pub kept_features: u64,
 }
 
 /// Drops that do not depend on the VIP. The deny-list is [`Desired::denied_sources`].
@@ -74,7 +77,34 @@ impl LbConfig {
     ///
     /// Everything that is wrong with it, in the order of the file.
     pub fn parse(yaml: &str) -> Result<Self, ConfigErrors> {
-        read_file(yaml, |at| at.fields(|fields| lb(fields)))
+        read_file(yaml, |at| at.fields(|fields| lb(fields, Says::Everything)))
+    }
+
+    /// Reads the text of a file for `--kube`: this node's own settings. VIPs, backends and the seed come from the cluster, and a file
+    /// that has them is refused. Without `interfaces`, [`Self::interfaces`] is empty: the daemon takes that of the default route.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::parse`].
+    pub fn parse_kube(yaml: &str) -> Result<Self, ConfigErrors> {
+        read_file(yaml, |at| at.fields(|fields| lb(fields, Says::OwnSettings)))
+    }
+
+    /// What [`Self::parse_kube`] makes of a file that says nothing.
+    pub fn kube() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            seed: Seed::Cluster,
+            encap: Encap::default(),
+            protection: Protection::default(),
+            capacity: Capacity::KUBE,
+            slow_path: SlowPathConfig::default(),
+            l2: L2Config::default(),
+            control_socket: DEFAULT_LB_SOCKET.into(),
+            desired: Desired::default(),
+            unused_sets: Vec::new(),
+            kept_features: 0,
+        }
     }
 
     /// The [`feature`] bits that this configuration uses: what is not used is dead code in the program.
@@ -93,7 +123,7 @@ impl LbConfig {
             (self.slow_path.enabled, feature::SLOW_PATH),
         ]
         .into_iter()
-        .fold(plan::features(&self.desired), |features, (on, bit)| {
+        .fold(plan::features(&self.desired) | self.kept_features, |features, (on, bit)| {
             if on { features | bit } else { features }
         })
     }
@@ -145,9 +175,29 @@ impl LbConfig {
     }
 }
 
-fn lb(fields: &mut Fields<'_>) -> Option<LbConfig> {
-    let interfaces = fields.required("interfaces").and_then(|at| interface::interfaces(&at));
-    let seed = seed::seed(fields);
+/// How much a file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Says {
+    Everything,
+    /// VIPs, backends and the seed come from the cluster.
+    OwnSettings,
+}
+
+fn lb(fields: &mut Fields<'_>, says: Says) -> Option<LbConfig> {
+    let (interfaces, seed, default_capacity) = match says {
+        Says::Everything => {
+            let interfaces = fields.required("interfaces").and_then(|at| interface::interfaces(&at));
+            (interfaces, seed::seed(fields), Capacity::default())
+        }
+        Says::OwnSettings => {
+            fields.refuse(&[
+                ("seed", "the Secret vipline-flow-seed"),
+                ("seed_file", "the Secret vipline-flow-seed"),
+            ]);
+            let interfaces = fields.or("interfaces", Vec::new(), |at| interface::interfaces(&at));
+            (interfaces, Some(Seed::Cluster), Capacity::KUBE)
+        }
+    };
     let mut encap_spot = fields.spot().absent("encap");
     let encap = fields.or("encap", Encap::default(), |at| {
         encap_spot = at.spot().clone();
@@ -168,24 +218,32 @@ fn lb(fields: &mut Fields<'_>) -> Option<LbConfig> {
             ))
         })
     });
-    let capacity = fields.or("capacity", Capacity::default(), |at| capacity::capacity(&at));
+    let capacity = fields.or("capacity", default_capacity, |at| capacity::capacity(&at, default_capacity));
     let control_socket = fields.or("control_socket", DEFAULT_LB_SOCKET.into(), |at| socket_path(&at));
     let slow_path = fields.or("slow_path", SlowPathConfig::default(), |at| slow_path::slow_path(&at));
     let l2 = fields.or("l2", L2Config::default(), |at| l2::l2(&at));
-    let tunnel = fields.or("tunnel", None, |at| tunnel::tunnel(&at).map(Some));
-
     let mut sets = Sets::default();
-    if let Some(at) = fields.optional("backend_sets") {
-        sets.read_named(&at);
-    }
     let mut vips = Vips::default();
-    if let Some(at) = fields.required("vips") {
-        vips.read(&at, &mut sets);
-        // Counted where they are, errors and all: too many is too many.
-        if let Some(capacity) = &capacity {
-            over_capacity(fields, at.spot(), capacity, &vips, &sets);
+    let tunnel = match says {
+        Says::Everything => {
+            let tunnel = fields.or("tunnel", None, |at| tunnel::tunnel(&at).map(Some));
+            if let Some(at) = fields.optional("backend_sets") {
+                sets.read_named(&at);
+            }
+            if let Some(at) = fields.required("vips") {
+                vips.read(&at, &mut sets);
+                // Counted where they are, errors and all: too many is too many.
+                if let Some(capacity) = &capacity {
+                    over_capacity(fields, at.spot(), capacity, &vips, &sets);
+                }
+            }
+            tunnel
         }
-    }
+        Says::OwnSettings => {
+            fields.refuse(&[("backend_sets", "VipTables and NodeSets"), ("vips", "VipTables")]);
+            fields.or("tunnel", None, |at| tunnel::own_tunnel(&at).map(Some))
+        }
+    };
     no_address_twice(fields, &encap_spot, encap.as_ref(), &vips, &sets);
 
     let (protection, denied_sources) = protection?;
@@ -218,6 +276,7 @@ fn lb(fields: &mut Fields<'_>) -> Option<LbConfig> {
         control_socket: control_socket?,
         desired,
         unused_sets: sets.unused(),
+        kept_features: 0,
     })
 }
 

@@ -1,4 +1,4 @@
-//! The worker agent's file: `vipline node --config FILE`.
+//! The worker agent's file: `vipline node --config FILE`; with `--kube`, what of it is this node's own.
 //!
 //! Never lists the node's own addresses: the daemon finds them.
 
@@ -45,6 +45,30 @@ impl NodeConfig {
     /// Everything that is wrong with it, in the order of the file.
     pub fn parse(yaml: &str) -> Result<Self, ConfigErrors> {
         read_file(yaml, |at| at.fields(|fields| node(fields)))
+    }
+
+    /// Reads the text of a file for `--kube`: this node's own settings. [`Self::lb_sources`] and [`Self::vip_prefixes`] come from the
+    /// cluster and are empty. Without `interfaces`, [`Self::interfaces`] is empty: the daemon takes that of the default route.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::parse`].
+    pub fn parse_kube(yaml: &str) -> Result<Self, ConfigErrors> {
+        read_file(yaml, |at| at.fields(|fields| own_settings(fields)))
+    }
+
+    /// What [`Self::parse_kube`] makes of a file that says nothing.
+    pub fn kube() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            lb_sources: Vec::new(),
+            vip_prefixes: Vec::new(),
+            denied_inner_sources: Vec::new(),
+            check_source: true,
+            check_destination: true,
+            blackhole_unclaimed: true,
+            control_socket: DEFAULT_NODE_SOCKET.into(),
+        }
     }
 
     /// What the maps should say. A check that is off takes every network, so the program has no switches. `locals` is empty:
@@ -109,6 +133,26 @@ fn node(fields: &mut Fields<'_>) -> Option<NodeConfig> {
         check_source: check_source?,
         check_destination: check_destination?,
         blackhole_unclaimed,
+        control_socket: control_socket?,
+    })
+}
+
+fn own_settings(fields: &mut Fields<'_>) -> Option<NodeConfig> {
+    fields.refuse(&[("lb_sources", "TunnelConfig"), ("vip_prefixes", "TunnelConfig")]);
+    let interfaces = fields.or("interfaces", Vec::new(), |at| interface::interfaces(&at));
+    let check_source = fields.or("check_source", true, |at| at.bool());
+    let check_destination = fields.or("check_destination", true, |at| at.bool());
+    let blackhole_unclaimed = fields.or("blackhole_unclaimed", true, |at| at.bool());
+    let denied_inner_sources = fields.or("denied_inner_sources", Vec::new(), |at| address::networks(&at));
+    let control_socket = fields.or("control_socket", DEFAULT_NODE_SOCKET.into(), |at| socket_path(&at));
+    Some(NodeConfig {
+        interfaces: interfaces?,
+        lb_sources: Vec::new(),
+        vip_prefixes: Vec::new(),
+        denied_inner_sources: denied_inner_sources?,
+        check_source: check_source?,
+        check_destination: check_destination?,
+        blackhole_unclaimed: blackhole_unclaimed?,
         control_socket: control_socket?,
     })
 }

@@ -119,6 +119,13 @@ pub enum Problem {
         hint: &'static str,
     },
 
+    /// A key whose word comes from the cluster.
+    #[error("has no place here with --kube: it comes from {from}; remove it")]
+    FromCluster {
+        /// From which objects.
+        from: &'static str,
+    },
+
     // Addresses and networks.
     /// Not an address.
     #[error("{value} is not an IP address{}", .hint.map_or("", |hint| hint))]

@@ -292,6 +292,15 @@ impl<'a> Fields<'a> {
         self.optional(key).map_or(Some(default), read)
     }
 
+    /// Notes fields that have no place here, because their word comes from the cluster.
+    pub(super) fn refuse(&mut self, keys: &[(&'static str, &'static str)]) {
+        for (key, from) in keys {
+            if let Some((_, at)) = self.entries.remove(key) {
+                at.note(Problem::FromCluster { from });
+            }
+        }
+    }
+
     /// Notes a problem of a field that is not there.
     pub(super) fn fail_at<T>(&self, key: &str, problem: Problem) -> Option<T> {
         self.map.report.note(&self.map.spot.absent(key), problem);

@@ -35,6 +35,8 @@ pub enum Seed {
     Inline(SeedKey),
     /// From a file of its own, whose content goes through [`parse_seed`]. An absolute path.
     File(PathBuf),
+    /// From the cluster's Secret, with `--kube` only.
+    Cluster,
 }
 
 /// Why a text is not a seed.

@@ -31,6 +31,18 @@ pub(super) fn tunnel(at: &At<'_>) -> Option<Tunnel> {
     })
 }
 
+/// `tunnel` of an LB node's file for `--kube`: nothing is decapsulated until the cluster says what.
+pub(super) fn own_tunnel(at: &At<'_>) -> Option<Tunnel> {
+    at.fields(|fields| {
+        fields.refuse(&[("sources", "TunnelConfig"), ("vip_prefixes", "TunnelConfig")]);
+        let denied_inner_sources = fields.or("denied_inner_sources", Vec::new(), |at| address::networks(&at));
+        Some(Tunnel {
+            denied_inner_sources: denied_inner_sources?,
+            ..Tunnel::default()
+        })
+    })
+}
+
 /// At least one network, none of which is a whole family.
 fn some_networks(at: &At<'_>, hint: &'static str) -> Option<Vec<IpNet>> {
     let networks = address::networks_but_not_all(at, "")?;
