@@ -215,7 +215,8 @@ fn the_balancer_with_the_slow_path_agrees_with_its_host_build() -> Result<()> {
         | feature::DROP_MARTIANS
         | feature::SOURCE_PREFIX
         | feature::CLAMP_MSS
-        | feature::CAPTURE;
+        | feature::CAPTURE
+        | feature::AFFINITY;
     let seen = compare("slow path", 0x5eed_0003, features, false)?;
     reaches(
         &seen,

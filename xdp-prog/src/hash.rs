@@ -42,6 +42,20 @@ pub const fn flow_v6(seed: &[u64; 4], source: [u64; 2], destination: [u64; 2], p
     finish(hash)
 }
 
+/// Hash of all flows of an IPv4 client, with the same seed: of its address as it stands in the header, and of nothing else. Without
+/// VIP address, protocol and ports, so that two VIPs with one table send a client to one backend: HTTP and HTTPS of a Service.
+#[inline(always)]
+pub const fn client_v4(seed: &[u64; 4], source: u32) -> u64 {
+    flow_v4(seed, source as u64, 0, 0)
+}
+
+/// Hash of all flows of an IPv6 client; see [`client_v4`]. All 128 bits count: a host that changes its address within its network
+/// (RFC 8981) is another client.
+#[inline(always)]
+pub const fn client_v6(seed: &[u64; 4], source: [u64; 2]) -> u64 {
+    flow_v6(seed, source, [0; 2], 0, 0)
+}
+
 #[inline(always)]
 const fn transport(ports: u32, protocol: u8) -> u64 {
     ports as u64 | (protocol as u64) << 32

@@ -175,6 +175,7 @@ fn rendered() -> String {
         feature::SOURCE_PREFIX,
         feature::CLAMP_MSS,
         feature::CAPTURE,
+        feature::AFFINITY,
         feature::ALL,
         setting::DENIED_SOURCES,
         setting::TUNNEL_SOURCES,
@@ -250,6 +251,7 @@ fn words(text: &mut String) {
     writeln!(text, "VipMeta OWN_ADDRESS = {:#018x}", VipMeta::OWN_ADDRESS).unwrap();
     writeln!(text, "VipMeta OVERFLOW = {:#018x}", VipMeta::OVERFLOW).unwrap();
     writeln!(text, "VipMeta CLAMP_MSS = {:#018x}", VipMeta::CLAMP_MSS).unwrap();
+    writeln!(text, "VipMeta CLIENT_AFFINITY = {:#018x}", VipMeta::CLIENT_AFFINITY).unwrap();
     writeln!(text, "socket_key 9 5 = {:#018x}", socket_key(9, 5)).unwrap();
     for (name, flag) in [
         ("RESOLVED", LineMeta::RESOLVED),

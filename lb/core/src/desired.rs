@@ -143,6 +143,9 @@ pub struct Vip {
     pub too_big: TooBig,
     /// Lower the MSS of SYNs to what fits the way to the backend. Only of TCP VIPs.
     pub clamp_mss: bool,
+    /// All flows of a client's address go to one backend, whatever their ports; VIPs with equal sets agree. Stateless: a client moves
+    /// with its slot when the set changes, and there is no timeout.
+    pub client_affinity: bool,
 }
 
 impl Vip {
@@ -154,6 +157,7 @@ impl Vip {
             allowed_sources: None,
             too_big: TooBig::default(),
             clamp_mss: false,
+            client_affinity: false,
         }
     }
 }

@@ -119,6 +119,8 @@ vips:
     limits: {packets_per_second_per_cpu: 1000, syns_per_second_per_cpu: 50, syns_burst: 200}
     too_big: answer
     clamp_mss: true
+    affinity: client_ip
+  - {address: 2001:db8::1, protocol: tcp, port: 80, affinity: none, backends: []}
 ");
     let vip = &config.desired.vips[&vip("2001:db8::1", Protocol::Tcp, 443)];
     assert_eq!(vip.set.table_slots, Some(512));
@@ -143,9 +145,13 @@ vips:
         .map(ToString::to_string)
         .collect();
     assert_eq!(allowed, ["192.0.2.1/32", "198.51.100.0/24", "2001:db8:5::/48"]);
-    assert_eq!((vip.too_big, vip.clamp_mss), (TooBig::Answer, true));
-    let used = feature::LIMITS | feature::SOURCE_RANGES | feature::CLAMP_MSS;
+    assert_eq!(
+        (vip.too_big, vip.clamp_mss, vip.client_affinity),
+        (TooBig::Answer, true, true)
+    );
+    let used = feature::LIMITS | feature::SOURCE_RANGES | feature::CLAMP_MSS | feature::AFFINITY;
     assert_eq!(config.features(), used | DEFAULT_FEATURES);
+    assert!(!config.desired.vips[&self::vip("2001:db8::1", Protocol::Tcp, 80)].client_affinity);
 }
 
 #[test]

@@ -97,6 +97,8 @@ const WORDS: &[&str] = &[
     "owned",
     "too_big",
     "clamp_mss",
+    "affinity",
+    "client_ip",
     "tcp",
     "udp",
     "DsrIpip",

@@ -160,10 +160,12 @@ fn what_a_socket_is_made_with_starts_the_workers_anew() {
 #[test]
 fn the_first_and_the_last_use_replace_the_program() {
     let (plain, clamped) = (lb("", ""), lb("", ", clamp_mss: true"));
+    let sticky = lb("", ", affinity: client_ip");
     let off = lb("slow_path: {enabled: false}", "");
     for (with, without, bit, name) in [
         (&plain, &off, feature::SLOW_PATH, "slow path"),
         (&clamped, &plain, feature::CLAMP_MSS, "MSS clamping"),
+        (&sticky, &plain, feature::AFFINITY, "client affinity"),
     ] {
         let (comes, goes) = (
             ProgramChange::Features { on: bit, off: 0 },

@@ -25,7 +25,7 @@ impl Proto {
 }
 
 /// A Service's `externalTrafficPolicy`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Policy {
     /// To a server on this node; the server sees the client's address.
     Local,
@@ -42,6 +42,23 @@ pub struct VipRule {
     pub proto: Proto,
     /// The server's address and port, of the same family.
     pub target: SocketAddr,
+}
+
+/// A VIP as kube-proxy on one node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServiceRule {
+    /// VIP address and port.
+    pub vip: SocketAddr,
+    /// The VIP's protocol.
+    pub proto: Proto,
+    /// Whether to masquerade.
+    pub policy: Policy,
+    /// `sessionAffinity: ClientIP`: a client stays with its endpoint. By hash; the real one remembers for the timeout.
+    pub affinity: bool,
+    /// Endpoints that this node may send to: with policy Local those on the node itself. Of the VIP's family.
+    pub endpoints: Vec<SocketAddr>,
+    /// Whether there are endpoints anywhere: a client of none is refused, one whose node has none (policy Local) hears nothing.
+    pub served: bool,
 }
 
 /// The rules on one node. They stay until [`KubeProxy::remove`], with or without this handle; installing again replaces them.
@@ -72,6 +89,21 @@ impl KubeProxy {
         for (family, v4) in [("ip", true), ("ip6", false)] {
             let rules: Vec<&VipRule> = rules.iter().filter(|rule| rule.vip.is_ipv4() == v4).collect();
             ruleset += &table(family, &rules, policy);
+        }
+        node.ns().nft(&ruleset)?;
+        Ok(Self { ns: node.ns().clone() })
+    }
+
+    /// Installs the rules of whole Services, as [`Self::install`] does those of single targets.
+    ///
+    /// # Errors
+    ///
+    /// nft's.
+    pub fn program(node: &Node, rules: &[ServiceRule]) -> Result<Self> {
+        let mut ruleset = String::new();
+        for (family, v4) in [("ip", true), ("ip6", false)] {
+            let rules = rules.iter().filter(|rule| rule.vip.is_ipv4() == v4);
+            ruleset += &service_table(family, rules);
         }
         node.ns().nft(&ruleset)?;
         Ok(Self { ns: node.ns().clone() })
@@ -123,6 +155,64 @@ table {family} kube-proxy {{
   chain output {{
     type nat hook output priority -100; policy accept;
     jump services
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    meta mark & {MASQUERADE} == {MASQUERADE} masquerade
+  }}
+}}
+"
+    )
+}
+
+/// The table of one family with its Services.
+fn service_table<'a>(family: &str, rules: impl Iterator<Item = &'a ServiceRule>) -> String {
+    let (mut translate, mut refuse) = (String::new(), String::new());
+    for rule in rules {
+        let (address, port, proto) = (rule.vip.ip(), rule.vip.port(), rule.proto.word());
+        let vip = format!("{family} daddr {address} {proto} dport {port}");
+        match (rule.endpoints.len(), rule.served) {
+            (0, false) => refuse += &format!("    ct state new {vip} reject\n"),
+            (0, true) => refuse += &format!("    ct state new {vip} drop\n"),
+            (count, _) => {
+                if rule.policy == Policy::Cluster {
+                    translate += &format!("    {vip} meta mark set meta mark or {MASQUERADE}\n");
+                }
+                for (index, endpoint) in rule.endpoints.iter().enumerate() {
+                    let left = count - index;
+                    let chance = match (left, rule.affinity) {
+                        (1, _) => String::new(),
+                        (_, true) => format!("jhash {family} saddr mod {count} seed 0x1 {index}"),
+                        (_, false) => format!("numgen random mod {left} 0"),
+                    };
+                    translate += &format!("    {vip} {chance} dnat to {endpoint}\n");
+                }
+            }
+        }
+    }
+    format!(
+        "table {family} kube-proxy
+delete table {family} kube-proxy
+table {family} kube-proxy {{
+  chain services {{
+{translate}  }}
+  chain refused {{
+{refuse}  }}
+  chain prerouting {{
+    type nat hook prerouting priority dstnat; policy accept;
+    jump services
+  }}
+  chain output {{
+    type nat hook output priority -100; policy accept;
+    jump services
+  }}
+  chain forward {{
+    type filter hook forward priority -110; policy accept;
+    jump refused
+  }}
+  chain local-output {{
+    type filter hook output priority -110; policy accept;
+    jump refused
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;

@@ -67,7 +67,7 @@ pub use capture::{Capture, Captured};
 pub use client::{Client, Reply};
 pub use conn::Conn;
 pub use counters::{Count, Counters, LinkCount, Traffic};
-pub use kube_proxy::{KubeProxy, Policy, Proto, VipRule};
+pub use kube_proxy::{KubeProxy, Policy, Proto, ServiceRule, VipRule};
 pub use load::{Load, LoadKind, LoadReport};
 pub use netns::Netns;
 pub use node::{Iface, LinkKind, Node, Pod, Router};

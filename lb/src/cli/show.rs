@@ -7,7 +7,7 @@ use std::{
 
 use super::output::{bytes, number, table};
 use crate::control::{
-    BackendView, CountedBy, CounterView, ExplainView, NextHopKind, Role, SlowPathView, StatusView, VipView,
+    Affinity, BackendView, CountedBy, CounterView, ExplainView, NextHopKind, Role, SlowPathView, StatusView, VipView,
 };
 
 pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<()> {
@@ -160,6 +160,10 @@ fn options(view: &VipView) -> String {
     if let Some(ranges) = &view.allowed_sources {
         words.push(format!("{} source ranges", ranges.len()));
     }
+    match view.affinity {
+        Affinity::None => {}
+        Affinity::ClientIp => words.push("client affinity".to_owned()),
+    }
     if words.is_empty() {
         "-".to_owned()
     } else {
@@ -238,7 +242,11 @@ pub(super) fn explain(out: &mut dyn io::Write, view: &ExplainView) -> io::Result
         writeln!(out, "VIP       {vip}")?;
     }
     if let Some((slots, slot)) = view.slot {
-        writeln!(out, "slot      {slot} of {slots}")?;
+        let by = match view.affinity.unwrap_or_default() {
+            Affinity::None => "",
+            Affinity::ClientIp => ", by the client's address alone",
+        };
+        writeln!(out, "slot      {slot} of {slots}{by}")?;
     }
     if let (Some(backend), Some(address)) = (&view.backend, view.address) {
         writeln!(out, "backend   {backend} ({address})")?;

@@ -13,7 +13,7 @@ pub use capture::{
 pub use client::{ClientError, Stream, ask, follow};
 pub use server::{Answer, ListenError, Listener};
 pub use view::{
-    BackendView, CountedBy, CounterView, ExplainView, InterfaceView, NextHopKind, ReloadView, Role, SetView,
+    Affinity, BackendView, CountedBy, CounterView, ExplainView, InterfaceView, NextHopKind, ReloadView, Role, SetView,
     SlowKindView, SlowPathView, StatusView, VipView, WorkerView,
 };
 

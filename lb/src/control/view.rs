@@ -134,6 +134,24 @@ pub struct InterfaceView {
     pub native_refused: Option<String>,
 }
 
+/// What of a flow chooses its backend, in the words of the configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Affinity {
+    /// Addresses, ports and protocol.
+    #[default]
+    None,
+    /// The client's address alone.
+    ClientIp,
+}
+
+impl From<bool> for Affinity {
+    /// From [`lb_core::desired::Vip::client_affinity`].
+    fn from(client_affinity: bool) -> Self {
+        if client_affinity { Self::ClientIp } else { Self::None }
+    }
+}
+
 /// A VIP and its table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VipView {
@@ -155,6 +173,9 @@ pub struct VipView {
     pub limited: bool,
     /// Source ranges, where it has any.
     pub allowed_sources: Option<Vec<String>>,
+    /// What chooses a flow's backend.
+    #[serde(default)]
+    pub affinity: Affinity,
     /// Packets forwarded.
     pub packets: u64,
     /// Bytes forwarded, of IP packets as the client sent them.
@@ -255,6 +276,9 @@ pub struct ExplainView {
     pub meaning: String,
     /// The VIP, where one claims the flow.
     pub vip: Option<String>,
+    /// What chose the slot, where one was chosen.
+    #[serde(default)]
+    pub affinity: Option<Affinity>,
     /// Slots of its table, and the flow's slot.
     pub slot: Option<(usize, u32)>,
     /// The backend's name.

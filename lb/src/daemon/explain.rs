@@ -37,6 +37,7 @@ pub(super) fn explain(
         reason: outcome.verdict.reason().to_owned(),
         meaning: outcome.verdict.describe().to_owned(),
         vip: vip.map(|vip| vip.key.to_string()),
+        affinity: vip.map(|vip| vip.client_affinity.into()),
         slot: vip.zip(choice).map(|(vip, choice)| (vip.table.slots, choice.slot)),
         backend: backend.map(|backend| backend.id.to_string()),
         address: backend.map(|backend| backend.address),

@@ -219,6 +219,7 @@ impl Tables {
                 allowed_sources: wanted
                     .and_then(|vip| vip.allowed_sources.as_ref())
                     .map(|ranges| ranges.iter().map(ToString::to_string).collect()),
+                affinity: vip.client_affinity.into(),
                 packets: traffic.packets,
                 bytes: traffic.bytes,
             }

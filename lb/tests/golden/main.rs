@@ -15,6 +15,7 @@
 //! | [`slow_path`] | the hook: a socket gets the reason in front of the packet |
 //! | [`neighbours`] | ARP and neighbour discovery for VIP addresses, more VLAN tags than two |
 //! | [`mss`] | MSS clamping |
+//! | [`affinity`] | client affinity |
 //! | [`capture`] | samples of packets |
 //! | [`features`] | every feature alone, and all but each one |
 //! | [`worker`] | decapsulation, on a worker node and on an LB node |
@@ -25,6 +26,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod affinity;
 mod broken;
 mod capture;
 mod encapsulation;

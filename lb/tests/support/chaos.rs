@@ -110,6 +110,9 @@ pub(crate) fn tables(random: &mut Random, features: u64) -> Tables {
             if random.once_in(2) {
                 flags |= VipMeta::CLAMP_MSS;
             }
+            if random.once_in(3) {
+                flags |= VipMeta::CLIENT_AFFINITY;
+            }
             let vip = tables.vip_once(address, protocol, port, &backends, flags);
             let Some(options) = vip.map(|vip| &mut tables.options[vip as usize]) else {
                 continue;

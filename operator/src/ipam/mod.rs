@@ -8,7 +8,7 @@
 //! | `pool`, `pools`, `status` | what may be handed out, what of it overlaps, and what is said of it |
 //! | `claims` | who has what |
 //! | `share` | who may use an address together with whom |
-//! | `assign` | the decision: kept, adopted, named, chosen, external |
+//! | `assign`, `load_balancer`, `external` | the decision: kept, adopted, named, chosen; external |
 //! | `problem` | why not |
 //!
 //! # Rules
@@ -20,11 +20,16 @@
 
 mod assign;
 mod claims;
+mod external;
+mod load_balancer;
 mod pool;
 mod pools;
 mod problem;
 mod range;
+mod share;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -324,6 +324,7 @@ fn features() -> Vec<Row> {
         with("redirect", feature::REDIRECT),
         with("decapsulation", feature::DECAP),
         with("source prefix", feature::SOURCE_PREFIX),
+        with("client affinity", feature::AFFINITY),
         one("all on", feature::ALL),
     ]
 }

@@ -156,6 +156,7 @@ impl Shape {
                         limits,
                         allowed_sources,
                         clamp_mss: on(feature::CLAMP_MSS) && kind & kind::UDP == 0,
+                        client_affinity: on(feature::AFFINITY),
                         ..Vip::new(set)
                     },
                 );

@@ -209,6 +209,9 @@ impl VipMeta {
     /// Lower the MSS option of SYNs to this VIP to what its backend's way carries.
     pub const CLAMP_MSS: u64 = 1 << 47;
 
+    /// All flows of a client's address go to one backend: see [`crate::hash::client_v4`].
+    pub const CLIENT_AFFINITY: u64 = 1 << 48;
+
     /// A VIP that spreads over the table at `unit` of `slots` slots (a power of two, 256 to 65,536).
     pub const fn new(vip: VipIndex, unit: TableUnit, slots: usize, flags: u64) -> Self {
         let log2 = slots.trailing_zeros() - MIN_TABLE_SLOTS.trailing_zeros();

@@ -24,7 +24,7 @@ pub use slow::{SlowBudget, SlowState, socket_key};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of every layout in this module; part of the path under which maps are pinned.
-pub const ABI_VERSION: u64 = 2;
+pub const ABI_VERSION: u64 = 3;
 
 /// Position of a backend in `BACKENDS`: what a slot holds. 0 means *no backend*.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -173,11 +173,13 @@ pub mod feature {
     pub const CLAMP_MSS: u64 = 1 << 9;
     /// Sample packets into `SAMPLES`, as the settings of the capture say.
     pub const CAPTURE: u64 = 1 << 10;
+    /// Choose by the client's address alone for VIPs that ask for it ([`super::VipMeta::CLIENT_AFFINITY`]).
+    pub const AFFINITY: u64 = 1 << 11;
     /// All of them.
-    pub const ALL: u64 = (1 << 11) - 1;
+    pub const ALL: u64 = (1 << 12) - 1;
 
     /// Names for people, in the order of the bits.
-    pub const NAMES: [(u64, &str); 11] = [
+    pub const NAMES: [(u64, &str); 12] = [
         (LIMITS, "limits"),
         (SOURCE_RANGES, "source ranges"),
         (DENIED_SOURCES, "denied sources"),
@@ -189,6 +191,7 @@ pub mod feature {
         (SOURCE_PREFIX, "source prefix"),
         (CLAMP_MSS, "MSS clamping"),
         (CAPTURE, "capture"),
+        (AFFINITY, "client affinity"),
     ];
 }
 

@@ -140,7 +140,11 @@ fn claimed<M: Frame + BalancerTables>(
         protocol,
         l3 + IPV4_LEN,
     )?;
-    let hash = hash::flow_v4(&seed(machine), addresses, ports, protocol);
+    let hash = if is_on::<{ feature::AFFINITY }>(machine) && meta.has(VipMeta::CLIENT_AFFINITY) {
+        hash::client_v4(&seed(machine), source)
+    } else {
+        hash::flow_v4(&seed(machine), addresses, ports, protocol)
+    };
     Ok(Flow {
         meta,
         hash,

@@ -151,7 +151,11 @@ fn claimed<M: Frame + BalancerTables>(
         next_header,
         l3 + IPV6_LEN,
     )?;
-    let hash = hash::flow_v6(&seed(machine), source, destination, ports, next_header);
+    let hash = if is_on::<{ feature::AFFINITY }>(machine) && meta.has(VipMeta::CLIENT_AFFINITY) {
+        hash::client_v6(&seed(machine), source)
+    } else {
+        hash::flow_v6(&seed(machine), source, destination, ports, next_header)
+    };
     Ok(Flow {
         meta,
         hash,

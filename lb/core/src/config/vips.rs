@@ -64,6 +64,7 @@ impl Vips {
             let allowed_sources = fields.or("allowed_sources", None, |at| allowed_sources(&at).map(Some));
             let too_big = fields.or("too_big", TooBig::default(), |at| too_big(&at));
             let clamp_mss = fields.or("clamp_mss", false, |at| clamp_mss(&at, protocol));
+            let client_affinity = fields.or("affinity", false, |at| affinity(&at));
             mode?;
             let allowed_sources = allowed_sources?.map(Into::into);
             Some((
@@ -74,6 +75,7 @@ impl Vips {
                     allowed_sources,
                     too_big: too_big?,
                     clamp_mss: clamp_mss?,
+                    client_affinity: client_affinity?,
                 },
             ))
         })
@@ -138,6 +140,17 @@ fn clamp_mss(at: &At<'_>, protocol: Option<Protocol>) -> Option<bool> {
         return at.fail(Problem::ClampOfUdp);
     }
     Some(clamp)
+}
+
+fn affinity(at: &At<'_>) -> Option<bool> {
+    match at.text()? {
+        "none" => Some(false),
+        "client_ip" => Some(true),
+        other => at.fail(Problem::NotOneOf {
+            value: Quoted::new(other),
+            allowed: &["none", "client_ip"],
+        }),
+    }
 }
 
 fn limits(at: &At<'_>, protocol: Option<Protocol>) -> Option<Limits> {

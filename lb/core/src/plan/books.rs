@@ -50,6 +50,7 @@ pub(super) struct VipState {
     pub(super) allowed_sources: Option<Arc<[ipnet::IpNet]>>,
     pub(super) range_set: Option<Arc<RangeSet>>,
     pub(super) clamp_mss: bool,
+    pub(super) client_affinity: bool,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -140,6 +140,8 @@ pub enum FeatureUse {
     AllowedSources(VipKey),
     /// MSS clamping of a VIP.
     ClampMss(VipKey),
+    /// Client affinity of a VIP.
+    ClientAffinity(VipKey),
     /// The node's deny-list.
     DeniedSources,
     /// The node's tunnel.
@@ -152,6 +154,7 @@ impl fmt::Display for FeatureUse {
             Self::Limits(vip) => write!(f, "limits of {vip}"),
             Self::AllowedSources(vip) => write!(f, "allowed sources of {vip}"),
             Self::ClampMss(vip) => write!(f, "MSS clamping of {vip}"),
+            Self::ClientAffinity(vip) => write!(f, "client affinity of {vip}"),
             Self::DeniedSources => f.write_str("denied sources"),
             Self::Tunnel => f.write_str("tunnel"),
         }

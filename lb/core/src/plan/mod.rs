@@ -113,6 +113,9 @@ pub fn features(desired: &Desired) -> u64 {
         if vip.clamp_mss {
             features |= feature::CLAMP_MSS;
         }
+        if vip.client_affinity {
+            features |= feature::AFFINITY;
+        }
     }
     if !desired.denied_sources.is_empty() {
         features |= feature::DENIED_SOURCES;
@@ -239,6 +242,9 @@ impl Planner {
             }
             if missing & feature::CLAMP_MSS != 0 && vip.clamp_mss {
                 return off(FeatureUse::ClampMss(*key), feature::CLAMP_MSS);
+            }
+            if missing & feature::AFFINITY != 0 && vip.client_affinity {
+                return off(FeatureUse::ClientAffinity(*key), feature::AFFINITY);
             }
         }
         if missing & feature::DENIED_SOURCES != 0 {

@@ -20,6 +20,8 @@ pub struct VipInfo<'a> {
     pub shared_by: usize,
     /// Where its flows go.
     pub set: &'a Arc<BackendSet>,
+    /// A client's address alone chooses.
+    pub client_affinity: bool,
 }
 
 /// A backend and its line.
@@ -134,5 +136,6 @@ fn info(key: VipKey, state: &VipState, shared_by: usize) -> VipInfo<'_> {
         table: state.table,
         shared_by,
         set: &state.set.set,
+        client_affinity: state.client_affinity,
     }
 }

@@ -158,6 +158,7 @@ impl Planning<'_> {
             allowed_sources: vip.allowed_sources.clone(),
             range_set,
             clamp_mss: vip.clamp_mss,
+            client_affinity: vip.client_affinity,
         };
         self.write_options(index, &vip.limits, allowed);
         self.entries
@@ -175,6 +176,7 @@ impl Planning<'_> {
             most_slots: before.most_slots.max(table.slots),
             limits: vip.limits,
             clamp_mss: vip.clamp_mss,
+            client_affinity: vip.client_affinity,
             ..before.clone()
         };
         if set == before.set {
@@ -273,7 +275,9 @@ const _: () = assert!(
 fn meta_of(state: &VipState) -> VipMeta {
     let options = has_limits(&state.limits) || state.range_set.is_some();
     let flag = |on, flag| if on { flag } else { 0 };
-    let flags = flag(options, VipMeta::OPTIONS) | flag(state.clamp_mss, VipMeta::CLAMP_MSS);
+    let flags = flag(options, VipMeta::OPTIONS)
+        | flag(state.clamp_mss, VipMeta::CLAMP_MSS)
+        | flag(state.client_affinity, VipMeta::CLIENT_AFFINITY);
     VipMeta::new(state.index, state.table.unit, state.table.slots, flags)
 }
 
@@ -283,4 +287,5 @@ fn is_same(state: &VipState, vip: &Vip) -> bool {
         && state.limits == vip.limits
         && state.allowed_sources == vip.allowed_sources
         && state.clamp_mss == vip.clamp_mss
+        && state.client_affinity == vip.client_affinity
 }

@@ -26,6 +26,8 @@ pub(crate) fn check(planner: &Planner, desired: &Desired, hops: &NextHops) {
         );
         assert_eq!(info.set, &vip.set, "{key}");
         assert_eq!(meta.has(VipMeta::CLAMP_MSS), vip.clamp_mss, "{key}");
+        assert_eq!(meta.has(VipMeta::CLIENT_AFFINITY), vip.client_affinity, "{key}");
+        assert_eq!(info.client_affinity, vip.client_affinity, "{key}");
         check_table(planner, key, desired);
         check_options(planner, desired, key, meta);
     }

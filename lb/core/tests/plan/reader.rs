@@ -228,12 +228,13 @@ pub(crate) fn check(before: &State<'_>, after: &State<'_>, key: &VipKey, seen: O
     );
     let vips = [old, new].map(|vip| vip.map(|vip| vip.index));
     assert!(vips.contains(&Some(seen.meta.vip())), "{key} counts as another VIP");
+    let flags = [VipMeta::CLAMP_MSS, VipMeta::CLIENT_AFFINITY].map(|flag| seen.meta.has(flag));
     let mut vips = [before, after]
         .into_iter()
         .filter_map(|state| state.desired.vips.get(key));
     assert!(
-        vips.any(|vip| vip.clamp_mss == seen.meta.has(VipMeta::CLAMP_MSS)),
-        "{key}: clamps as in neither state"
+        vips.any(|vip| [vip.clamp_mss, vip.client_affinity] == flags),
+        "{key}: clamps and spreads as in neither state"
     );
     check_backend(before, after, key, seen);
     check_options(before, after, key, seen);

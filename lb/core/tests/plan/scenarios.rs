@@ -141,6 +141,21 @@ fn mss_clamping_comes_and_goes_by_one_store() {
 }
 
 #[test]
+fn client_affinity_comes_and_goes_by_one_store_and_moves_no_slot() {
+    let mut planner = roomy();
+    let one = set(&[("a", 1), ("b", 1)]);
+    let plain = desired(&[(key(A, 80), &one), (key(B, 80), &one)]);
+    plan(&mut planner, &plain);
+    let mut sticky = plain.clone();
+    sticky.vips.get_mut(&key(B, 80)).unwrap().client_affinity = true;
+    for desired in [&sticky, &plain] {
+        let plan = plan(&mut planner, desired);
+        assert_eq!((plan.writes.len(), stores_to(&plan, MapId::VipsV4)), (1, 1));
+        assert_eq!(plan.summary, Summary::default());
+    }
+}
+
+#[test]
 fn equal_sets_share_a_table_however_they_were_made() {
     let mut planner = roomy();
     let sets = [
@@ -506,6 +521,14 @@ fn what_does_not_fit_is_named() {
         "MSS clamping of tcp 203.0.113.2:80: the loaded program has this off (0x200)"
     );
     assert_eq!(features(&clamped), feature::CLAMP_MSS);
+    let mut sticky = two.clone();
+    sticky.vips.get_mut(&key(B, 80)).unwrap().client_affinity = true;
+    let error = planner.plan(&sticky, &resolved(&sticky)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "client affinity of tcp 203.0.113.2:80: the loaded program has this off (0x800)"
+    );
+    assert_eq!(features(&sticky), feature::AFFINITY);
 
     let many = (0..2000u32).map(|number| ipnet::IpNet::new(IpAddr::from((number * 2).to_be_bytes()), 32).unwrap());
     let denied = Desired {

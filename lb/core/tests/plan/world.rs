@@ -32,7 +32,8 @@ pub(crate) fn config(salt: u64) -> Config {
             | feature::SOURCE_RANGES
             | feature::DENIED_SOURCES
             | feature::DECAP
-            | feature::CLAMP_MSS,
+            | feature::CLAMP_MSS
+            | feature::AFFINITY,
         seed: [1, 2, 3, 4],
         match_salt: salt,
         match_mask_v4: 3,
@@ -169,10 +170,12 @@ fn keys() -> impl Strategy<Value = VipKey> {
 
 fn vips() -> impl Strategy<Value = Vip> {
     let allowed = prop_oneof![2 => Just(None), 1 => cidrs().prop_map(Some)];
-    (sets(), rates(), rates(), allowed, any::<bool>()).prop_map(|(set, packets, syns, allowed, clamp_mss)| Vip {
+    let flags = (any::<bool>(), any::<bool>());
+    (sets(), rates(), rates(), allowed, flags).prop_map(|(set, packets, syns, allowed, flags)| Vip {
         limits: Limits { packets, syns },
         allowed_sources: allowed.map(Arc::from),
-        clamp_mss,
+        clamp_mss: flags.0,
+        client_affinity: flags.1,
         ..Vip::new(set)
     })
 }

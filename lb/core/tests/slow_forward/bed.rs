@@ -1,5 +1,5 @@
 //! An engine over real tables. VIPs 203.0.113.10 and 2001:db8::10: TCP 80 (clamped), TCP 81 (too big: answer), UDP 53, UDP 54
-//! (nobody serves). Backends: `a` by IPv4, `b` by IPv6, `c` out of another interface, `d` with tags of its own; the outer source
+//! (nobody serves), UDP 55 (client affinity). Backends: `a` by IPv4, `b` by IPv6, `c` out of another interface, `d` with tags of its own; the outer source
 //! carries the flow hash. [`DENIED`] are on the deny-list.
 
 use std::{collections::BTreeMap, net::IpAddr};
@@ -55,6 +55,7 @@ impl Bed {
                 | feature::REDIRECT
                 | feature::SOURCE_PREFIX
                 | feature::CLAMP_MSS
+                | feature::AFFINITY
                 | feature::DENIED_SOURCES,
             seed: [1, 2, 3, 4],
             match_mask_v4,
@@ -177,9 +178,15 @@ fn desired(mtu: u16) -> (Desired, NextHops) {
     });
     let mut vips = BTreeMap::new();
     for address in VIPS {
-        for (protocol, port) in [(Protocol::Tcp, 80), (Protocol::Tcp, 81), (Protocol::Udp, 53)] {
+        for (protocol, port) in [
+            (Protocol::Tcp, 80),
+            (Protocol::Tcp, 81),
+            (Protocol::Udp, 53),
+            (Protocol::Udp, 55),
+        ] {
             let mut vip = Vip::new(set.clone());
             vip.clamp_mss = port == 80;
+            vip.client_affinity = port == 55;
             if port == 81 {
                 vip.too_big = TooBig::Answer;
             }

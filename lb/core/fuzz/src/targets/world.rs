@@ -121,6 +121,7 @@ fn vip(kind: u8) -> Vip {
     if kind == 2 {
         (vip.too_big, vip.clamp_mss) = (TooBig::Answer, true);
     }
+    vip.client_affinity = kind == 1;
     if kind == 7 {
         let rate = Some(Rate {
             per_second: 1000,

@@ -1,0 +1,4 @@
+//! Tests of the whole room, by scenario.
+
+mod metallb;
+mod world;
