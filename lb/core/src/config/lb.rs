@@ -123,9 +123,12 @@ impl LbConfig {
             (self.slow_path.enabled, feature::SLOW_PATH),
         ]
         .into_iter()
-        .fold(plan::features(&self.desired) | self.kept_features, |features, (on, bit)| {
-            if on { features | bit } else { features }
-        })
+        .fold(
+            plan::features(&self.desired) | self.kept_features,
+            |features, (on, bit)| {
+                if on { features | bit } else { features }
+            },
+        )
     }
 
     /// What is allowed and should be said loudly all the same.
@@ -218,7 +221,9 @@ fn lb(fields: &mut Fields<'_>, says: Says) -> Option<LbConfig> {
             ))
         })
     });
-    let capacity = fields.or("capacity", default_capacity, |at| capacity::capacity(&at, default_capacity));
+    let capacity = fields.or("capacity", default_capacity, |at| {
+        capacity::capacity(&at, default_capacity)
+    });
     let control_socket = fields.or("control_socket", DEFAULT_LB_SOCKET.into(), |at| socket_path(&at));
     let slow_path = fields.or("slow_path", SlowPathConfig::default(), |at| slow_path::slow_path(&at));
     let l2 = fields.or("l2", L2Config::default(), |at| l2::l2(&at));

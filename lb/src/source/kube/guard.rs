@@ -107,7 +107,11 @@ mod tests {
         assert!(!guard.judge(10, 100, seconds(250)));
         assert_eq!(guard.held(), None);
         assert!(guard.judge(60, 100, seconds(260)));
-        assert_eq!(guard.deadline(), Some(seconds(260) + HOLD), "a new one has its own time");
+        assert_eq!(
+            guard.deadline(),
+            Some(seconds(260) + HOLD),
+            "a new one has its own time"
+        );
         guard.now_holds(3);
         assert_eq!(guard.held().map(|held| held.vips), Some(3));
         guard.now_holds(0);

@@ -23,7 +23,11 @@ pub struct Object<S> {
 impl<S: DeserializeOwned> Object<S> {
     /// Reads what the API server sent.
     pub fn read(mut raw: DynamicObject) -> Self {
-        let spec = raw.data.get_mut("spec").map(serde_json::Value::take).unwrap_or_default();
+        let spec = raw
+            .data
+            .get_mut("spec")
+            .map(serde_json::Value::take)
+            .unwrap_or_default();
         let created = raw.metadata.creation_timestamp.map_or(0, |time| time.0.as_second());
         Self {
             name: raw.metadata.name.unwrap_or_default().into(),

@@ -200,7 +200,12 @@ impl Index {
     pub fn reset_tables(&mut self, mut objects: Vec<Object<VipTableSpec>>, now: Duration) {
         let present = self.vips.len();
         let listed: BTreeSet<Arc<str>> = objects.iter().map(|object| Arc::clone(&object.name)).collect();
-        let gone: Vec<Arc<str>> = self.tables.keys().filter(|name| !listed.contains(*name)).cloned().collect();
+        let gone: Vec<Arc<str>> = self
+            .tables
+            .keys()
+            .filter(|name| !listed.contains(*name))
+            .cloned()
+            .collect();
         // What may be gone gives way to what is there.
         gone.iter().for_each(|name| self.hold(name, true));
         objects.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
@@ -318,7 +323,10 @@ impl Index {
 
     /// What the maps should say.
     pub fn snapshot(&self) -> Snapshot {
-        let is_worker = self.node_sets.iter().any(|(_, set)| set.nodes.contains_key(&self.own.node));
+        let is_worker = self
+            .node_sets
+            .iter()
+            .any(|(_, set)| set.nodes.contains_key(&self.own.node));
         let tunnel = self.tunnel.as_ref().filter(|_| is_worker);
         Snapshot {
             vips: self.vips.clone(),
@@ -358,7 +366,11 @@ impl Index {
         };
         let error = TableError::Refused { why: why.into() };
         entry.refused = Some((serving.revision, error));
-        if entry.good.as_ref().is_some_and(|good| good.revision == serving.revision) {
+        if entry
+            .good
+            .as_ref()
+            .is_some_and(|good| good.revision == serving.revision)
+        {
             entry.good = None;
         }
         self.resolve(BTreeSet::from([name]));
@@ -369,7 +381,12 @@ impl Index {
     pub fn kept(&self) -> Kept {
         let tables = self.tables.iter().filter_map(|(name, entry)| {
             let version = entry.good.as_ref().or(entry.serving.as_ref())?;
-            Some((Arc::clone(name), entry.created, version.revision, Arc::clone(&version.spec)))
+            Some((
+                Arc::clone(name),
+                entry.created,
+                version.revision,
+                Arc::clone(&version.spec),
+            ))
         });
         let chunks = self.node_sets.iter().flat_map(|(_, nodes)| &nodes.chunks).cloned();
         Kept {

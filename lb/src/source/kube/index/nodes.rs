@@ -138,7 +138,9 @@ impl NodeSets {
             }
         }
         // One that cannot be read says nothing of its set: what it was before counts.
-        touched.into_iter().fold(false, |changed, set| self.complete(&set) || changed)
+        touched
+            .into_iter()
+            .fold(false, |changed, set| self.complete(&set) || changed)
     }
 
     fn complete(&mut self, set: &Arc<str>) -> bool {
@@ -168,11 +170,15 @@ fn assemble(chunks: &[Arc<Object<NodeSetSpec>>], before: Option<&Nodes>) -> Resu
         return Err("all its chunks are gone".to_owned());
     };
     let numbers: BTreeSet<u32> = specs.iter().map(|spec| spec.chunk).collect();
-    if specs.iter().any(|spec| spec.epoch != first.epoch || spec.chunks != first.chunks) {
+    if specs
+        .iter()
+        .any(|spec| spec.epoch != first.epoch || spec.chunks != first.chunks)
+    {
         return Err("its chunks are of different epochs".to_owned());
     }
     let wanted = first.chunks;
-    if numbers.len() as u64 != u64::from(wanted) || numbers.len() != specs.len() || numbers.iter().any(|n| *n >= wanted) {
+    if numbers.len() as u64 != u64::from(wanted) || numbers.len() != specs.len() || numbers.iter().any(|n| *n >= wanted)
+    {
         return Err(format!("{} of its {wanted} chunks are there", numbers.len()));
     }
     if specs.iter().any(|spec| spec.seed_fingerprint != first.seed_fingerprint) {

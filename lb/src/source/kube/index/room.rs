@@ -84,10 +84,6 @@ impl Room {
         }
     }
 
-    pub(super) fn capacity(&self) -> &Capacity {
-        &self.capacity
-    }
-
     pub(super) fn set_capacity(&mut self, capacity: Capacity) {
         self.capacity = capacity;
     }
@@ -95,7 +91,9 @@ impl Room {
     /// Every backend of a set in use.
     pub(super) fn backends(&self) -> BTreeMap<BackendId, Backend> {
         let backends = self.backends.iter();
-        backends.map(|(id, (backend, _))| (id.clone(), backend.clone())).collect()
+        backends
+            .map(|(id, (backend, _))| (id.clone(), backend.clone()))
+            .collect()
     }
 
     pub(super) fn backend_count(&self) -> usize {
@@ -124,7 +122,9 @@ impl Room {
         }
         for member in &set.members {
             // A member without an address is in no complete set: the caller has none such.
-            let Some(address) = address(&member.backend) else { continue };
+            let Some(address) = address(&member.backend) else {
+                continue;
+            };
             let entry = self.backends.entry(member.backend.clone());
             entry.or_insert((Backend { address }, 0)).1 += 1;
         }

@@ -38,7 +38,11 @@ impl Index {
                     let wanted = self.tables.get(&name).map(|entry| {
                         let newest = entry.newest.as_ref().ok();
                         let keys = newest.map(|version| version.parsed.keys.iter());
-                        keys.into_iter().flatten().chain(&entry.served).copied().collect::<BTreeSet<_>>()
+                        keys.into_iter()
+                            .flatten()
+                            .chain(&entry.served)
+                            .copied()
+                            .collect::<BTreeSet<_>>()
                     });
                     wanted.is_some_and(|wanted| wanted != before)
                 });
@@ -149,6 +153,7 @@ impl Index {
             let set = sets.get(&Family::of(key.address))?;
             let mut vip = Vip::new(Arc::clone(&set.set));
             vip.allowed_sources = parsed.sources.as_ref().map(|(networks, _)| Arc::clone(networks));
+            vip.client_affinity = parsed.client_affinity;
             Some(vip)
         };
         let served: BTreeMap<VipKey, Vip> = keys.iter().filter_map(|key| Some((*key, vip(key)?))).collect();
@@ -210,7 +215,12 @@ impl Index {
         let Some(entry) = self.tables.get(name) else {
             return;
         };
-        let lost: Vec<VipKey> = entry.served.iter().copied().filter(|key| self.taken(key, name).is_some()).collect();
+        let lost: Vec<VipKey> = entry
+            .served
+            .iter()
+            .copied()
+            .filter(|key| self.taken(key, name).is_some())
+            .collect();
         let without = entry.good.is_none() && entry.serving.is_none();
         if without {
             return self.withdraw(name);
@@ -270,7 +280,9 @@ impl Index {
         let address = |id: &BackendId| {
             let name = id.0.rsplit_once('/').map_or(&*id.0, |(name, _)| name);
             let node = nodes.nodes.get(name)?;
-            node.addresses().find(|(other, _)| other == id).map(|(_, address)| *address)
+            node.addresses()
+                .find(|(other, _)| other == id)
+                .map(|(_, address)| *address)
         };
         self.room.acquire_set(set, address)
     }
@@ -301,7 +313,6 @@ fn some_of(nodes: &Nodes, local: &[LocalNode], slots: usize, family: Family) -> 
     })
 }
 
-
 /// Whether two VIPs are the same; equal sets are one allocation, which saves looking into thousands of members.
 fn is_same(a: &Vip, b: &Vip) -> bool {
     let Vip {
@@ -310,10 +321,12 @@ fn is_same(a: &Vip, b: &Vip) -> bool {
         allowed_sources,
         too_big,
         clamp_mss,
+        client_affinity,
     } = a;
     Arc::ptr_eq(set, &b.set)
         && *limits == b.limits
         && *allowed_sources == b.allowed_sources
         && *too_big == b.too_big
         && *clamp_mss == b.clamp_mss
+        && *client_affinity == b.client_affinity
 }

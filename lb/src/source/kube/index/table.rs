@@ -136,8 +136,8 @@ pub(super) struct Parsed {
     pub(super) addresses: BTreeSet<IpAddr>,
     /// Sorted; `None`: everybody.
     pub(super) sources: Option<(Arc<[IpNet]>, Arc<RangeSet>)>,
-    /// Seconds.
-    pub(super) client_affinity: Option<u32>,
+    /// Whether a client stays with its backend. The hash keeps no state, so the time after which it may go does not matter.
+    pub(super) client_affinity: bool,
     pub(super) to: To,
 }
 
@@ -217,7 +217,7 @@ pub(super) fn parse(spec: &VipTableSpec) -> Result<Parsed, TableError> {
         keys,
         addresses,
         sources: spec.source_ranges.as_deref().map(sources).transpose()?,
-        client_affinity: spec.affinity.map(|affinity| affinity.client_ip_timeout_seconds),
+        client_affinity: spec.affinity.is_some(),
         to,
     })
 }

@@ -137,9 +137,14 @@ fn members(index: &Index, address: &str, port: u16) -> String {
     };
     let members = vip.set.members.iter();
     for member in &vip.set.members {
-        assert!(snapshot.backends.contains_key(&member.backend), "{member:?} has no address");
+        assert!(
+            snapshot.backends.contains_key(&member.backend),
+            "{member:?} has no address"
+        );
     }
-    let words: Vec<String> = members.map(|member| format!("{}*{}", member.backend, member.weight)).collect();
+    let words: Vec<String> = members
+        .map(|member| format!("{}*{}", member.backend, member.weight))
+        .collect();
     words.join(" ")
 }
 
@@ -150,14 +155,22 @@ fn why(index: &Index, table: &str) -> Option<String> {
 #[test]
 fn a_cluster_table_goes_to_all_nodes_by_the_address_of_its_family_or_else_the_other() {
     let mut index = index();
-    index.apply_table(object("shop.web", 1, 20, spec(&["203.0.113.1", "2001:db8:f::1"], &[80, 443])));
+    index.apply_table(object(
+        "shop.web",
+        1,
+        20,
+        spec(&["203.0.113.1", "2001:db8:f::1"], &[80, 443]),
+    ));
     assert_eq!(members(&index, "203.0.113.1", 443), "n1/ipv4*1 n2/ipv4*1 n3/ipv6*1");
     assert_eq!(members(&index, "2001:db8:f::1", 80), "n1/ipv6*1 n2/ipv4*1 n3/ipv6*1");
     let snapshot = index.snapshot();
     assert_eq!(snapshot.vips.len(), 4);
     let set = |address| &snapshot.vips[&key(address, 80)].set;
     assert_eq!(set("203.0.113.1").table_slots, Some(1024));
-    assert!(Arc::ptr_eq(set("203.0.113.1"), &snapshot.vips[&key("203.0.113.1", 443)].set));
+    assert!(Arc::ptr_eq(
+        set("203.0.113.1"),
+        &snapshot.vips[&key("203.0.113.1", 443)].set
+    ));
     let addresses: Vec<IpAddr> = snapshot.backends.values().map(|backend| backend.address).collect();
     let expected = ["10.0.0.1", "2001:db8:1::1", "10.0.0.2", "2001:db8:1::3"];
     assert_eq!(addresses, expected.map(|address| address.parse::<IpAddr>().unwrap()));
@@ -179,7 +192,11 @@ fn a_local_table_has_the_weights_of_each_family_and_skips_nodes_that_are_not_in_
     assert_eq!(snapshot.vips[&key("203.0.113.1", 80)].set.table_slots, Some(256));
 
     index.apply_table(object("shop.web", 1, 21, local(&["203.0.113.1"], &[])));
-    assert_eq!(members(&index, "203.0.113.1", 80), "", "served by nobody, and said so to clients");
+    assert_eq!(
+        members(&index, "203.0.113.1", 80),
+        "",
+        "served by nobody, and said so to clients"
+    );
     assert_eq!(index.snapshot().backends.len(), 0, "what nobody names takes no room");
 }
 
@@ -187,7 +204,11 @@ fn a_local_table_has_the_weights_of_each_family_and_skips_nodes_that_are_not_in_
 fn a_node_set_is_used_when_all_its_chunks_are_there_and_stays_until_they_are_again() {
     let mut index = Index::new(own());
     index.apply_table(object("shop.web", 1, 20, spec(&["203.0.113.1"], &[80])));
-    assert_eq!(members(&index, "203.0.113.1", 80), "none", "nothing before the first complete one");
+    assert_eq!(
+        members(&index, "203.0.113.1", 80),
+        "none",
+        "nothing before the first complete one"
+    );
     assert!(why(&index, "shop.web").unwrap().contains("not complete yet"));
     index.apply_node_set(chunk(0, 2, 1, &[("a", Some("10.0.0.1"), None)]));
     assert_eq!(members(&index, "203.0.113.1", 80), "none");
@@ -213,8 +234,16 @@ fn a_node_set_is_used_when_all_its_chunks_are_there_and_stays_until_they_are_aga
     index.apply_node_set(chunk(1, 2, 2, &[("c", Some("10.0.0.3"), None)]));
     assert_eq!(members(&index, "203.0.113.1", 80), "a/ipv4*1 c/ipv4*1");
     let snapshot = index.snapshot();
-    let addresses: Vec<String> = snapshot.backends.values().map(|backend| backend.address.to_string()).collect();
-    assert_eq!(addresses, ["10.0.0.9", "10.0.0.3"], "a kept its name and changed its address");
+    let addresses: Vec<String> = snapshot
+        .backends
+        .values()
+        .map(|backend| backend.address.to_string())
+        .collect();
+    assert_eq!(
+        addresses,
+        ["10.0.0.9", "10.0.0.3"],
+        "a kept its name and changed its address"
+    );
 }
 
 #[test]
@@ -310,7 +339,11 @@ fn a_bad_table_fails_alone_and_what_it_was_stays() {
         let mut index = index();
         index.apply_table(object("other", 1, 20, spec(&["203.0.113.9"], &[80])));
         index.apply_table(object("it", 2, 21, bad.clone()));
-        assert!(why(&index, "it").unwrap().contains(reason), "{name}: {:?}", why(&index, "it"));
+        assert!(
+            why(&index, "it").unwrap().contains(reason),
+            "{name}: {:?}",
+            why(&index, "it")
+        );
         assert_eq!(index.counts().0, 1, "{name}");
         // It was good before.
         index.delete_table("it", 22);
@@ -321,9 +354,17 @@ fn a_bad_table_fails_alone_and_what_it_was_stays() {
         assert!(why(&index, "it").unwrap().contains(reason), "{name}");
         assert_ne!(members(&index, "203.0.113.2", 81), "none", "{name}");
         assert_ne!(members(&index, "203.0.113.9", 80), "none", "{name}");
-        assert_eq!(index.revisions().tables, 24, "{name}: a failing table is one that was looked at");
+        assert_eq!(
+            index.revisions().tables,
+            24,
+            "{name}: a failing table is one that was looked at"
+        );
         index.apply_table(object("it", 2, 25, spec(&["203.0.113.3"], &[80])));
-        assert_eq!((why(&index, "it"), members(&index, "203.0.113.2", 81)), (None, "none".to_owned()), "{name}");
+        assert_eq!(
+            (why(&index, "it"), members(&index, "203.0.113.2", 81)),
+            (None, "none".to_owned()),
+            "{name}"
+        );
     }
 }
 
@@ -355,7 +396,11 @@ fn a_vip_belongs_to_the_oldest_table_and_passes_on_when_that_goes() {
             index.apply_table(table);
             index.programmed(index.sequence());
         }
-        assert!(why(&index, "a").unwrap().contains("belongs to table b"), "{:?}", why(&index, "a"));
+        assert!(
+            why(&index, "a").unwrap().contains("belongs to table b"),
+            "{:?}",
+            why(&index, "a")
+        );
         assert_eq!(why(&index, "b"), None);
         assert_ne!(members(&index, "203.0.113.1", 80), "none");
         index.delete_table("b", 22);
@@ -380,7 +425,11 @@ fn an_address_moves_from_one_table_to_another_by_a_change_of_both() {
     index.programmed(index.sequence());
     index.apply_table(object("b", 2, 22, spec(&["203.0.113.1"], &[80])));
     assert!(why(&index, "b").is_some());
-    assert_ne!(members(&index, "203.0.113.2", 80), "none", "its last good version stays");
+    assert_ne!(
+        members(&index, "203.0.113.2", 80),
+        "none",
+        "its last good version stays"
+    );
     index.apply_table(object("a", 1, 23, local(&["203.0.113.3"], &[("n1", 1, 1)])));
     assert_eq!(why(&index, "b"), None);
     assert_eq!(members(&index, "203.0.113.1", 80), "n1/ipv4*1 n2/ipv4*1 n3/ipv6*1");
@@ -399,7 +448,12 @@ fn what_does_not_fit_waits_until_there_is_room() {
     let mut index = Index::new(Own { capacity, ..own() });
     index.apply_node_set(workers());
     index.apply_table(object("a", 1, 20, local(&["203.0.113.1"], &[("n1", 1, 1)])));
-    index.apply_table(object("b", 2, 21, local(&["203.0.113.2", "203.0.113.3"], &[("n1", 1, 1)])));
+    index.apply_table(object(
+        "b",
+        2,
+        21,
+        local(&["203.0.113.2", "203.0.113.3"], &[("n1", 1, 1)]),
+    ));
     assert!(why(&index, "b").unwrap().contains("capacity.vips"));
     index.apply_table(object("c", 3, 22, local(&["203.0.113.4"], &[("n1", 1, 1)])));
     assert_eq!((why(&index, "c"), index.counts().0), (None, 2));
@@ -410,7 +464,10 @@ fn what_does_not_fit_waits_until_there_is_room() {
     index.delete_table("b", 25);
 
     index.apply_table(object("six", 4, 26, spec(&["203.0.113.1", "2001:db8:f::1"], &[80])));
-    assert!(why(&index, "six").unwrap().contains("capacity.backends"), "four backends");
+    assert!(
+        why(&index, "six").unwrap().contains("capacity.backends"),
+        "four backends"
+    );
     assert_eq!(index.counts(), (0, 0, 1), "nothing of it is left behind");
     index.apply_table(object("four", 5, 27, spec(&["203.0.113.5"], &[80])));
     assert_eq!(index.counts(), (1, 3, 2));
@@ -433,7 +490,10 @@ fn a_table_that_the_planner_refuses_goes_back_to_what_is_in_the_maps() {
     assert!(index.refuse(key("203.0.113.1", 81), "no room in the match table"));
     assert_eq!(index.counts().0, 2);
     assert!(index.refuse(key("203.0.113.2", 80), "nor here"));
-    assert_eq!(index.snapshot().vips.keys().collect::<Vec<_>>(), [&key("203.0.113.1", 80)]);
+    assert_eq!(
+        index.snapshot().vips.keys().collect::<Vec<_>>(),
+        [&key("203.0.113.1", 80)]
+    );
     assert!(!index.refuse(key("203.0.113.7", 80), "unheard of"));
     let reasons = |index: &Index| [why(index, "a"), why(index, "b")].map(|why| why.is_some());
     assert_eq!(reasons(&index), [true, true]);
@@ -450,7 +510,11 @@ fn source_ranges_and_own_sources_are_heeded() {
     });
     index.apply_node_set(workers());
     let ranged = VipTableSpec {
-        source_ranges: Some(vec![" 198.51.100.7/24".to_owned(), "::/0".to_owned(), "198.51.100.0/24".to_owned()]),
+        source_ranges: Some(vec![
+            " 198.51.100.7/24".to_owned(),
+            "::/0".to_owned(),
+            "198.51.100.0/24".to_owned(),
+        ]),
         ..spec(&["203.0.113.1"], &[80])
     };
     index.apply_table(object("a", 1, 20, ranged));
@@ -481,12 +545,22 @@ fn a_node_of_the_set_decapsulates_what_the_tunnel_says_and_a_bad_or_deleted_one_
     let before = index.snapshot().tunnel.unwrap();
     assert_eq!(before.sources, ["192.0.2.1/32".parse().unwrap()]);
     let sequence = index.sequence();
-    assert!(matches!(index.apply_tunnel(tunnel("nonsense")), Err(TableError::NotANetwork { .. })));
+    assert!(matches!(
+        index.apply_tunnel(tunnel("nonsense")),
+        Err(TableError::NotANetwork { .. })
+    ));
     assert_eq!((index.snapshot().tunnel, index.sequence()), (Some(before), sequence));
 }
 
 fn many(count: u8) -> Vec<Object<VipTableSpec>> {
-    let table = |n: u8| object(&format!("t{n:02}"), 1, 20 + u64::from(n), spec(&[&format!("203.0.113.{n}")], &[80]));
+    let table = |n: u8| {
+        object(
+            &format!("t{n:02}"),
+            1,
+            20 + u64::from(n),
+            spec(&[&format!("203.0.113.{n}")], &[80]),
+        )
+    };
     (0..count).map(table).collect()
 }
 
@@ -550,7 +624,12 @@ fn a_list_of_what_is_known_changes_nothing() {
 fn the_same_objects_in_any_order_ask_for_the_same() {
     let mut tables = many(8);
     tables.push(object("x", 0, 50, spec(&["203.0.113.1", "203.0.113.2"], &[80])));
-    tables.push(object("y", 5, 51, local(&["203.0.113.1", "203.0.113.60"], &[("n1", 1, 0)])));
+    tables.push(object(
+        "y",
+        5,
+        51,
+        local(&["203.0.113.1", "203.0.113.60"], &[("n1", 1, 0)]),
+    ));
     let mut expected = None;
     for turn in 0..tables.len() {
         let mut index = Index::new(own());
@@ -577,7 +656,11 @@ fn what_is_kept_is_what_is_in_the_maps() {
     index.apply_table(object("a", 1, 21, spec(&["203.0.113.1"], &[0])));
     index.apply_table(object("never", 2, 22, spec(&["203.0.113.2"], &[0])));
     let kept = index.kept();
-    let tables: Vec<_> = kept.tables.iter().map(|(name, created, revision, _)| (&**name, *created, *revision)).collect();
+    let tables: Vec<_> = kept
+        .tables
+        .iter()
+        .map(|(name, created, revision, _)| (&**name, *created, *revision))
+        .collect();
     assert_eq!(tables, [("a", 1, 20)]);
     assert_eq!(kept.chunks.len(), 1);
 }
