@@ -5,10 +5,10 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH):/usr/local/sbin:/u
 NEXTEST := cargo nextest run --workspace
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ready demo test golden lab bench fuzz lint docs
+.PHONY: help setup ready demo test golden lab bench e2e manifests fuzz lint docs
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing: rust-src, bpf-linker, cargo-nextest, Debian packages
 	@scripts/setup.sh
@@ -32,6 +32,12 @@ lab: ready ## Real traffic through the daemon, in network namespaces (root)
 
 bench: ready ## Cost per packet of the shipped program, beside the design's goals (root)
 	@cargo run --release -p vipline-perf --bin vipline-perf -- prog
+
+e2e: ready ## The operator's suite against the API server double, or against the cluster of KUBECONFIG
+	cargo nextest run -p vipline-operator -E 'binary(/^e2e/)'
+
+manifests: ready ## Write deploy/manifests/{crds,install}.yaml anew, from operator/api and the other manifests
+	UPDATE_MANIFESTS=1 cargo test --quiet --locked -p operator-api --test manifests
 
 fuzz: ready ## Fuzz every packet handler for FUZZ_SECONDS (60) each; needs cargo-fuzz and clang
 	@scripts/fuzz.sh

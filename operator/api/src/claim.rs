@@ -4,9 +4,17 @@ use kube_derive::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{ServiceRef, TransportPort};
+use crate::{ServiceRef, TransportPort, schema::NameRule};
 
-/// An address in use. Its name is the address, so that a second creation is refused with 409: [`AddressClaim::name_of`].
+/// What its name must be, which is a rule of the whole object.
+pub(crate) const NAMED: NameRule = NameRule {
+    rule: "ip(self.spec.address).family() == 4 ? self.metadata.name == self.spec.address : self.metadata.name.size() == 39 && \
+         isIP(self.metadata.name.replace('-', ':')) && ip(self.metadata.name.replace('-', ':')) == ip(self.spec.address)",
+    message: "a claim is named by its address: IPv4 as it is, IPv6 as eight groups of four digits with dashes between",
+};
+
+/// An address in use. Its name is the address, so that a second creation is refused with 409: IPv4 as it is, IPv6 as eight groups of
+/// four digits with dashes between. About 530 B, and 30 B for each further port.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(crates(kube_core = "::kube_core"))]
 #[kube(
@@ -25,21 +33,26 @@ use crate::{ServiceRef, TransportPort};
     printcolumn = r#"{"name":"Sharing-Key","type":"string","jsonPath":".spec.sharingKey"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
+#[x_kube(
+    validation = Rule::new("has(self.sharingKey) || self.holders.filter(h, h.use == 'LoadBalancer').size() <= 1")
+        .message("without a sharing key there is one holder of a load balancer address"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct AddressClaimSpec {
     /// The address, in its shortest form (RFC 5952).
     #[schemars(length(min = 2, max = 39))]
     #[x_kube(
-        validation = Rule::new("isIP(self)").message("not an IP address"),
+        validation = Rule::new("isIP(self) && ip.isCanonical(self)").message("must be an IP address in its shortest form"),
         validation = Rule::new("self == oldSelf").message("the address of a claim never changes"),
     )]
     pub address: String,
-    /// Pool that it came from.
+    /// Pool that the address came from.
     #[schemars(length(min = 1, max = 253))]
     pub pool: String,
-    /// Key by which the holders share it; absent: there is one holder.
+    /// Key by which Services share it as their load balancer address; absent: one Service has it. (Holders by `spec.externalIPs` need no
+    /// key.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
+    #[schemars(length(min = 1, max = 253))]
     pub sharing_key: Option<String>,
     /// Services that use it, sorted by namespace and name. Their ports differ.
     #[schemars(length(min = 1, max = 512))]
@@ -51,12 +64,12 @@ pub struct AddressClaimSpec {
 #[x_kube(crates(kube_core = "::kube_core"))]
 #[serde(rename_all = "camelCase")]
 pub struct Holder {
-    /// Which.
+    /// The Service.
     pub service: ServiceRef,
-    /// What for.
+    /// What it uses the address for: `LoadBalancer`, or `ExternalIP` where it named it in `spec.externalIPs`.
     #[serde(rename = "use")]
     pub used_as: Use,
-    /// Its ports, sorted.
+    /// Its ports, sorted. No two holders have the same port of the same protocol.
     #[schemars(length(min = 1, max = 512))]
     pub ports: Vec<TransportPort>,
 }

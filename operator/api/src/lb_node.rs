@@ -9,7 +9,7 @@ pub const MAX_FAILING_TABLES: usize = 32;
 /// Most bytes of an LbNode's JSON, status and all.
 pub const MAX_LB_NODE_BYTES: usize = 16 << 10;
 
-/// An LB node: made and written by itself, at most once a second. Its liveness is the Lease [`crate::LB_LEASE_PREFIX`]`<name>`.
+/// An LB node: made and written by itself, at most once a second, at most 16 kB. Whether it lives is said by the Lease `lb-NAME`.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(crates(kube_core = "::kube_core"))]
 #[kube(
@@ -34,10 +34,11 @@ pub const MAX_LB_NODE_BYTES: usize = 16 << 10;
 pub struct LbNodeSpec {
     /// Outer sources of what it sends: its addresses, or its source prefixes, as CIDR blocks.
     #[schemars(length(max = 16), inner(length(min = 3, max = 43)))]
+    #[x_kube(validation = Rule::new("self.all(s, isCIDR(s))").message("must be CIDR blocks"))]
     pub tunnel_sources: Vec<String>,
 }
 
-/// How an LB node is.
+/// What an LB node says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(crates(kube_core = "::kube_core"))]
 #[serde(rename_all = "camelCase")]
@@ -49,7 +50,7 @@ pub struct LbNodeStatus {
     /// What is in its maps.
     #[serde(default)]
     pub programmed: Programmed,
-    /// `Ready`: it serves what it was told; the message says what is wrong.
+    /// Condition `Ready`: it serves what it was told; the message says what is wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub conditions: Vec<Condition>,
@@ -65,20 +66,20 @@ pub struct Programmed {
     #[serde(default)]
     #[schemars(length(max = 32))]
     pub tables: String,
-    /// The same of NodeSets.
+    /// `resourceVersion` up to which every change of NodeSets is in the maps; empty before the first time.
     #[serde(default)]
     #[schemars(length(max = 32))]
     pub node_sets: String,
     /// VIPs in the match table.
     #[serde(default)]
     pub vips: u32,
-    /// Backends with a line.
+    /// Backends in the maps.
     #[serde(default)]
     pub backends: u32,
     /// How many tables are not in the maps as they should be.
     #[serde(default)]
     pub failing_count: u32,
-    /// The first of them, by name.
+    /// The first of them by name, 32 at most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub failing: Vec<FailingTable>,
@@ -89,7 +90,7 @@ pub struct Programmed {
 #[x_kube(crates(kube_core = "::kube_core"))]
 #[serde(rename_all = "camelCase")]
 pub struct FailingTable {
-    /// Its name.
+    /// Name of the VipTable.
     #[schemars(length(max = 253))]
     pub name: String,
     /// Why, for people.

@@ -25,6 +25,7 @@ mod lb_node;
 mod names;
 mod node_set;
 mod pool;
+mod schema;
 mod tunnel;
 mod vip_table;
 
@@ -33,6 +34,7 @@ pub use lb_node::{FailingTable, LbNode, LbNodeSpec, LbNodeStatus, MAX_FAILING_TA
 pub use names::*;
 pub use node_set::{MAX_NODES_PER_CHUNK, NodeEntry, NodeSet, NodeSetSpec};
 pub use pool::{AddressPool, AddressPoolSpec, AddressPoolStatus, Usage};
+pub use schema::MAX_POOL_ADDRESSES;
 pub use tunnel::{TunnelConfig, TunnelConfigSpec};
 pub use vip_table::{
     Affinity, Backends, ForwardingMode, HealthCheck, LocalNode, MAX_LOCAL_NODES, MAX_VIP_PORTS, Protocol, Scheduler,
@@ -42,14 +44,14 @@ pub use vip_table::{
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube_core::CustomResourceExt as _;
 
-/// All custom resource definitions, in the order of their names.
+/// All custom resource definitions as they are installed, in the order of their names.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     vec![
-        AddressClaim::crd(),
-        AddressPool::crd(),
-        LbNode::crd(),
-        NodeSet::crd(),
-        TunnelConfig::crd(),
-        VipTable::crd(),
+        schema::finish(AddressClaim::crd(), Some(&claim::NAMED)),
+        schema::finish(AddressPool::crd(), None),
+        schema::finish(LbNode::crd(), None),
+        schema::finish(NodeSet::crd(), Some(&node_set::NAMED)),
+        schema::finish(TunnelConfig::crd(), Some(&tunnel::NAMED)),
+        schema::finish(VipTable::crd(), Some(&vip_table::NAMED)),
     ]
 }

@@ -3,8 +3,19 @@
 use kube_derive::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-/// Most nodes of a chunk: about 60 kB.
+use crate::schema::NameRule;
+
+/// Most nodes of a chunk.
 pub const MAX_NODES_PER_CHUNK: usize = 500;
+
+/// What its name must be, which is a rule of the whole object.
+pub(crate) const NAMED: NameRule = NameRule {
+    // Not `set + '-' + string(chunk)`: of the text of a number CEL knows no bound, so that the rule would cost too much.
+    rule: "self.metadata.name.matches('-(0|[1-9][0-9]{0,2})$') && \
+           self.metadata.name.substring(0, self.metadata.name.lastIndexOf('-')) == self.spec.set && \
+           int(self.metadata.name.substring(self.metadata.name.lastIndexOf('-') + 1)) == self.spec.chunk",
+    message: "a chunk is named by its set and its number, as SET-CHUNK",
+};
 
 /// A chunk of a shared list of worker nodes.
 ///
@@ -30,9 +41,10 @@ pub const MAX_NODES_PER_CHUNK: usize = 500;
     printcolumn = r#"{"name":"Slots","type":"integer","jsonPath":".spec.tableSlots"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
+#[x_kube(validation = Rule::new("self.chunk < self.chunks").message("chunks are numbered from 0 to one less than there are"))]
 #[serde(rename_all = "camelCase")]
 pub struct NodeSetSpec {
-    /// Name of the set; the chunk's own is `<set>-<chunk>`.
+    /// Name of the set; the chunk's own is SET-CHUNK.
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("a chunk stays in its set"))]
     pub set: String,
@@ -40,7 +52,7 @@ pub struct NodeSetSpec {
     #[schemars(range(min = 0, max = 255))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("a chunk keeps its number"))]
     pub chunk: u32,
-    /// How many there are.
+    /// How many chunks there are.
     #[schemars(range(min = 1, max = 256))]
     pub chunks: u32,
     /// The same in all chunks of a complete set.
@@ -49,32 +61,40 @@ pub struct NodeSetSpec {
     pub epoch: i64,
     /// Slots of the lookup table of the whole set: a power of two with headroom that only grows; the largest of all chunks counts.
     #[schemars(range(min = 256, max = 65536))]
+    #[x_kube(
+        validation = Rule::new("self in [256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]").message("must be a power of two"),
+        validation = Rule::new("self >= oldSelf").message("lookup tables only grow"),
+    )]
     pub table_slots: u32,
     /// First 16 hex digits of the SHA-256 of the flow-hash seed (its 64 hex digits, as text): LB nodes use no other seed.
-    #[schemars(length(min = 16, max = 16))]
+    #[schemars(length(min = 16, max = 16), regex(pattern = "^[0-9a-f]{16}$"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("a set keeps its seed: with another one every flow would move"))]
     pub seed_fingerprint: String,
     /// Nodes, sorted by name.
     #[schemars(length(max = 500))]
     pub nodes: Vec<NodeEntry>,
 }
 
-/// A worker node.
+/// A worker node. About 105 B.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, KubeSchema)]
 #[x_kube(crates(kube_core = "::kube_core"))]
+#[x_kube(validation = Rule::new("has(self.ipv4) || has(self.ipv6)").message("a node has an address"))]
 #[serde(rename_all = "camelCase")]
 pub struct NodeEntry {
-    /// Its name.
+    /// Name of the node.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// `InternalIP` of IPv4.
+    /// Its `InternalIP` of IPv4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 2, max = 39))]
+    #[schemars(length(min = 7, max = 15))]
+    #[x_kube(validation = Rule::new("isIP(self) && ip(self).family() == 4").message("must be an IPv4 address"))]
     pub ipv4: Option<String>,
-    /// `InternalIP` of IPv6.
+    /// Its `InternalIP` of IPv6.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 39))]
+    #[x_kube(validation = Rule::new("isIP(self) && ip(self).family() == 6").message("must be an IPv6 address"))]
     pub ipv6: Option<String>,
-    /// `topology.kubernetes.io/zone`.
+    /// Its zone: the label `topology.kubernetes.io/zone`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub zone: Option<String>,

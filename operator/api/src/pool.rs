@@ -26,14 +26,11 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AddressPoolSpec {
-    /// CIDR blocks (`203.0.113.0/24`, `2001:db8::/112`) and ranges (`203.0.113.10-203.0.113.20`).
-    #[schemars(length(min = 1, max = 64), inner(length(min = 3, max = 87)))]
-    #[x_kube(validation = Rule::new(
-        "self.all(a, isCIDR(a) || (a.split('-').size() == 2 && isIP(a.split('-')[0].trim()) && isIP(a.split('-')[1].trim()) \
-         && ip(a.split('-')[0].trim()).family() == ip(a.split('-')[1].trim()).family()))"
-    ).message("each address must be a CIDR block or a range FIRST-LAST of one family"))]
+    /// CIDR blocks (`203.0.113.0/24`, `2001:db8::/112`) and ranges FIRST-LAST (`203.0.113.10-203.0.113.20`), of either family. All of
+    /// them count, the first and the last too.
+    #[schemars(schema_with = "crate::schema::pool_addresses")]
     pub addresses: Vec<String>,
-    /// Whether Services that ask for no pool and no address get one from here.
+    /// Whether Services that ask for no pool and no address get one from here. Default: true.
     #[serde(default = "yes")]
     pub auto_assign: bool,
     /// Of the pools that fit a Service, the one with the lowest priority is tried first; one without comes last.
@@ -45,16 +42,20 @@ pub struct AddressPoolSpec {
     pub avoid_buggy_ips: bool,
     /// Namespaces whose Services may have addresses of this pool; empty, together with an absent `namespaceSelector`: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
+    #[schemars(
+        length(max = 256),
+        inner(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub namespaces: Vec<String>,
-    /// Labels of such namespaces, beside those of `namespaces`.
+    /// Selects such namespaces by their labels, beside those that `namespaces` names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<LabelSelector>,
-    /// Labels of Services that may have addresses of this pool; absent: all.
+    /// Selects Services that may have addresses of this pool by their labels; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_selector: Option<LabelSelector>,
-    /// Whether Services may name addresses of this pool in `spec.externalIPs` (CVE-2020-8554: a Service can take any address that
-    /// is allowed here). Such a pool hands out nothing by itself unless `autoAssign` says so.
+    /// Whether Services may name addresses of this pool in `spec.externalIPs`. Who may write Services of the pool's namespaces can take
+    /// any address that is allowed here (CVE-2020-8554). Say `autoAssign: false` for a pool that shall serve nothing else.
     #[serde(default, rename = "externalIPs")]
     pub external_ips: bool,
     /// Whether Services of different namespaces may share an address by the same sharing key.
@@ -77,16 +78,17 @@ pub struct AddressPoolStatus {
     /// Addresses that can still be handed out, of both families; at most 2^63-1.
     #[serde(default)]
     pub free: i64,
-    /// IPv4 addresses.
+    /// The same of IPv4.
     #[serde(default)]
     pub ipv4: Usage,
-    /// IPv6 addresses.
+    /// The same of IPv6.
     #[serde(default)]
     pub ipv6: Usage,
     /// `metadata.generation` that this is about.
     #[serde(default)]
     pub observed_generation: i64,
-    /// `Conflict`: overlaps with a pool that was there earlier, and hands nothing out; `Valid`: what the schema cannot see is right.
+    /// Condition `Conflict`: it overlaps with a pool that was there earlier, and hands nothing out. Condition `Valid`: what the API server
+    /// cannot check is right, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub conditions: Vec<Condition>,
@@ -97,13 +99,13 @@ pub struct AddressPoolStatus {
 #[x_kube(crates(kube_core = "::kube_core"))]
 #[serde(rename_all = "camelCase")]
 pub struct Usage {
-    /// All; at most 2^63-1.
+    /// All addresses; at most 2^63-1.
     #[serde(default)]
     pub total: i64,
-    /// In use.
+    /// Addresses in use.
     #[serde(default)]
     pub used: i64,
-    /// Left; at most 2^63-1.
+    /// Addresses that can still be handed out; at most 2^63-1.
     #[serde(default)]
     pub free: i64,
 }

@@ -6,13 +6,21 @@ use kube_derive::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::schema::NameRule;
+
 /// Most ports of a Service that is served.
 pub const MAX_VIP_PORTS: usize = 512;
-/// Most nodes in [`Backends::Local`]; about 100 B each.
+/// Most nodes in [`Backends::Local`].
 pub const MAX_LOCAL_NODES: usize = 5_000;
 
-/// A Service as LB nodes need it: one for each, named [`VipTable::name_of`], in the operator's namespace, so that no tenant can
-/// forge one. About 1 kB, and 60 B for each node of a Service with policy Local.
+/// What its name must be, which is a rule of the whole object.
+pub(crate) const NAMED: NameRule = NameRule {
+    rule: "self.metadata.name == self.spec.service.__namespace__ + '.' + self.spec.service.name",
+    message: "a table is named by its Service, as NAMESPACE.SERVICE",
+};
+
+/// A Service as LB nodes need it: one for each, named NAMESPACE.SERVICE, in the operator's namespace, so that no tenant can forge one.
+/// About 800 B, and 65 B for each node of a Service with policy Local.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(crates(kube_core = "::kube_core"))]
 #[kube(
@@ -36,6 +44,7 @@ pub const MAX_LOCAL_NODES: usize = 5_000;
 #[serde(rename_all = "camelCase")]
 pub struct VipTableSpec {
     /// The Service.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("a table stays with its Service, and with this life of it"))]
     pub service: ServiceRef,
     /// VIP addresses: load balancer addresses in the order of the Service's families, then external ones.
     #[schemars(length(min = 1, max = 64))]
@@ -56,6 +65,7 @@ pub struct VipTableSpec {
     /// only; the operator then writes that family's whole range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024), inner(length(min = 3, max = 43)))]
+    #[x_kube(validation = Rule::new("self.all(r, isCIDR(r))").message("must be CIDR blocks"))]
     pub source_ranges: Option<Vec<String>>,
     /// Where flows may go.
     pub backends: Backends,
@@ -69,13 +79,13 @@ pub struct VipTableSpec {
 #[x_kube(crates(kube_core = "::kube_core"))]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceRef {
-    /// Namespace.
+    /// Namespace of the Service.
     #[schemars(length(min = 1, max = 63))]
     pub namespace: String,
-    /// Name.
+    /// Name of the Service.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// `metadata.uid`.
+    /// Its `metadata.uid`.
     #[schemars(length(min = 1, max = 64))]
     pub uid: String,
 }
@@ -85,14 +95,14 @@ pub struct ServiceRef {
 #[x_kube(crates(kube_core = "::kube_core"))]
 #[serde(rename_all = "camelCase")]
 pub struct VipAddress {
-    /// The address.
+    /// The address, in its shortest form (RFC 5952).
     #[schemars(length(min = 2, max = 39))]
-    #[x_kube(validation = Rule::new("isIP(self)").message("not an IP address"))]
+    #[x_kube(validation = Rule::new("isIP(self) && ip.isCanonical(self)").message("must be an IP address in its shortest form"))]
     pub address: String,
-    /// Pool that it came from.
+    /// Pool that the address came from.
     #[schemars(length(min = 1, max = 253))]
     pub pool: String,
-    /// What the Service uses it for.
+    /// What the Service uses it for: `LoadBalancer` or `ExternalIP`.
     #[serde(rename = "use")]
     pub used_as: crate::Use,
 }
@@ -179,7 +189,7 @@ pub enum Backends {
     /// All nodes of a set, by its name, with equal weight: `externalTrafficPolicy: Cluster`.
     #[serde(rename_all = "camelCase")]
     NodeSet {
-        /// Name of the set: [`crate::WORKERS`].
+        /// Name of the set: `workers`.
         #[schemars(length(min = 1, max = 63))]
         name: String,
     },
@@ -190,7 +200,7 @@ pub enum Backends {
         #[schemars(length(min = 1, max = 63))]
         set: String,
         /// Slots of the lookup table: a power of two with headroom that only grows while the Service lives.
-        #[schemars(range(min = 256, max = 65536))]
+        #[schemars(range(min = 256, max = 65536), extend("x-kubernetes-validations" = crate::schema::growing_power_of_two()))]
         table_slots: u32,
         /// Sorted by name. Empty: nobody serves it, and clients are told so.
         #[schemars(length(max = 5000))]
@@ -203,14 +213,14 @@ pub enum Backends {
 #[x_kube(crates(kube_core = "::kube_core"))]
 #[serde(rename_all = "camelCase")]
 pub struct LocalNode {
-    /// Its name.
+    /// Name of the node.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// Eligible IPv4 endpoints: the weight for IPv4 VIPs.
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0, max = 65535))]
     pub ipv4: u16,
-    /// Eligible IPv6 endpoints.
+    /// Eligible IPv6 endpoints: the weight for IPv6 VIPs.
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0, max = 65535))]
     pub ipv6: u16,

@@ -1,0 +1,152 @@
+//! What objects weigh as JSON, without the managed fields that an API server adds: the figures of docs/operator.md.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
+
+use operator_api::*;
+use serde_json::{Value, json};
+
+/// An object of ours as it is stored, with the metadata that every object has.
+fn stored(kind: &str, name: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": "vipline.dev/v1alpha1",
+        "kind": kind,
+        "metadata": {
+            "name": name,
+            "namespace": "vipline-system",
+            "uid": "6f1c2b9e-2a07-4a34-9a57-3f0f4f3d1c55",
+            "resourceVersion": "123456789",
+            "generation": 12,
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": spec,
+    })
+}
+
+/// Its length, after a round through the type: what is not in the type is not counted.
+fn bytes<T: serde::Serialize + serde::de::DeserializeOwned>(object: Value) -> usize {
+    serde_json::to_string(&serde_json::from_value::<T>(object).unwrap())
+        .unwrap()
+        .len()
+}
+
+fn table(nodes: Option<usize>) -> usize {
+    let local = |count| {
+        let node = |n: usize| json!({"name": format!("worker-{n:04}.rack-17.example.net"), "ipv4": 2, "ipv6": 2});
+        json!({"local": {"set": "workers", "tableSlots": 65536, "nodes": (0..count).map(node).collect::<Vec<_>>()}})
+    };
+    bytes::<VipTable>(stored(
+        "VipTable",
+        "team-payments.checkout-frontend",
+        json!({
+            "service": {"namespace": "team-payments", "name": "checkout-frontend", "uid": "6f1c2b9e-2a07-4a34-9a57-3f0f4f3d1c55"},
+            "addresses": [
+                {"address": "203.0.113.107", "pool": "public", "use": "LoadBalancer"},
+                {"address": "2001:db8:12:34::107", "pool": "public-v6", "use": "LoadBalancer"},
+            ],
+            "ports": [
+                {"protocol": "TCP", "port": 80, "nodePort": 30080, "name": "http"},
+                {"protocol": "TCP", "port": 443, "nodePort": 30443, "name": "https"},
+            ],
+            "backends": nodes.map_or(json!({"nodeSet": {"name": WORKERS}}), local),
+            "healthCheck": {"kubeProxy": {"port": 10256}},
+        }),
+    ))
+}
+
+fn node_set(nodes: usize) -> usize {
+    let entry = |n: usize| {
+        json!({"name": format!("worker-{n:04}.rack-17.example.net"), "ipv4": format!("10.17.{}.{}", n / 250, n % 250),
+               "ipv6": format!("fd00:17::{n:x}"), "zone": "rack-17"})
+    };
+    bytes::<NodeSet>(stored(
+        "NodeSet",
+        "workers-0",
+        json!({"set": WORKERS, "chunk": 0, "chunks": 1, "epoch": 1, "tableSlots": 65536, "seedFingerprint": "0123456789abcdef",
+               "nodes": (0..nodes).map(entry).collect::<Vec<_>>()}),
+    ))
+}
+
+fn claim(name: &str, address: &str) -> usize {
+    bytes::<AddressClaim>(stored(
+        "AddressClaim",
+        name,
+        json!({"address": address, "pool": "public", "holders": [{
+            "service": {"namespace": "team-payments", "name": "checkout-frontend", "uid": "6f1c2b9e-2a07-4a34-9a57-3f0f4f3d1c55"},
+            "use": "LoadBalancer",
+            "ports": [{"protocol": "TCP", "port": 80}, {"protocol": "TCP", "port": 443}],
+        }]}),
+    ))
+}
+
+fn lb_node(failing: usize, why: usize) -> usize {
+    let mut object = stored(
+        "LbNode",
+        "lb-1.rack-17.example.net",
+        json!({"tunnelSources": ["192.0.2.10/32", "2001:db8:f::10/128"]}),
+    );
+    let entry = |n: usize| json!({"name": format!("team-payments.checkout-frontend-{n:04}"), "why": "x".repeat(why)});
+    object["status"] = json!({
+        "version": "0.1.0",
+        "programmed": {"tables": "123456789", "nodeSets": "123456789", "vips": 20000, "backends": 5000, "failingCount": failing,
+                       "failing": (0..failing).map(entry).collect::<Vec<_>>()},
+        "conditions": [{"type": "Ready", "status": "True", "reason": "Programmed", "message": "all tables are in the maps",
+                        "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+    });
+    bytes::<LbNode>(object)
+}
+
+fn tunnel(lb_nodes: usize, prefixes: usize) -> usize {
+    let source = |n: usize| format!("192.0.2.{n}/32");
+    let prefix = |n: usize| format!("203.0.{n}.0/24");
+    bytes::<TunnelConfig>(stored(
+        "TunnelConfig",
+        TUNNEL_CONFIG,
+        json!({"sources": (0..lb_nodes).map(source).collect::<Vec<_>>(), "vipPrefixes": (0..prefixes).map(prefix).collect::<Vec<_>>()}),
+    ))
+}
+
+/// The figures are round; the objects may not be a tenth off.
+#[track_caller]
+fn weighs(figure: usize, measured: usize) {
+    assert!(
+        measured.abs_diff(figure) * 10 <= figure,
+        "measured {measured} B, docs/operator.md says {figure} B"
+    );
+}
+
+#[test]
+fn objects_weigh_what_the_documents_say() {
+    weighs(800, table(None));
+    let each = (table(Some(5000)) - table(Some(0))) / 5000;
+    weighs(65, each);
+    weighs(400, node_set(0));
+    weighs(105, (node_set(500) - node_set(0)) / 500);
+    weighs(530, claim("203.0.113.107", "203.0.113.107"));
+    weighs(610, lb_node(0, 0));
+    weighs(400, tunnel(4, 4));
+}
+
+#[test]
+fn a_full_chunk_and_a_full_local_table_fit_an_api_server() {
+    // 1.5 MiB is what etcd takes in a request; managed fields of lists that are replaced whole are a few hundred bytes.
+    assert!(
+        node_set(MAX_NODES_PER_CHUNK) < 64 << 10,
+        "{}",
+        node_set(MAX_NODES_PER_CHUNK)
+    );
+    assert!(
+        table(Some(MAX_LOCAL_NODES)) < 512 << 10,
+        "{}",
+        table(Some(MAX_LOCAL_NODES))
+    );
+}
+
+#[test]
+fn an_lb_node_with_all_that_may_fail_can_be_kept_within_its_bound() {
+    // Names and reasons of full length would not fit: the LB node shortens the reasons.
+    assert!(
+        lb_node(MAX_FAILING_TABLES, 256) < MAX_LB_NODE_BYTES,
+        "{}",
+        lb_node(MAX_FAILING_TABLES, 256)
+    );
+}
