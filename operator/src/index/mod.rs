@@ -1,126 +1,135 @@
 //! All that is watched, as a plain struct: apply, delete, reset; and what it asks for.
 //!
 //! Never writes and never waits. The same objects in any order give the same answers.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `object`, `store`, `kinds` | what is watched, each object in its newest version |
+//! | `events` | what an event changes, and what has to be looked at for it |
+//! | `service`, `annotations`, `ports`, `source_ranges` | the Service contract; `wanted` has its words |
+//! | `endpoints` | which nodes have endpoints of a Service |
+//! | `nodes`, `node_set` | which nodes are backends, and the next chunk of their set |
+//! | `waiting` | which Services wait for an address, or for LB nodes |
+//! | `tunnel`, `lb_nodes`, `seed` | what workers accept; who has programmed what; what flows are hashed with |
 
+mod annotations;
+mod endpoints;
+mod events;
+mod kinds;
 mod lb_nodes;
+mod node_set;
+mod nodes;
+mod object;
+mod ports;
 mod seed;
 mod service;
+mod source_ranges;
+mod store;
+mod tunnel;
+mod waiting;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use endpoints::{Endpoints, local_table_slots};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Service;
+use kube::core::Selector;
 pub use lb_nodes::Coverage;
-pub use seed::Seed;
-pub use service::{Deprecation, Refusal, RefusedPort, Serve, Wanted, Why};
-
-use k8s_openapi::api::{
-    coordination::v1::Lease,
-    core::v1::{Namespace, Node, Secret, Service},
-    discovery::v1::EndpointSlice,
-};
+use lb_nodes::{Pulse, Says, says};
+use nodes::Candidate;
+pub use object::{Kind, Object, Settings};
 use operator_api::{
-    AddressClaim, AddressPool, Backends, HealthCheck, Holder, LbNode, NodeSet, TunnelConfig, TunnelConfigSpec, VipTable,
+    AddressClaim, Backends, HealthCheck, Holder, LbNode, NodeSet, SEED_SECRET, ServiceRef, TUNNEL_CONFIG, TunnelConfig,
+    TunnelConfigSpec, VipTable, WORKERS,
+};
+pub use seed::{Seed, fingerprint};
+use store::{Key, Store};
+pub use tunnel::TunnelFault;
+use waiting::Wish;
+pub use wanted::{Deprecation, Refusal, RefusedPort, Serve, Wanted, Why};
+
+use crate::{
+    ServiceKey,
+    ipam::{Claim, Claims, Pools, address_of_name},
 };
 
-use crate::{ServiceKey, Subject};
-
-/// An object of a kind that is watched.
-#[derive(Clone, Debug)]
-pub enum Object {
-    /// A Service of any type and class.
-    Service(Service),
-    /// An EndpointSlice.
-    EndpointSlice(EndpointSlice),
-    /// A node.
-    Node(Node),
-    /// A namespace: its labels count.
-    Namespace(Namespace),
-    /// A pool.
-    Pool(AddressPool),
-    /// A claim.
-    Claim(AddressClaim),
-    /// A table.
-    Table(VipTable),
-    /// A chunk of a node set.
-    NodeSet(NodeSet),
-    /// The tunnel configuration.
-    Tunnel(TunnelConfig),
-    /// An LB node.
-    LbNode(LbNode),
-    /// A Lease of the operator's namespace: an LB node's liveness.
-    Lease(Lease),
-    /// The seed's Secret; others of the namespace are not watched.
-    Seed(Secret),
-}
-
-/// What is watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(missing_docs, reason = "as the variants of Object")]
-pub enum Kind {
-    Service,
-    EndpointSlice,
-    Node,
-    Namespace,
-    Pool,
-    Claim,
-    Table,
-    NodeSet,
-    Tunnel,
-    LbNode,
-    Lease,
-    Seed,
-}
-
-/// What the operator was told on its command line, as far as decisions need it.
-#[derive(Clone, Debug, Default)]
-pub struct Settings {
-    /// Namespace of the operator and its objects.
-    pub namespace: String,
-    /// `spec.loadBalancerClass` of Services that are ours.
-    pub class: String,
-    /// Take Services without a class, too.
-    pub default_class: bool,
-    /// Take Services without a class whose labels fit, whatever `default_class` says.
-    pub service_selector: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector>,
-}
+/// Where kube-proxy says how it is (KEP-3836).
+const KUBE_PROXY_HEALTH_PORT: u16 = 10_256;
 
 /// Something of ours whose Service is gone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Orphan<'a> {
-    /// A table.
+    /// A table: there is no Service of its name.
     Table(&'a VipTable),
-    /// A holder of a claim.
+    /// A holder of a claim: there is no Service of its name, or it has another uid.
     Holder(&'a AddressClaim, &'a Holder),
-}
-
-/// Why there is no tunnel configuration to write.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TunnelFault {
-    /// More outer sources than a TunnelConfig holds.
-    #[error("{0} outer sources of LB nodes are more than the 1024 that a TunnelConfig holds")]
-    TooManySources(usize),
-    /// More blocks than a TunnelConfig holds.
-    #[error("{0} blocks of VIP addresses are more than the 4096 that a TunnelConfig holds")]
-    TooManyPrefixes(usize),
 }
 
 /// Everything that is watched.
 #[derive(Debug)]
 pub struct Index {
     settings: Settings,
-    services: BTreeMap<ServiceKey, Service>,
-    tables: BTreeMap<String, VipTable>,
-    tunnel: Option<TunnelConfig>,
+    selector: Option<Selector>,
+    services: Store<Service>,
+    /// The Service that a slice is of.
+    slices: Store<Option<ServiceKey>>,
+    endpoints: BTreeMap<ServiceKey, Endpoints>,
+    nodes: Store<Candidate>,
+    /// How many of `nodes` are eligible.
+    eligible: usize,
+    /// Labels.
+    namespaces: Store<BTreeMap<String, String>>,
+    pools: Pools,
+    pool_versions: Store<()>,
+    claims: Claims,
+    claim_versions: Store<()>,
+    tables: Store<VipTable>,
+    node_sets: Store<NodeSet>,
+    tunnels: Store<TunnelConfig>,
+    lb_nodes: Store<LbNode>,
+    leases: Store<Option<Pulse>>,
+    seeds: Store<seed::Found>,
+    /// Services that are not [`Wanted::Foreign`].
+    ours: BTreeSet<ServiceKey>,
+    /// Services that lack an address.
+    waiting: BTreeMap<ServiceKey, Wish>,
+    /// Services with a table of which clients cannot know yet, until an LB node has it.
+    unpublished: BTreeSet<ServiceKey>,
+    /// Objects that were left out because they are none that an API server can have.
+    ignored: u64,
 }
 
 impl Index {
     /// Without any object.
     pub fn new(settings: Settings) -> Self {
+        let selector = settings
+            .service_selector
+            .clone()
+            .and_then(|selector| Selector::try_from(selector).ok());
         Self {
             settings,
-            services: BTreeMap::new(),
-            tables: BTreeMap::new(),
-            tunnel: None,
+            selector,
+            services: Store::default(),
+            slices: Store::default(),
+            endpoints: BTreeMap::new(),
+            nodes: Store::default(),
+            eligible: 0,
+            namespaces: Store::default(),
+            pools: Pools::default(),
+            pool_versions: Store::default(),
+            claims: Claims::default(),
+            claim_versions: Store::default(),
+            tables: Store::default(),
+            node_sets: Store::default(),
+            tunnels: Store::default(),
+            lb_nodes: Store::default(),
+            leases: Store::default(),
+            seeds: Store::default(),
+            ours: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            unpublished: BTreeSet::new(),
+            ignored: 0,
         }
     }
 
@@ -129,105 +138,251 @@ impl Index {
         &self.settings
     }
 
-    /// Puts an object in the place of its earlier version; one that is not newer than what is known (by `resourceVersion`, of the same
-    /// uid) changes nothing. Returns what has to be looked at.
-    pub fn apply(&mut self, _object: Object) -> BTreeSet<Subject> {
-        BTreeSet::new()
-    }
-
-    /// Takes an object out.
-    pub fn delete(&mut self, _object: Object) -> BTreeSet<Subject> {
-        BTreeSet::new()
-    }
-
-    /// Puts a whole list in the place of all that is known of a kind: what is not in it is gone.
-    pub fn reset(&mut self, _kind: Kind, _objects: Vec<Object>) -> BTreeSet<Subject> {
-        BTreeSet::new()
-    }
-
     /// Whether each kind was [reset](Self::reset) at least once: nothing may be decided before.
     pub fn is_complete(&self) -> bool {
-        false
+        Kind::ALL.into_iter().all(|kind| self.is_listed(kind))
     }
 
-    /// A Service, without its managedFields.
+    /// Objects that were left out: without a name, in a namespace where they mean nothing, or a claim of no address.
+    pub fn ignored(&self) -> u64 {
+        self.ignored
+    }
+
+    /// A Service, without its managedFields and without kubectl's copy of it.
     pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
-        self.services.get(key)
+        self.services.by_key(key)
     }
 
     /// All Services, ours or not.
     pub fn services(&self) -> impl Iterator<Item = &ServiceKey> {
-        self.services.keys()
+        self.services.iter().map(|(key, _)| key)
+    }
+
+    /// Services that are not [`Wanted::Foreign`].
+    pub fn ours(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.ours.iter()
     }
 
     /// What a Service asks of us.
-    pub fn wanted(&self, _key: &ServiceKey) -> Wanted {
-        Wanted::Foreign
+    pub fn wanted(&self, key: &ServiceKey) -> Wanted {
+        let Some(service) = self.services.by_key(key) else {
+            return Wanted::Foreign;
+        };
+        let labels = service.metadata.labels.as_ref();
+        let fits = |selector: &Selector| {
+            let none = BTreeMap::new();
+            kube::core::SelectorExt::matches(selector, labels.unwrap_or(&none))
+        };
+        let around = service::Around {
+            class: &self.settings.class,
+            selected: self.settings.default_class || self.selector.as_ref().is_some_and(fits),
+            has_traces: self.table(key).is_some() || self.claims.of_service(key).next().is_some(),
+            namespace_labels: self.labels_of(&key.namespace),
+        };
+        service::wanted(service, &around)
     }
 
     /// Where the flows of a Service may go, and how nodes are probed for it.
-    pub fn backends(&self, _serve: &Serve) -> (Backends, Option<HealthCheck>) {
-        (
-            Backends::NodeSet {
-                name: operator_api::WORKERS.to_owned(),
+    pub fn backends(&self, serve: &Serve) -> (Backends, Option<HealthCheck>) {
+        let key = crate::ipam::key_of(&serve.service);
+        let endpoints = self.endpoints.get(&key);
+        let located = endpoints.map(Endpoints::located).cloned().unwrap_or_default();
+        let check = match serve.health_check_node_port {
+            Some(port) => HealthCheck::ServicePort {
+                port,
+                ignored: located.terminating,
             },
-            None,
-        )
+            None => HealthCheck::KubeProxy {
+                port: KUBE_PROXY_HEALTH_PORT,
+            },
+        };
+        let backends = if serve.local {
+            let had = self.table(&key).filter(|table| table.spec.service == serve.service);
+            let had = had.and_then(|table| match &table.spec.backends {
+                Backends::Local { table_slots, .. } => Some(*table_slots),
+                Backends::NodeSet { .. } => None,
+            });
+            Backends::Local {
+                set: WORKERS.to_owned(),
+                table_slots: local_table_slots(located.nodes.len(), had),
+                nodes: located.nodes,
+            }
+        } else {
+            Backends::NodeSet {
+                name: WORKERS.to_owned(),
+            }
+        };
+        (backends, serve.probed.then_some(check))
     }
 
     /// The table of a Service, whichever life of the Service it is of.
     pub fn table(&self, key: &ServiceKey) -> Option<&VipTable> {
-        self.tables.get(&VipTable::name_of(&key.namespace, &key.name))
+        self.tables
+            .by_key(&self.own(&VipTable::name_of(&key.namespace, &key.name)))
     }
 
     /// All tables, by name.
     pub fn tables(&self) -> impl Iterator<Item = &VipTable> {
-        self.tables.values()
+        self.tables.iter().map(|(_, table)| table)
     }
 
-    /// Tables and holders whose Service is gone: no Service of that name, or one with another uid.
+    /// All pools.
+    pub fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    /// All claims.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// All claims, to reserve addresses for writes that are under way.
+    pub fn claims_mut(&mut self) -> &mut Claims {
+        &mut self.claims
+    }
+
+    /// Tables and holders whose Service is gone.
     pub fn orphans(&self) -> impl Iterator<Item = Orphan<'_>> {
-        std::iter::empty()
+        let tables = self.tables.iter().filter(|(key, _)| {
+            let service = events::service_of_table(&key.name);
+            service.is_none_or(|service| self.services.by_key(&service).is_none())
+        });
+        let holders = self.claims.iter().flat_map(|claim| {
+            let dead = claim.holders().filter(|holder| !self.lives(&holder.service));
+            dead.map(|holder| Orphan::Holder(claim.object(), holder))
+        });
+        tables.map(|(_, table)| Orphan::Table(table)).chain(holders)
     }
 
-    /// The next chunk of the worker set to write; `None`: all is as it should be, or there is no seed yet.
+    /// The next chunk of the worker set to write; `None`: all is as it should be, or there is no seed yet that it could pin.
     pub fn next_node_set(&self) -> Option<NodeSet> {
-        None
+        let seed = self.seed();
+        let eligible = self.nodes.iter().filter_map(|(_, node)| node.eligible());
+        let eligible = eligible.map(|entry| (entry.name.as_str(), entry)).collect();
+        node_set::next(&self.settings.namespace, &self.chunks(), &eligible, seed.fingerprint()?)
     }
 
     /// How many nodes are eligible: none is `UnAvailableLoadBalancer`.
     pub fn eligible_nodes(&self) -> usize {
-        0
+        self.eligible
     }
 
     /// The tunnel configuration that there is.
     pub fn tunnel(&self) -> Option<&TunnelConfig> {
-        self.tunnel.as_ref()
+        self.tunnels.by_key(&self.own(TUNNEL_CONFIG))
     }
 
     /// The tunnel configuration that there should be.
+    ///
+    /// # Errors
+    /// It would be larger than an object can be: the one that there is stays.
     pub fn wanted_tunnel(&self) -> Result<TunnelConfigSpec, TunnelFault> {
-        Ok(TunnelConfigSpec::default())
+        tunnel::wanted(self.lb_nodes(), &self.pools.prefixes(&self.claims), self.tunnel())
+    }
+
+    /// All LB nodes, by name, live or not.
+    pub fn lb_nodes(&self) -> impl Iterator<Item = &LbNode> {
+        self.lb_nodes.iter().map(|(_, node)| node)
     }
 
     /// On which of the live LB nodes a table is in the maps.
-    pub fn programmed(&self, _table: &VipTable, _now: Timestamp) -> Coverage {
-        Coverage::default()
+    pub fn programmed(&self, table: &VipTable, now: Timestamp) -> Coverage {
+        let name = table.metadata.name.as_deref().unwrap_or_default();
+        let version = store::version_of(table.metadata.resource_version.as_deref());
+        let published = self.is_published(table);
+        let mut coverage = Coverage::default();
+        for (key, node) in self.lb_nodes.iter().filter(|(key, _)| self.lives_at(&key.name, now)) {
+            coverage.of += 1;
+            match says(node, name, version, published) {
+                Says::On => coverage.on += 1,
+                Says::NotYet => {}
+                Says::Failing(why) => coverage.failing.push((key.name.clone(), why.to_owned())),
+            }
+        }
+        coverage
     }
 
-    /// When the next of the Leases that are fresh at `now` runs out, unless it is renewed.
-    pub fn next_lease_expiry(&self, _now: Timestamp) -> Option<Timestamp> {
-        None
+    fn lives_at(&self, lb_node: &str, now: Timestamp) -> bool {
+        self.pulse(lb_node).is_some_and(|pulse| pulse.lives_at(now))
     }
 
-    /// The next Services with a table after one, in order and from the start again, at most `most`: for looking at them bit by
-    /// bit when LB nodes come and go.
-    pub fn refresh(&self, _after: Option<&ServiceKey>, _most: usize) -> Vec<ServiceKey> {
-        Vec::new()
+    fn pulse(&self, lb_node: &str) -> Option<Pulse> {
+        let lease = format!("{}{lb_node}", operator_api::LB_LEASE_PREFIX);
+        self.leases.by_key(&self.own(&lease)).copied().flatten()
+    }
+
+    /// When the next of the LB nodes that live at `now` will not any more, unless it renews its Lease.
+    pub fn next_lease_expiry(&self, now: Timestamp) -> Option<Timestamp> {
+        let pulses = self.lb_nodes.iter().filter_map(|(key, _)| self.pulse(&key.name));
+        pulses
+            .filter(|pulse| pulse.lives_at(now))
+            .map(|pulse| pulse.until)
+            .min()
+    }
+
+    /// The next Services with a table after one, in the order of their tables' names and from the start again, at most `most`:
+    /// to look at all of them bit by bit when LB nodes come and go.
+    pub fn refresh(&self, after: Option<&ServiceKey>, most: usize) -> Vec<ServiceKey> {
+        let all = || {
+            self.tables
+                .iter()
+                .filter_map(|(key, _)| events::service_of_table(&key.name))
+        };
+        let Some(after) = after else {
+            return all().take(most).collect();
+        };
+        let last = self.own(&VipTable::name_of(&after.namespace, &after.name));
+        let later = self
+            .tables
+            .starting_at(&last)
+            .map(|(key, _)| key)
+            .filter(|key| **key != last);
+        let later = later.filter_map(|key| events::service_of_table(&key.name));
+        let up_to = all().take_while(|key| key != after);
+        later.chain(up_to).take(most).collect()
     }
 
     /// How it stands with the seed.
     pub fn seed(&self) -> Seed {
-        Seed::Missing
+        seed::seed(self.seeds.by_key(&self.own(SEED_SECRET)), self.pinned())
+    }
+
+    /// What node sets say of the seed.
+    fn pinned(&self) -> Option<&str> {
+        self.chunks()
+            .into_values()
+            .next()
+            .map(|chunk| chunk.seed_fingerprint.as_str())
+    }
+
+    fn chunks(&self) -> BTreeMap<u32, &operator_api::NodeSetSpec> {
+        node_set::chunks(self.node_sets.iter().map(|(_, chunk)| chunk))
+    }
+
+    fn claim_of_name(&self, name: &str) -> Option<&Claim> {
+        self.claims.by_address(address_of_name(name)?)
+    }
+
+    /// Whether this life of a Service is there.
+    fn lives(&self, service: &ServiceRef) -> bool {
+        let there = self.services.by_key(&crate::ipam::key_of(service));
+        there.is_some_and(|there| there.metadata.uid.as_deref() == Some(&service.uid))
+    }
+
+    fn labels_of(&self, namespace: &str) -> &BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        let key = Key {
+            namespace: String::new(),
+            name: namespace.to_owned(),
+        };
+        self.namespaces.by_key(&key).unwrap_or(&NONE)
+    }
+
+    /// The key of an object of the operator's namespace.
+    fn own(&self, name: &str) -> Key {
+        Key {
+            namespace: self.settings.namespace.clone(),
+            name: name.to_owned(),
+        }
     }
 }

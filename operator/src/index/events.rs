@@ -1,0 +1,427 @@
+//! What an event changes, and what has to be looked at for it.
+//!
+//! Never wakes all Services for one object: a node wakes none, a slice the Service whose result it changes, an LB node those
+//! that wait to be programmed, a claim its holders and some of those that wait for an address.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{Namespace, Node, Secret, Service},
+    discovery::v1::EndpointSlice,
+};
+use operator_api::{AddressClaim, AddressPool, LbNode, NodeSet, TunnelConfig, VipTable};
+
+use super::{
+    Index, Kind, Object,
+    endpoints::Slice,
+    kinds::Gone,
+    lb_nodes::{Pulse, Says, says},
+    nodes::Candidate,
+    seed::Found,
+    store::{Key, Stamp},
+};
+use crate::{
+    Subject,
+    ipam::{Claim, Pool, Range},
+};
+
+/// Large, and of no use to us.
+const ANNOTATION_LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+type Dirty = BTreeSet<Subject>;
+
+impl Index {
+    /// Puts an object in the place of its earlier version; one that is not newer than what is known (by `resourceVersion`, of
+    /// this or another life of its name), or that was deleted since, changes nothing. Returns what has to be looked at.
+    pub fn apply(&mut self, object: Object) -> BTreeSet<Subject> {
+        let mut dirty = Dirty::new();
+        let Some(key) = self.key_of(&object) else {
+            return dirty;
+        };
+        let stamp = Stamp::of(object.metadata());
+        if !self.takes(object.kind(), &key, &stamp) {
+            return dirty;
+        }
+        let slices_of = self.put(key, stamp, object, &mut dirty);
+        self.locate(slices_of, &mut dirty);
+        dirty
+    }
+
+    /// Takes an object out that is gone. (One that only has a `deletionTimestamp` is still there.)
+    pub fn delete(&mut self, object: Object) -> BTreeSet<Subject> {
+        let mut dirty = Dirty::new();
+        if let Some(key) = self.key_of(&object) {
+            let stamp = Stamp::of(object.metadata());
+            let gone = self.take(object.kind(), &key, stamp);
+            let slices_of = self.after_loss(gone, &mut dirty);
+            self.locate(slices_of, &mut dirty);
+        }
+        dirty
+    }
+
+    /// Puts a whole list in the place of all that is known of a kind: what is not in it is gone, and its versions count, be they
+    /// older (the API server may have been restored from a backup).
+    pub fn reset(&mut self, kind: Kind, objects: Vec<Object>) -> BTreeSet<Subject> {
+        let mut dirty = Dirty::new();
+        let mut listed = BTreeSet::new();
+        let mut slices_of = BTreeSet::new();
+        for object in objects.into_iter().filter(|object| object.kind() == kind) {
+            let Some(key) = self.key_of(&object) else { continue };
+            listed.insert(key.clone());
+            let stamp = Stamp::of(object.metadata());
+            self.forget_deletion(kind, &stamp);
+            slices_of.extend(self.put(key, stamp, object, &mut dirty));
+        }
+        for gone in self.keep(kind, &listed) {
+            slices_of.extend(self.after_loss(gone, &mut dirty));
+        }
+        self.locate(slices_of, &mut dirty);
+        dirty
+    }
+
+    /// `None`: it has no name, or stands where we have no business.
+    fn key_of(&mut self, object: &Object) -> Option<Key> {
+        let key = object.key();
+        let key = key.filter(|key| !object.kind().is_of_operator() || key.namespace == self.settings.namespace);
+        if key.is_none() {
+            self.ignored = self.ignored.saturating_add(1);
+        }
+        key
+    }
+
+    /// Returns Services of which a slice has changed.
+    fn put(&mut self, key: Key, stamp: Stamp, object: Object, dirty: &mut Dirty) -> BTreeSet<Key> {
+        match object {
+            Object::Service(service) => self.put_service(key, stamp, service, dirty),
+            Object::EndpointSlice(slice) => return self.put_slice(key, stamp, &slice),
+            Object::Node(node) => self.put_node(key, stamp, &node, dirty),
+            Object::Namespace(namespace) => self.put_namespace(key, stamp, namespace, dirty),
+            Object::Pool(pool) => self.put_pool(key, stamp, &pool, dirty),
+            Object::Claim(claim) => self.put_claim(key, stamp, &claim, dirty),
+            Object::Table(table) => self.put_table(key, stamp, table, dirty),
+            Object::NodeSet(chunk) => self.put_node_set(key, stamp, chunk, dirty),
+            Object::Tunnel(tunnel) => self.put_tunnel(key, stamp, tunnel, dirty),
+            Object::LbNode(node) => self.put_lb_node(key, stamp, node, dirty),
+            Object::Lease(lease) => self.put_lease(key, stamp, &lease, dirty),
+            Object::Seed(secret) => self.put_seed(key, stamp, &secret, dirty),
+        }
+        BTreeSet::new()
+    }
+
+    fn put_service(&mut self, key: Key, stamp: Stamp, mut service: Service, dirty: &mut Dirty) {
+        service.metadata.managed_fields = None;
+        if let Some(annotations) = &mut service.metadata.annotations {
+            annotations.remove(ANNOTATION_LAST_APPLIED);
+        }
+        let uid = service.metadata.uid.clone();
+        let old = self.services.put(key.clone(), stamp, service);
+        if old.is_some_and(|old| old.metadata.uid != uid) && self.claims.of_service(&key).next().is_some() {
+            dirty.insert(Subject::Orphans);
+        }
+        self.look_at(&key, dirty);
+    }
+
+    /// Notes what a Service waits for, and says so unless it is and was none of ours.
+    fn look_at(&mut self, key: &Key, dirty: &mut Dirty) {
+        let was_ours = self.ours.contains(key);
+        self.note(key);
+        if was_ours || self.ours.contains(key) {
+            dirty.insert(Subject::Service(key.clone()));
+        }
+    }
+
+    fn put_slice(&mut self, key: Key, stamp: Stamp, slice: &EndpointSlice) -> BTreeSet<Key> {
+        let parsed = Slice::parse(slice);
+        let service = parsed.as_ref().map(|(service, _)| service.clone());
+        let old = self.slices.put(key.clone(), stamp, service.clone()).flatten();
+        let mut touched = BTreeSet::new();
+        if let Some(old) = old.filter(|old| Some(old) != service.as_ref()) {
+            self.endpoints.entry(old.clone()).or_default().remove(&key.name);
+            touched.insert(old);
+        }
+        if let Some((service, slice)) = parsed
+            && self.endpoints.entry(service.clone()).or_default().put(&key.name, slice)
+        {
+            touched.insert(service);
+        }
+        touched
+    }
+
+    /// Counts anew where the endpoints of Services are.
+    fn locate(&mut self, services: BTreeSet<Key>, dirty: &mut Dirty) {
+        for key in services {
+            let Some(endpoints) = self.endpoints.get_mut(&key) else {
+                continue;
+            };
+            let changed = endpoints.locate();
+            if endpoints.is_empty() {
+                self.endpoints.remove(&key);
+            }
+            if changed && self.ours.contains(&key) && self.is_local(&key) {
+                dirty.insert(Subject::Service(key));
+            }
+        }
+    }
+
+    fn is_local(&self, key: &Key) -> bool {
+        let spec = self.services.by_key(key).and_then(|service| service.spec.as_ref());
+        spec.and_then(|spec| spec.external_traffic_policy.as_deref()) == Some("Local")
+    }
+
+    fn put_node(&mut self, key: Key, stamp: Stamp, node: &Node, dirty: &mut Dirty) {
+        let candidate = Candidate::parse(node);
+        let old = self.nodes.by_key(&key);
+        if candidate.is_news_after(old) {
+            dirty.insert(Subject::NodeSets);
+        }
+        self.eligible += usize::from(candidate.eligible().is_some());
+        let old = self.nodes.put(key, stamp, candidate);
+        self.eligible -= usize::from(old.is_some_and(|old| old.eligible().is_some()));
+    }
+
+    fn put_namespace(&mut self, key: Key, stamp: Stamp, namespace: Namespace, dirty: &mut Dirty) {
+        let labels = namespace.metadata.labels.unwrap_or_default();
+        let name = key.name.clone();
+        let old = self.namespaces.put(key, stamp, labels);
+        if old.unwrap_or_default() != *self.labels_of(&name) {
+            self.namespace_changed(&name, dirty);
+        }
+    }
+
+    fn namespace_changed(&mut self, name: &str, dirty: &mut Dirty) {
+        let first = Key {
+            namespace: name.to_owned(),
+            name: String::new(),
+        };
+        let ours = self.ours.range(first..).take_while(|key| key.namespace == name);
+        dirty.extend(ours.cloned().map(Subject::Service));
+    }
+
+    fn put_pool(&mut self, key: Key, stamp: Stamp, pool: &AddressPool, dirty: &mut Dirty) {
+        let name = key.name.clone();
+        let ranges = self.pools.by_name(&name).map(Pool::ranges).unwrap_or_default().to_vec();
+        self.pool_versions.put(key, stamp, ());
+        dirty.insert(Subject::Pool(name.clone()));
+        if self.pools.apply(pool) {
+            self.pool_changed(&name, ranges, dirty);
+        }
+    }
+
+    /// What waits may fit now, what was covered may not be any more, and others' conflicts may have come or gone.
+    fn pool_changed(&mut self, name: &str, mut ranges: Vec<Range>, dirty: &mut Dirty) {
+        ranges.extend(self.pools.by_name(name).map(Pool::ranges).unwrap_or_default());
+        let of_pool = self.claims.iter().filter(|claim| claim.object().spec.pool == name);
+        let in_ranges = ranges.iter().flat_map(|range| self.claims.in_range(*range));
+        for claim in of_pool.chain(in_ranges) {
+            dirty.extend(holders_of(claim).map(Subject::Service));
+        }
+        dirty.extend(self.waiting.keys().cloned().map(Subject::Service));
+        dirty.extend(self.pools.iter().map(|pool| Subject::Pool(pool.name().to_owned())));
+        dirty.insert(Subject::Tunnel);
+    }
+
+    fn put_claim(&mut self, key: Key, stamp: Stamp, claim: &AddressClaim, dirty: &mut Dirty) {
+        let name = key.name.clone();
+        let old = self.claim_of_name(&name).cloned();
+        self.claim_versions.put(key, stamp, ());
+        if self.claims.apply(claim) {
+            self.claim_changed(&name, old, dirty);
+        } else {
+            self.ignored = self.ignored.saturating_add(1);
+        }
+    }
+
+    fn claim_changed(&mut self, name: &str, old: Option<Claim>, dirty: &mut Dirty) {
+        let new = self.claim_of_name(name).cloned();
+        let Some(address) = old.as_ref().or(new.as_ref()).map(Claim::address) else {
+            return;
+        };
+        let covering = self.pools.covering(address).map(|pool| pool.name().to_owned());
+        if covering.is_none() && old.is_some() != new.is_some() {
+            dirty.insert(Subject::Tunnel);
+        }
+        dirty.extend(covering.map(Subject::Pool));
+        for claim in [&old, &new].into_iter().flatten() {
+            let pool = &claim.object().spec.pool;
+            if self.pools.by_name(pool).is_some() {
+                dirty.insert(Subject::Pool(pool.clone()));
+            }
+            for holder in holders_of(claim).collect::<Vec<_>>() {
+                if self.services.by_key(&holder).is_some() {
+                    self.look_at(&holder, dirty);
+                }
+            }
+        }
+        if new
+            .as_ref()
+            .is_some_and(|claim| claim.holders().any(|holder| !self.lives(&holder.service)))
+        {
+            dirty.insert(Subject::Orphans);
+        }
+        if let Some(old) = &old
+            && frees(old, new.as_ref())
+        {
+            dirty.extend(
+                self.who_could_use(address, &old.object().spec.pool)
+                    .map(Subject::Service),
+            );
+        }
+    }
+
+    fn put_table(&mut self, key: Key, stamp: Stamp, table: VipTable, dirty: &mut Dirty) {
+        let name = key.name.clone();
+        self.tables.put(key, stamp, table);
+        self.table_changed(&name, dirty);
+    }
+
+    fn table_changed(&mut self, name: &str, dirty: &mut Dirty) {
+        let service = service_of_table(name).filter(|key| self.services.by_key(key).is_some());
+        match service {
+            Some(key) => self.look_at(&key, dirty),
+            None => {
+                dirty.insert(Subject::Orphans);
+            }
+        }
+    }
+
+    fn put_node_set(&mut self, key: Key, stamp: Stamp, chunk: NodeSet, dirty: &mut Dirty) {
+        let pinned = self.pinned().map(str::to_owned);
+        self.node_sets.put(key, stamp, chunk);
+        dirty.insert(Subject::NodeSets);
+        if self.pinned() != pinned.as_deref() {
+            dirty.insert(Subject::Seed);
+        }
+    }
+
+    fn put_tunnel(&mut self, key: Key, stamp: Stamp, tunnel: TunnelConfig, dirty: &mut Dirty) {
+        self.tunnels.put(key, stamp, tunnel);
+        dirty.insert(Subject::Tunnel);
+    }
+
+    fn put_lb_node(&mut self, key: Key, stamp: Stamp, node: LbNode, dirty: &mut Dirty) {
+        let old = self.lb_nodes.put(key.clone(), stamp, node);
+        let Some(node) = self.lb_nodes.by_key(&key) else { return };
+        if old.as_ref().is_none_or(|old| old.spec != node.spec) {
+            dirty.insert(Subject::Tunnel);
+        }
+        for service in &self.unpublished {
+            let said = old.as_ref().map_or(Says::NotYet, |old| self.says(old, service));
+            if said != self.says(node, service) {
+                dirty.insert(Subject::Service(service.clone()));
+            }
+        }
+    }
+
+    fn put_lease(&mut self, key: Key, stamp: Stamp, lease: &Lease, dirty: &mut Dirty) {
+        let Some((name, pulse)) = Pulse::parse(lease) else {
+            return;
+        };
+        let old = self.leases.put(key, stamp, pulse).flatten();
+        if pulse.is_some_and(|pulse| pulse.is_revival_of(old.as_ref()))
+            && let Some(node) = self.lb_nodes.by_key(&self.own(&name))
+        {
+            let woken = self
+                .unpublished
+                .iter()
+                .filter(|service| self.says(node, service) == Says::On);
+            dirty.extend(woken.cloned().map(Subject::Service));
+        }
+    }
+
+    /// What an LB node says of the table of a Service of which clients do not know yet.
+    fn says<'a>(&self, node: &'a LbNode, service: &Key) -> Says<'a> {
+        let key = self.own(&VipTable::name_of(&service.namespace, &service.name));
+        says(node, &key.name, self.tables.version(&key), false)
+    }
+
+    fn put_seed(&mut self, key: Key, stamp: Stamp, secret: &Secret, dirty: &mut Dirty) {
+        if key.name != operator_api::SEED_SECRET {
+            return;
+        }
+        let found = Found::parse(secret);
+        if self.seeds.put(key.clone(), stamp, found).as_ref() != self.seeds.by_key(&key) {
+            dirty.extend([Subject::Seed, Subject::NodeSets]);
+        }
+    }
+
+    fn after_loss(&mut self, gone: Gone, dirty: &mut Dirty) -> BTreeSet<Key> {
+        match gone {
+            Gone::Nothing => {}
+            Gone::Service(key) => {
+                if self.table(&key).is_some() || self.claims.of_service(&key).next().is_some() {
+                    dirty.insert(Subject::Orphans);
+                }
+                self.look_at(&key, dirty);
+            }
+            Gone::EndpointSlice(key, service) => {
+                if let Some(service) = service {
+                    self.endpoints.entry(service.clone()).or_default().remove(&key.name);
+                    return BTreeSet::from([service]);
+                }
+            }
+            Gone::Node(candidate) => {
+                self.eligible -= usize::from(candidate.eligible().is_some());
+                if candidate.was_candidate() {
+                    dirty.insert(Subject::NodeSets);
+                }
+            }
+            Gone::Namespace(key, labels) => {
+                if !labels.is_empty() {
+                    self.namespace_changed(&key.name, dirty);
+                }
+            }
+            Gone::Pool(key) => {
+                let ranges = self
+                    .pools
+                    .by_name(&key.name)
+                    .map(Pool::ranges)
+                    .unwrap_or_default()
+                    .to_vec();
+                if self.pools.delete(&key.name) {
+                    self.pool_changed(&key.name, ranges, dirty);
+                }
+            }
+            Gone::Claim(key) => {
+                let old = self.claim_of_name(&key.name).cloned();
+                if self.claims.delete(&key.name) {
+                    self.claim_changed(&key.name, old, dirty);
+                }
+            }
+            Gone::Table(key) => {
+                if let Some(service) = service_of_table(&key.name) {
+                    self.look_at(&service, dirty);
+                }
+            }
+            Gone::NodeSet => dirty.extend([Subject::NodeSets, Subject::Seed]),
+            Gone::Tunnel | Gone::LbNode => {
+                dirty.insert(Subject::Tunnel);
+            }
+            // What it programmed is programmed: the next look at each Service says on how many.
+            Gone::Lease => {}
+            Gone::Seed => dirty.extend([Subject::Seed, Subject::NodeSets]),
+        }
+        BTreeSet::new()
+    }
+}
+
+fn holders_of(claim: &Claim) -> impl Iterator<Item = Key> {
+    claim.holders().map(|holder| crate::ipam::key_of(&holder.service))
+}
+
+/// Whether a claim leaves anything that it had: a holder, or a port of one.
+fn frees(old: &Claim, new: Option<&Claim>) -> bool {
+    old.holders().any(|holder| {
+        let kept = new.and_then(|new| new.holder(&holder.service));
+        kept.is_none_or(|kept| holder.ports.iter().any(|port| !kept.ports.contains(port)))
+    })
+}
+
+/// `None`: no table of ours has such a name.
+pub(super) fn service_of_table(name: &str) -> Option<Key> {
+    let (namespace, name) = name.split_once('.')?;
+    Some(Key {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    })
+}
