@@ -1,4 +1,6 @@
 //! Tests of the whole room, by scenario.
 
+mod cluster;
+mod histories;
 mod metallb;
 mod world;

@@ -125,7 +125,7 @@ pub(super) struct Conflict;
 #[derive(Clone, Debug, Default)]
 pub(super) struct ApiServer {
     pub(super) claims: BTreeMap<String, AddressClaim>,
-    version: u64,
+    pub(super) version: u64,
     /// Sabotage: versions are not looked at.
     pub(super) forgives_versions: bool,
 }
