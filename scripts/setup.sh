@@ -23,6 +23,7 @@ tracepath iputils-tracepath
 iperf3   iperf3
 nmap     nmap
 tshark   tshark
+kubectl  kubernetes-client
 clang    clang
 m4       m4
 pkg-config            pkg-config

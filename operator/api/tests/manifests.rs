@@ -99,3 +99,51 @@ fn the_definitions_are_those_of_the_types() {
 fn the_installation_is_the_sum_of_its_parts() {
     is_current("install.yaml", &install(&crds()));
 }
+
+/// The value of a `readonly NAME=` of the set-up script.
+fn setup(name: &str) -> String {
+    let script = fs::read_to_string(manifests().join("../../scripts/setup.sh")).unwrap();
+    let line = script
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("readonly {name}=")))
+        .unwrap();
+    line.split_whitespace().next().unwrap().to_owned()
+}
+
+#[test]
+fn images_are_built_with_the_tools_of_this_repository() {
+    let dockerfile = fs::read_to_string(manifests().join("../Dockerfile")).unwrap();
+    let linker = format!("bpf-linker --version {}\n", setup("BPF_LINKER"));
+    assert!(dockerfile.contains(&linker), "deploy/Dockerfile: not {linker}");
+    let workspace = fs::read_to_string(manifests().join("../../Cargo.toml")).unwrap();
+    let rust = workspace
+        .lines()
+        .find_map(|line| line.strip_prefix("rust-version = "))
+        .unwrap()
+        .trim_matches('"');
+    let images = dockerfile.lines().filter(|line| line.starts_with("FROM rust:"));
+    for image in images {
+        assert!(
+            image.starts_with(&format!("FROM rust:{rust}-")),
+            "{image}: the workspace wants {rust}"
+        );
+    }
+}
+
+#[test]
+fn images_of_the_manifests_are_stages_of_the_dockerfile() {
+    let dockerfile = fs::read_to_string(manifests().join("../Dockerfile")).unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    for (file, image, stage) in [
+        ("operator.yaml", "vipline-operator", "operator"),
+        ("lb.yaml", "vipline", "vipline"),
+        ("worker.yaml", "vipline", "vipline"),
+    ] {
+        let manifest = fs::read_to_string(manifests().join(file)).unwrap();
+        assert!(
+            manifest.contains(&format!("image: {image}:{version} ")),
+            "{file}: image {image}:{version}"
+        );
+        assert!(dockerfile.contains(&format!("--target {stage}")) && dockerfile.contains(&format!(" AS {stage}\n")));
+    }
+}
