@@ -21,14 +21,17 @@ pub enum Action {
         /// All annotations of ours that it shall have.
         annotations: BTreeMap<&'static str, String>,
     },
-    /// Merge patch of the whole list of finalizers, bound to this resource version: what is taken out may be others' too.
-    ReplaceFinalizers {
+    /// Merge patch of the whole list of finalizers and of annotations of ours to `null`, bound to this resource version: what is
+    /// taken out may be owned by others as well, and an apply would leave it there.
+    ReplaceServiceMeta {
         /// Which Service.
         service: ServiceKey,
         /// Its `resourceVersion`: 409 when it is another by now.
         resource_version: String,
         /// What stays.
         finalizers: Vec<String>,
+        /// Annotations that go.
+        without_annotations: Vec<&'static str>,
     },
     /// Server-side apply of the status: ingress and conditions of ours.
     ApplyServiceStatus {
@@ -36,18 +39,21 @@ pub enum Action {
         service: ServiceKey,
         /// Its uid.
         uid: String,
-        /// `None`: the ingress is not ours to say and stays (it has no address of ours yet, or none any more).
+        /// `None`: it has no ingress, and gets none. What has once been applied must be applied again, or it goes.
         ingress: Option<ServiceStatus>,
         /// Conditions of ours.
         conditions: Vec<Condition>,
     },
-    /// Merge patch that empties `status.loadBalancer` and takes our conditions out, bound to this resource version.
-    ClearServiceStatus {
+    /// Merge patch of the whole list of conditions and, if so said, of `status.loadBalancer.ingress` to `null`, bound to this
+    /// resource version.
+    ReplaceServiceStatus {
         /// Which Service.
         service: ServiceKey,
         /// Its `resourceVersion`.
         resource_version: String,
-        /// Conditions of others, which stay.
+        /// Whether the ingress goes; else it is left as it is.
+        clear_ingress: bool,
+        /// Conditions that stay: those of others.
         conditions: Vec<Condition>,
     },
     /// POST: 409 when the address is taken.
@@ -65,12 +71,14 @@ pub enum Action {
     },
     /// Server-side apply.
     ApplyTable(VipTable),
-    /// DELETE with a precondition.
+    /// DELETE with preconditions: a new life of the Service may have taken it over meanwhile.
     DeleteTable {
         /// Its name.
         name: String,
         /// Its uid.
         uid: String,
+        /// Its `resourceVersion`.
+        resource_version: String,
     },
     /// Server-side apply.
     ApplyNodeSet(NodeSet),

@@ -84,10 +84,10 @@ impl Target {
     /// Of a write.
     pub(super) const fn of_action(action: &Action) -> Self {
         match action {
-            Action::ApplyServiceMeta { .. } | Action::ReplaceFinalizers { .. } => {
+            Action::ApplyServiceMeta { .. } | Action::ReplaceServiceMeta { .. } => {
                 Self::new(Verb::Patch, "", "services", false)
             }
-            Action::ApplyServiceStatus { .. } | Action::ClearServiceStatus { .. } => {
+            Action::ApplyServiceStatus { .. } | Action::ReplaceServiceStatus { .. } => {
                 Self::new(Verb::Patch, "", "services/status", false)
             }
             Action::CreateClaim(_) => Self::new(Verb::Create, GROUP, "addressclaims", false),

@@ -187,8 +187,8 @@ fn about(action: &Action, notes: &[Note]) -> Option<About> {
         Action::CreateClaim(claim) | Action::ReplaceClaim(claim) => {
             claim.spec.holders.first().map(|holder| of_service(&holder.service))
         }
-        Action::ReplaceFinalizers { .. }
-        | Action::ClearServiceStatus { .. }
+        Action::ReplaceServiceMeta { .. }
+        | Action::ReplaceServiceStatus { .. }
         | Action::DeleteClaim { .. }
         | Action::DeleteTable { .. }
         | Action::ApplyNodeSet(_)

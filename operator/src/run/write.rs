@@ -118,12 +118,16 @@ impl Writer {
                 });
                 self.patch_service(service, &applied(), &Patch::Apply(body)).await
             }
-            Action::ReplaceFinalizers {
+            Action::ReplaceServiceMeta {
                 service,
                 resource_version,
                 finalizers,
+                without_annotations,
             } => {
-                let body = json!({"metadata": {"resourceVersion": resource_version, "finalizers": finalizers}});
+                let mut body = json!({"metadata": {"resourceVersion": resource_version, "finalizers": finalizers}});
+                for annotation in without_annotations {
+                    body["metadata"]["annotations"][annotation] = Value::Null;
+                }
                 self.patch_service(service, &merged(), &Patch::Merge(body)).await
             }
             Action::ApplyServiceStatus {
@@ -145,9 +149,10 @@ impl Writer {
                 self.patch_service_status(service, &applied(), &Patch::Apply(body))
                     .await
             }
-            Action::ClearServiceStatus {
+            Action::ReplaceServiceStatus {
                 service,
                 resource_version,
+                clear_ingress,
                 conditions,
             } => {
                 let conditions = if conditions.is_empty() {
@@ -155,10 +160,13 @@ impl Writer {
                 } else {
                     json!(conditions)
                 };
-                let body = json!({
+                let mut body = json!({
                     "metadata": {"resourceVersion": resource_version},
-                    "status": {"loadBalancer": {"ingress": null}, "conditions": conditions},
+                    "status": {"conditions": conditions},
                 });
+                if *clear_ingress {
+                    body["status"]["loadBalancer"] = json!({"ingress": null});
+                }
                 self.patch_service_status(service, &merged(), &Patch::Merge(body)).await
             }
             Action::CreateClaim(claim) => {
@@ -176,7 +184,11 @@ impl Writer {
                 resource_version,
             } => delete::<AddressClaim>(&self.cluster(), name, Some(uid), Some(resource_version)).await,
             Action::ApplyTable(table) => self.apply(table, Object::Table).await,
-            Action::DeleteTable { name, uid } => delete::<VipTable>(&self.own(), name, Some(uid), None).await,
+            Action::DeleteTable {
+                name,
+                uid,
+                resource_version,
+            } => delete::<VipTable>(&self.own(), name, Some(uid), Some(resource_version)).await,
             Action::ApplyNodeSet(set) => self.apply(set, Object::NodeSet).await,
             Action::DeleteNodeSet { name } => delete::<NodeSet>(&self.own(), name, None, None).await,
             Action::ApplyTunnel(tunnel) => self.apply(tunnel, Object::Tunnel).await,
