@@ -4,7 +4,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, MutexGuard, PoisonError},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     ServiceKey, Subject,
-    decide::{self, Next},
+    decide::{self, Action, Next},
     index::{Index, Kind, Object, Settings},
 };
 
@@ -81,6 +82,40 @@ impl Room {
         decide::next(&self.lock().index, subject, now)
     }
 
+    /// The next write for a subject, which is going to be done: an address that it claims is not chosen for another Service until
+    /// the [`Reservation`] is gone.
+    pub(super) fn decide_to_write(self: &Arc<Self>, subject: &Subject, now: Timestamp) -> (Next, Option<Reservation>) {
+        let mut inner = self.lock();
+        let next = decide::next(&inner.index, subject, now);
+        let address = match &next {
+            Next::Do(action, _) => match &**action {
+                Action::CreateClaim(claim) => claim.spec.address.parse().ok(),
+                Action::ApplyServiceMeta { .. }
+                | Action::ReplaceServiceMeta { .. }
+                | Action::ApplyServiceStatus { .. }
+                | Action::ReplaceServiceStatus { .. }
+                | Action::ReplaceClaim(_)
+                | Action::DeleteClaim { .. }
+                | Action::ApplyTable(_)
+                | Action::DeleteTable { .. }
+                | Action::ApplyNodeSet(_)
+                | Action::DeleteNodeSet { .. }
+                | Action::ApplyTunnel(_)
+                | Action::CreateSeed
+                | Action::ApplyPoolStatus { .. } => None,
+            },
+            Next::Done | Next::Wait(_) | Next::Retry => None,
+        };
+        let reservation = address.map(|address| {
+            inner.index.claims_mut().reserve(address);
+            Reservation {
+                room: self.clone(),
+                address,
+            }
+        });
+        (next, reservation)
+    }
+
     /// Something read from the index.
     pub(super) fn read<T>(&self, look: impl FnOnce(&Index) -> T) -> T {
         look(&self.lock().index)
@@ -92,8 +127,9 @@ impl Room {
             self.metrics
                 .pool(pool.metadata.name.as_deref().unwrap_or_default(), pool.status.as_ref());
         }
+        let is_slice = matches!(object, Object::EndpointSlice(_));
         let dirty = self.lock().index.apply(object);
-        self.queue.add(dirty);
+        self.changed(is_slice, dirty);
     }
 
     /// The watch says that an object is gone.
@@ -102,8 +138,9 @@ impl Room {
             self.metrics
                 .pool(pool.metadata.name.as_deref().unwrap_or_default(), None);
         }
+        let is_slice = matches!(object, Object::EndpointSlice(_));
         let dirty = self.lock().index.delete(object);
-        self.queue.add(dirty);
+        self.changed(is_slice, dirty);
     }
 
     /// The answer to a write, known at once: the next look sees it.
@@ -205,9 +242,16 @@ impl Room {
         counts
     }
 
-    /// EndpointSlices of a Service changed.
-    pub(super) fn endpoints_changed(&self, service: ServiceKey) {
-        lock(&self.endpoint_changes).entry(service).or_insert_with(Instant::now);
+    fn changed(&self, is_slice: bool, dirty: BTreeSet<Subject>) {
+        if is_slice {
+            let now = Instant::now();
+            for subject in &dirty {
+                if let Subject::Service(service) = subject {
+                    lock(&self.endpoint_changes).entry(service.clone()).or_insert(now);
+                }
+            }
+        }
+        self.queue.add(dirty);
     }
 
     /// A Service's table has been written, or needs no write: how long the first change of its EndpointSlices waited for that.
@@ -219,6 +263,18 @@ impl Room {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
+    }
+}
+
+/// An address whose claim is being created.
+pub(super) struct Reservation {
+    room: Arc<Room>,
+    address: IpAddr,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.room.lock().index.claims_mut().unreserve(self.address);
     }
 }
 

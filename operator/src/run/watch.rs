@@ -21,12 +21,9 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     explain::Target,
-    room::{Name, Room, identify, name_of},
+    room::{Name, Room, identify},
 };
-use crate::{
-    ServiceKey,
-    index::{Kind, Object},
-};
+use crate::index::{Kind, Object};
 
 /// Objects of a page: 10,000 Services are ten requests.
 const PAGE: u32 = 1000;
@@ -213,14 +210,8 @@ where
                 self.listed.push(object);
             }
             Event::InitDone => self.init_done().await,
-            Event::Apply(object) => {
-                self.note_endpoints(object.meta());
-                self.room.apply(self.object(object));
-            }
-            Event::Delete(object) => {
-                self.note_endpoints(object.meta());
-                self.room.delete(self.object(object));
-            }
+            Event::Apply(object) => self.room.apply(self.object(object)),
+            Event::Delete(object) => self.room.delete(self.object(object)),
         }
     }
 
@@ -257,19 +248,6 @@ where
     fn object(&self, mut object: K) -> Object {
         slim(object.meta_mut());
         (self.wrap)(object)
-    }
-
-    fn note_endpoints(&self, metadata: &ObjectMeta) {
-        if self.kind != Kind::EndpointSlice {
-            return;
-        }
-        if let Some(name) = metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)) {
-            let (namespace, _) = name_of(metadata);
-            self.room.endpoints_changed(ServiceKey {
-                namespace,
-                name: name.clone(),
-            });
-        }
     }
 }
 

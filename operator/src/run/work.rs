@@ -61,7 +61,9 @@ impl Worker {
     /// One look at a subject, with all its writes; how it ended, for the queue and for the metrics.
     async fn look(&self, subject: &Subject) -> (Outcome, &'static str) {
         for _ in 0..MOST_WRITES {
-            let (action, notes) = match self.room.decide(subject, Timestamp::now()) {
+            // Held until the answer is in the index.
+            let (next, _reservation) = self.room.decide_to_write(subject, Timestamp::now());
+            let (action, notes) = match next {
                 Next::Do(action, notes) => (action, notes),
                 Next::Done => {
                     self.followed(subject);

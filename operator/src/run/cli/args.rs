@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{ArgAction, Args as Arguments, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args as Arguments, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{
     Client, Config,
@@ -77,7 +77,8 @@ pub(super) enum Command {
 #[derive(Clone, Debug, Arguments)]
 pub(super) struct ApiArgs {
     /// Namespace of the operator and its objects.
-    #[arg(long, short, value_name = "NAME", env = "POD_NAMESPACE", default_value = DEFAULT_NAMESPACE)]
+    #[arg(long, short, value_name = "NAME", env = "POD_NAMESPACE", default_value = DEFAULT_NAMESPACE,
+          value_parser = NonEmptyStringValueParser::new())]
     pub(super) namespace: String,
     /// Kubeconfig to use instead of the default ones.
     #[arg(long, value_name = "FILE")]

@@ -71,7 +71,11 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 
 async fn run(args: RunArgs) -> anyhow::Result<()> {
     let client: Client = args.api.client().await?;
-    let identity = args.identity.clone().unwrap_or_else(identity);
+    let identity = args
+        .identity
+        .clone()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(identity);
     let options = Options {
         settings: Settings {
             namespace: args.api.namespace.clone(),
