@@ -46,6 +46,24 @@ impl Index {
         }
     }
 
+    /// How many objects of a kind there are.
+    pub fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Service => self.services.len(),
+            Kind::EndpointSlice => self.slices.len(),
+            Kind::Node => self.nodes.len(),
+            Kind::Namespace => self.namespaces.len(),
+            Kind::Pool => self.pool_versions.len(),
+            Kind::Claim => self.claim_versions.len(),
+            Kind::Table => self.tables.len(),
+            Kind::NodeSet => self.node_sets.len(),
+            Kind::Tunnel => self.tunnels.len(),
+            Kind::LbNode => self.lb_nodes.len(),
+            Kind::Lease => self.leases.len(),
+            Kind::Seed => self.seeds.len(),
+        }
+    }
+
     pub(super) fn is_listed(&self, kind: Kind) -> bool {
         match kind {
             Kind::Service => self.services.is_listed(),

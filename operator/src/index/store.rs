@@ -106,6 +106,10 @@ impl<V> Store<V> {
         self.listed
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
     pub(super) fn by_key(&self, key: &Key) -> Option<&V> {
         self.held.get(key).map(|(_, value)| value)
     }

@@ -38,9 +38,9 @@ pub(super) async fn serve(listener: TcpListener, room: Arc<Room>) {
 
 async fn metrics(State(room): State<Arc<Room>>) -> impl IntoResponse {
     room.metrics.queue(room.queue.depth());
-    let (services, tables) = room.read(|index| (index.services().count(), index.tables().count()));
-    room.metrics.objects(Kind::Service, services);
-    room.metrics.objects(Kind::Table, tables);
+    for (kind, count) in room.read(|index| Kind::ALL.map(|kind| (kind, index.count(kind)))) {
+        room.metrics.objects(kind, count);
+    }
     for (state, count) in room.count_services() {
         room.metrics.services(state, count);
     }

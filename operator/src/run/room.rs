@@ -25,22 +25,6 @@ use crate::{
     index::{Index, Kind, Object, Settings},
 };
 
-/// All kinds, in the order of [`Kind`].
-pub(super) const KINDS: [Kind; 12] = [
-    Kind::Service,
-    Kind::EndpointSlice,
-    Kind::Node,
-    Kind::Namespace,
-    Kind::Pool,
-    Kind::Claim,
-    Kind::Table,
-    Kind::NodeSet,
-    Kind::Tunnel,
-    Kind::LbNode,
-    Kind::Lease,
-    Kind::Seed,
-];
-
 /// Services that are counted while the index is locked once.
 const BITE: usize = 250;
 
@@ -212,20 +196,20 @@ impl Room {
 
     /// Whether every kind has been listed once.
     pub(super) fn is_open(&self) -> bool {
-        self.listed.borrow().len() == KINDS.len()
+        self.listed.borrow().len() == Kind::ALL.len()
     }
 
     /// Until every kind has been listed once: nothing is decided before.
     pub(super) async fn opened(&self) {
         let mut listed = self.listed.subscribe();
         // The sender lives as long as `self`.
-        drop(listed.wait_for(|listed| listed.len() == KINDS.len()).await);
+        drop(listed.wait_for(|listed| listed.len() == Kind::ALL.len()).await);
     }
 
     /// Kinds that have not been listed yet.
     pub(super) fn unlisted(&self) -> Vec<Kind> {
         let listed = self.listed.borrow();
-        KINDS.into_iter().filter(|kind| !listed.contains(kind)).collect()
+        Kind::ALL.into_iter().filter(|kind| !listed.contains(kind)).collect()
     }
 
     /// How many Services stand how. The index is let go between bites: a scrape holds nobody up.
