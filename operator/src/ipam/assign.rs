@@ -136,10 +136,16 @@ impl<'a> Desk<'a> {
             .filter(|pool| pool.contains(claim.address()))
     }
 
+    /// What it holds, from the pool that it asks for where that has the address as well: the claim then says so, and an edit of
+    /// that pool does not move it.
     pub(super) fn kept(&self, claim: &'a Claim, used_as: Use) -> Assignment {
+        let asked = self.request.pool.as_ref().filter(|_| used_as == Use::LoadBalancer);
+        let asked = asked
+            .and_then(|name| self.pools.by_name(name))
+            .filter(|pool| pool.contains(claim.address()));
         Assignment {
             address: claim.address(),
-            pool: self.pool_of(claim).to_owned(),
+            pool: asked.map_or_else(|| self.pool_of(claim), Pool::name).to_owned(),
             used_as,
         }
     }

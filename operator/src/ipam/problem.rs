@@ -76,14 +76,6 @@ pub enum Problem {
         /// Which.
         family: Family,
     },
-    /// The policy requires both families, and these cannot be had.
-    #[error(
-        "ipFamilyPolicy requires both families, and {family} cannot be had: see the other reasons, or use PreferDualStack"
-    )]
-    FamilyRequired {
-        /// Which.
-        family: Family,
-    },
     /// Somebody else has the address.
     #[error("{address} is taken by Service {by}: name another, or give both the same sharing key")]
     Taken {
@@ -203,6 +195,14 @@ pub enum Problem {
     /// The sharing key is too long.
     #[error("the sharing key has {0} bytes: {MAX_SHARING_KEY} are allowed; the Service shares nothing")]
     KeyTooLong(usize),
+    /// The policy requires both families, and these cannot be had.
+    #[error(
+        "ipFamilyPolicy requires both families, and {family} cannot be had: see the other reasons, or use PreferDualStack"
+    )]
+    FamilyRequired {
+        /// Which.
+        family: Family,
+    },
 }
 
 fn protocol(protocol: Protocol) -> &'static str {
