@@ -25,6 +25,8 @@ mod seed;
 mod service;
 mod source_ranges;
 mod store;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 mod waiting;
 mod wanted;
@@ -323,23 +325,15 @@ impl Index {
     /// The next Services with a table after one, in the order of their tables' names and from the start again, at most `most`:
     /// to look at all of them bit by bit when LB nodes come and go.
     pub fn refresh(&self, after: Option<&ServiceKey>, most: usize) -> Vec<ServiceKey> {
-        let all = || {
-            self.tables
-                .iter()
-                .filter_map(|(key, _)| events::service_of_table(&key.name))
-        };
-        let Some(after) = after else {
-            return all().take(most).collect();
-        };
-        let last = self.own(&VipTable::name_of(&after.namespace, &after.name));
-        let later = self
-            .tables
-            .starting_at(&last)
-            .map(|(key, _)| key)
-            .filter(|key| **key != last);
-        let later = later.filter_map(|key| events::service_of_table(&key.name));
-        let up_to = all().take_while(|key| key != after);
-        later.chain(up_to).take(most).collect()
+        let keys = || self.tables.iter().map(|(key, _)| key);
+        let last = after.map(|after| self.own(&VipTable::name_of(&after.namespace, &after.name)));
+        let is_later = |key: &&Key| last.as_ref().is_none_or(|last| *key > last);
+        let later = keys().filter(is_later);
+        let others = keys().filter(|key| !is_later(key));
+        let services = later
+            .chain(others)
+            .filter_map(|key| events::service_of_table(&key.name));
+        services.take(most).collect()
     }
 
     /// How it stands with the seed.

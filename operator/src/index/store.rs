@@ -124,11 +124,6 @@ impl<V> Store<V> {
         self.held.iter().map(|(key, (_, value))| (key, value))
     }
 
-    /// Those of a key and after it.
-    pub(super) fn starting_at(&self, key: &Key) -> impl Iterator<Item = (&Key, &V)> {
-        self.held.range(key..).map(|(key, (_, value))| (key, value))
-    }
-
     fn remember(&mut self, stamp: Stamp) {
         if stamp.uid.is_empty() {
             return;
