@@ -37,8 +37,8 @@ pub use pool::{AddressPool, AddressPoolSpec, AddressPoolStatus, Usage};
 pub use schema::MAX_POOL_ADDRESSES;
 pub use tunnel::{TunnelConfig, TunnelConfigSpec};
 pub use vip_table::{
-    Affinity, Backends, ForwardingMode, HealthCheck, LocalNode, MAX_LOCAL_NODES, MAX_VIP_PORTS, Protocol, Scheduler,
-    ServiceRef, TransportPort, VipAddress, VipPort, VipTable, VipTableSpec,
+    AddressFamily, Affinity, Backends, ForwardingMode, HealthCheck, LocalNode, MAX_LOCAL_NODES, MAX_VIP_PORTS,
+    Protocol, Scheduler, ServiceRef, TransportPort, VipAddress, VipPort, VipTable, VipTableSpec,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

@@ -118,6 +118,15 @@ pub enum Protocol {
     Udp,
 }
 
+/// Address families, as Kubernetes writes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum AddressFamily {
+    /// RFC 791.
+    IPv4,
+    /// RFC 8200.
+    IPv6,
+}
+
 /// A port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, KubeSchema)]
 #[x_kube(crates(kube_core = "::kube_core"))]
@@ -192,6 +201,12 @@ pub enum Backends {
         /// Name of the set: `workers`.
         #[schemars(length(min = 1, max = 63))]
         name: String,
+        /// Families of which no endpoint anywhere is ready, or serving and terminating: LB nodes answer clients of such a VIP
+        /// (reset, port unreachable) and forward nothing. A node's own refusal is not reached: what comes by tunnel and is not
+        /// translated dies before kube-proxy would refuse it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[schemars(length(max = 2))]
+        unserved: Vec<AddressFamily>,
     },
     /// Nodes with endpoints, weighted by their number: `externalTrafficPolicy: Local`.
     #[serde(rename_all = "camelCase")]

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
-use operator_api::{LocalNode, MAX_LOCAL_NODES};
+use operator_api::{AddressFamily, LocalNode, MAX_LOCAL_NODES};
 
 use super::node_set::table_slots;
 use crate::{ServiceKey, ipam::Family};
@@ -100,6 +100,28 @@ pub(super) struct Located {
     pub(super) nodes: Vec<LocalNode>,
     /// Those of a family are all terminating.
     pub(super) terminating: bool,
+    /// Whether there is an eligible one of IPv4, on whichever node or none.
+    pub(super) ipv4: bool,
+    /// The same of IPv6.
+    pub(super) ipv6: bool,
+}
+
+impl Located {
+    /// Families without an eligible endpoint.
+    pub(super) fn unserved(&self) -> Vec<AddressFamily> {
+        let families = [(self.ipv4, AddressFamily::IPv4), (self.ipv6, AddressFamily::IPv6)];
+        let unserved = families.into_iter().filter(|(served, _)| !served);
+        unserved.map(|(_, family)| family).collect()
+    }
+}
+
+/// How a new count differs from the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Changes {
+    /// In anything: what counts for policy Local.
+    pub(super) any: bool,
+    /// In which families are served at all: what counts for policy Cluster.
+    pub(super) served: bool,
 }
 
 /// Slices of a Service, and what they come to.
@@ -132,12 +154,15 @@ impl Endpoints {
         &self.located
     }
 
-    /// Counts anew, after slices have changed. Returns whether the result is another.
-    pub(super) fn locate(&mut self) -> bool {
+    /// Counts anew, after slices have changed. Returns how the result differs.
+    pub(super) fn locate(&mut self) -> Changes {
         let located = locate(self.slices.values());
-        let changed = located != self.located;
+        let changes = Changes {
+            any: located != self.located,
+            served: located.unserved() != self.located.unserved(),
+        };
         self.located = located;
-        changed
+        changes
     }
 }
 
@@ -148,7 +173,7 @@ fn locate<'a>(slices: impl Iterator<Item = &'a Slice>) -> Located {
         families.entry(slice.family).or_default().extend(&slice.endpoints);
     }
     let mut nodes: BTreeMap<&str, LocalNode> = BTreeMap::new();
-    let mut terminating = false;
+    let (mut terminating, mut served) = (false, std::collections::BTreeSet::new());
     for (family, mut endpoints) in families {
         once_each(&mut endpoints);
         let ready = endpoints.first().is_some_and(|best| best.state == State::Ready);
@@ -158,6 +183,7 @@ fn locate<'a>(slices: impl Iterator<Item = &'a Slice>) -> Located {
             .filter(|endpoint| endpoint.state == eligible)
             .peekable();
         terminating |= !ready && eligible.peek().is_some();
+        served.extend(eligible.peek().map(|_| family));
         for name in eligible.filter_map(|endpoint| endpoint.node.as_deref()) {
             let node = nodes.entry(name).or_insert_with(|| LocalNode {
                 name: name.to_owned(),
@@ -172,7 +198,12 @@ fn locate<'a>(slices: impl Iterator<Item = &'a Slice>) -> Located {
         }
     }
     let nodes = nodes.into_values().take(MAX_LOCAL_NODES).collect();
-    Located { nodes, terminating }
+    Located {
+        nodes,
+        terminating,
+        ipv4: served.contains(&Family::V4),
+        ipv6: served.contains(&Family::V6),
+    }
 }
 
 /// Leaves of those with the same target or the same address only the best, best first: while slices are rewritten, an endpoint

@@ -154,11 +154,12 @@ impl Index {
             let Some(endpoints) = self.endpoints.get_mut(&key) else {
                 continue;
             };
-            let changed = endpoints.locate();
+            let changes = endpoints.locate();
             if endpoints.is_empty() {
                 self.endpoints.remove(&key);
             }
-            if changed && self.ours.contains(&key) && self.is_local(&key) {
+            let counts = changes.served || (changes.any && self.is_local(&key));
+            if counts && self.ours.contains(&key) {
                 dirty.insert(Subject::Service(key));
             }
         }

@@ -42,8 +42,8 @@ use lb_nodes::{Pulse, Says, says};
 use nodes::Candidate;
 pub use object::{Kind, Object, Settings};
 use operator_api::{
-    AddressClaim, Backends, HealthCheck, Holder, LbNode, NodeSet, SEED_SECRET, ServiceRef, TUNNEL_CONFIG, TunnelConfig,
-    TunnelConfigSpec, VipTable, WORKERS,
+    AddressClaim, AddressFamily, Backends, HealthCheck, Holder, LbNode, NodeSet, SEED_SECRET, ServiceRef,
+    TUNNEL_CONFIG, TunnelConfig, TunnelConfigSpec, VipTable, WORKERS,
 };
 pub use seed::{Seed, fingerprint};
 use store::{Key, Store};
@@ -100,6 +100,21 @@ pub struct Index {
     unpublished: BTreeSet<ServiceKey>,
     /// Objects that were left out because they are none that an API server can have.
     ignored: u64,
+}
+
+/// Families of a Service's addresses that nobody serves.
+fn unserved_of(serve: &Serve, located: &endpoints::Located) -> Vec<AddressFamily> {
+    let request = &serve.request;
+    let external = request.external.iter().copied().map(crate::ipam::Family::of);
+    let mut unserved = located.unserved();
+    unserved.retain(|unserved| {
+        let family = match unserved {
+            AddressFamily::IPv4 => crate::ipam::Family::V4,
+            AddressFamily::IPv6 => crate::ipam::Family::V6,
+        };
+        request.families.contains(&family) || external.clone().any(|external| external == family)
+    });
+    unserved
 }
 
 impl Index {
@@ -212,6 +227,7 @@ impl Index {
         } else {
             Backends::NodeSet {
                 name: WORKERS.to_owned(),
+                unserved: unserved_of(serve, &located),
             }
         };
         (backends, serve.probed.then_some(check))

@@ -10,7 +10,7 @@ use lb_core::{
     config::not_unicast,
     desired::{BackendId, BackendSet, Member},
 };
-use operator_api::{NodeEntry, NodeSetSpec};
+use operator_api::{AddressFamily, NodeEntry, NodeSetSpec};
 
 use super::{
     super::object::Object,
@@ -30,6 +30,15 @@ impl Family {
         match address {
             IpAddr::V4(_) => Self::V4,
             IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl From<AddressFamily> for Family {
+    fn from(family: AddressFamily) -> Self {
+        match family {
+            AddressFamily::IPv4 => Self::V4,
+            AddressFamily::IPv6 => Self::V6,
         }
     }
 }

@@ -264,9 +264,18 @@ impl Index {
     fn set_of(&mut self, to: &To, family: Family) -> Result<Keyed, TableError> {
         let missing = |set: &Arc<str>| TableError::NoSet { set: Arc::clone(set) };
         let (nodes, set) = match to {
-            To::All(set) => {
+            To::All { set, unserved } => {
                 let nodes = self.node_sets.get(set).ok_or_else(|| missing(set))?;
-                (nodes, nodes.all(family).clone())
+                let nobody = unserved.iter().any(|unserved| Family::from(*unserved) == family);
+                let set = if nobody {
+                    Keyed::new(BackendSet {
+                        members: Vec::new(),
+                        table_slots: None,
+                    })
+                } else {
+                    nodes.all(family).clone()
+                };
+                (nodes, set)
             }
             To::Some {
                 set,

@@ -11,7 +11,7 @@ use lb_core::{
     maglev,
     ranges::RangeSet,
 };
-use operator_api::{Backends, ForwardingMode, LocalNode, Scheduler, VipTableSpec};
+use operator_api::{AddressFamily, Backends, ForwardingMode, LocalNode, Scheduler, VipTableSpec};
 
 /// Why a table is not served as it should be. Displays as the reason in `LbNode.status.programmed.failing`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -144,8 +144,11 @@ pub(super) struct Parsed {
 /// Where flows go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum To {
-    /// All nodes of a set.
-    All(Arc<str>),
+    /// All nodes of a set, but for VIPs of these families nobody.
+    All {
+        set: Arc<str>,
+        unserved: Vec<AddressFamily>,
+    },
     /// Some nodes of a set.
     Some {
         set: Arc<str>,
@@ -202,7 +205,10 @@ pub(super) fn parse(spec: &VipTableSpec) -> Result<Parsed, TableError> {
         return Err(TableError::Nothing { what });
     }
     let to = match &spec.backends {
-        Backends::NodeSet { name } => To::All(name.as_str().into()),
+        Backends::NodeSet { name, unserved } => To::All {
+            set: name.as_str().into(),
+            unserved: unserved.clone(),
+        },
         Backends::Local {
             set,
             table_slots,

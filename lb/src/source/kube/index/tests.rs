@@ -6,8 +6,8 @@ use lb_core::{
     desired::{Protocol, VipKey},
 };
 use operator_api::{
-    Backends, ForwardingMode, LocalNode, NodeEntry, NodeSetSpec, Scheduler, ServiceRef, TunnelConfigSpec, Use,
-    VipAddress, VipPort, VipTableSpec,
+    AddressFamily, Backends, ForwardingMode, LocalNode, NodeEntry, NodeSetSpec, Scheduler, ServiceRef,
+    TunnelConfigSpec, Use, VipAddress, VipPort, VipTableSpec,
 };
 use serde_json::json;
 
@@ -40,6 +40,7 @@ fn spec(addresses: &[&str], ports: &[u16]) -> VipTableSpec {
         source_ranges: None,
         backends: Backends::NodeSet {
             name: "workers".to_owned(),
+            unserved: Vec::new(),
         },
         health_check: None,
     }
@@ -201,6 +202,30 @@ fn a_local_table_has_the_weights_of_each_family_and_skips_nodes_that_are_not_in_
 }
 
 #[test]
+fn a_family_without_endpoints_has_no_backends_and_the_other_keeps_all_nodes() {
+    let mut index = index();
+    let unserved = |unserved: &[AddressFamily]| VipTableSpec {
+        backends: Backends::NodeSet {
+            name: "workers".to_owned(),
+            unserved: unserved.to_vec(),
+        },
+        ..spec(&["203.0.113.1", "2001:db8:f::1"], &[80])
+    };
+    index.apply_table(object("shop.web", 1, 20, unserved(&[])));
+    let all = [members(&index, "203.0.113.1", 80), members(&index, "2001:db8:f::1", 80)];
+    assert!(all.iter().all(|members| !members.is_empty()));
+    index.apply_table(object("shop.web", 1, 21, unserved(&[AddressFamily::IPv4])));
+    assert_eq!(members(&index, "203.0.113.1", 80), "");
+    assert_eq!(members(&index, "2001:db8:f::1", 80), all[1]);
+    index.apply_table(object("shop.web", 1, 22, unserved(&[])));
+    assert_eq!(
+        members(&index, "203.0.113.1", 80),
+        all[0],
+        "endpoints are back, and so is every slot"
+    );
+}
+
+#[test]
 fn a_node_set_is_used_when_all_its_chunks_are_there_and_stays_until_they_are_again() {
     let mut index = Index::new(own());
     index.apply_table(object("shop.web", 1, 20, spec(&["203.0.113.1"], &[80])));
@@ -317,6 +342,7 @@ fn a_bad_table_fails_alone_and_what_it_was_stays() {
             VipTableSpec {
                 backends: Backends::NodeSet {
                     name: "others".to_owned(),
+                    unserved: Vec::new(),
                 },
                 ..spec(&["203.0.113.1"], &[80])
             },
