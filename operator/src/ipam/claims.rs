@@ -11,7 +11,7 @@ use std::{
 
 use operator_api::{AddressClaim, Holder, ServiceRef};
 
-use super::{Range, range::Runs};
+use super::{Range, runs::Runs};
 use crate::ServiceKey;
 
 /// A claim and the address that it is about.

@@ -4,11 +4,11 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `range` | ranges of addresses, without looking at each address |
+//! | `range`, `runs` | ranges and sets of addresses, without looking at each address |
 //! | `pool`, `pools`, `status` | what may be handed out, what of it overlaps, and what is said of it |
 //! | `claims` | who has what |
 //! | `share` | who may use an address together with whom |
-//! | `assign`, `load_balancer`, `external` | the decision: kept, adopted, named, chosen; external |
+//! | `assign`, `load_balancer`, `named`, `external` | the decision: kept, adopted, chosen; named; external |
 //! | `problem` | why not |
 //!
 //! # Rules
@@ -22,10 +22,12 @@ mod assign;
 mod claims;
 mod external;
 mod load_balancer;
+mod named;
 mod pool;
 mod pools;
 mod problem;
 mod range;
+mod runs;
 mod share;
 mod status;
 #[cfg(test)]

@@ -3,10 +3,8 @@
 //! Never iterates over addresses: an IPv6 pool may have 2^128 of them.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    ops::Bound,
 };
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
@@ -222,7 +220,7 @@ pub(super) fn after(address: IpAddr) -> Option<IpAddr> {
 }
 
 /// The previous address of the family.
-fn before(address: IpAddr) -> Option<IpAddr> {
+pub(super) fn before(address: IpAddr) -> Option<IpAddr> {
     Some(match address {
         IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits().checked_sub(1)?).into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits().checked_sub(1)?).into(),
@@ -239,67 +237,4 @@ fn number(address: IpAddr) -> u128 {
 /// What is shown of an entry that may be anything.
 fn shown(entry: &str) -> String {
     entry.chars().take(90).collect()
-}
-
-/// A set of single addresses, kept as its maximal runs, so that the end of a run is found in O(log runs).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Runs(BTreeMap<IpAddr, IpAddr>);
-
-impl Runs {
-    /// The last address of the run that an address is in.
-    pub(super) fn end_of(&self, address: IpAddr) -> Option<IpAddr> {
-        let (_, &last) = self.0.range(..=address).next_back()?;
-        (address <= last).then_some(last)
-    }
-
-    /// Puts an address in.
-    pub(super) fn insert(&mut self, address: IpAddr) {
-        if self.end_of(address).is_some() {
-            return;
-        }
-        let last = after(address).and_then(|next| self.0.remove(&next)).unwrap_or(address);
-        let previous = before(address).and_then(|previous| {
-            let (&first, &end) = self.0.range(..=previous).next_back()?;
-            (end == previous).then_some(first)
-        });
-        self.0.insert(previous.unwrap_or(address), last);
-    }
-
-    /// Takes an address out.
-    pub(super) fn remove(&mut self, address: IpAddr) {
-        let Some((&first, &last)) = self.0.range(..=address).next_back() else {
-            return;
-        };
-        if last < address {
-            return;
-        }
-        self.0.remove(&first);
-        if first < address
-            && let Some(end) = before(address)
-        {
-            self.0.insert(first, end);
-        }
-        if address < last
-            && let Some(start) = after(address)
-        {
-            self.0.insert(start, last);
-        }
-    }
-
-    /// All runs, in order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Range> {
-        self.0.iter().map(|(&first, &last)| Range { first, last })
-    }
-
-    /// Number of addresses in a range that are in the set, and how many of them end in .0 or .255.
-    pub(super) fn count(&self, range: Range) -> (u128, u128) {
-        let start = self
-            .0
-            .range(..=range.first)
-            .next_back()
-            .map_or(range.first, |(&first, _)| first);
-        let runs = self.0.range((Bound::Included(start), Bound::Included(range.last)));
-        runs.filter_map(|(&first, &last)| Range { first, last }.intersection(range))
-            .fold((0, 0), |(all, edges), run| (all + run.size(), edges + run.edges()))
-    }
 }

@@ -122,7 +122,7 @@ fn run(operators: usize, sabotage: Sabotage, events: &[Event]) -> Result<(), Str
     }
     cluster.converge(&SERVICES)?;
     cluster.check_rest()?;
-    cluster.check_that_pools_move_nothing(|cluster, index, how| edit(cluster, index, how))
+    cluster.check_that_pools_move_nothing(edit)
 }
 
 /// Runs random histories, `PROPTEST_CASES` or 256 of them; the outcome is the smallest that breaks a rule.

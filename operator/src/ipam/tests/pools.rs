@@ -1,5 +1,7 @@
 //! Pools: what is wrong with them, what overlaps, what their status says.
 
+use std::slice::from_ref;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use operator_api::{AddressPool, CONDITION_CONFLICT, CONDITION_VALID};
@@ -253,7 +255,7 @@ fn all_operators_of_selectors_choose() {
                 ..request("s")
             };
             assert_eq!(
-                World::new(&[for_namespaces.clone()]).addresses(&namespaced).len(),
+                World::new(from_ref(&for_namespaces)).addresses(&namespaced).len(),
                 fits,
                 "{selector:?} {labels:?}"
             );
@@ -262,7 +264,7 @@ fn all_operators_of_selectors_choose() {
                 ..request("s")
             };
             assert_eq!(
-                World::new(&[for_services.clone()]).addresses(&labelled).len(),
+                World::new(from_ref(&for_services)).addresses(&labelled).len(),
                 fits,
                 "{selector:?} {labels:?}"
             );
@@ -273,7 +275,7 @@ fn all_operators_of_selectors_choose() {
         spec.namespace_selector = super::world::selector("tier=gold");
     });
     assert_eq!(
-        World::new(&[either.clone()]).addresses(&request("web/s")).len(),
+        World::new(from_ref(&either)).addresses(&request("web/s")).len(),
         1,
         "by name"
     );
@@ -281,7 +283,7 @@ fn all_operators_of_selectors_choose() {
         namespace_labels: super::world::labels("tier=gold"),
         ..request("other/s")
     };
-    assert_eq!(World::new(&[either.clone()]).addresses(&gold).len(), 1, "or by label");
+    assert_eq!(World::new(from_ref(&either)).addresses(&gold).len(), 1, "or by label");
     assert!(World::new(&[either]).addresses(&request("other/s")).is_empty());
 }
 
