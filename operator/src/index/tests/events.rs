@@ -127,11 +127,31 @@ fn a_slice_wakes_only_a_local_service_whose_weights_it_changes() {
     assert_eq!(index.delete(with(105, two())), dirty([web()]));
 
     let mut cluster = super::index([Object::Service(service(json!({})))]);
+    let unserved = |index: &super::Index| {
+        let Wanted::Serve(serve) = index.wanted(&key("web")) else {
+            panic!("not served")
+        };
+        match index.backends(&serve).0 {
+            operator_api::Backends::NodeSet { unserved, .. } => unserved,
+            operator_api::Backends::Local { .. } => panic!("policy Cluster"),
+        }
+    };
+    assert_eq!(
+        unserved(&cluster),
+        [operator_api::AddressFamily::IPv4],
+        "clients are to be refused"
+    );
     assert_eq!(
         cluster.apply(with(101, one())),
-        dirty([]),
-        "policy Cluster does not count endpoints"
+        dirty([web()]),
+        "the first endpoint counts with policy Cluster, too"
     );
+    assert_eq!(unserved(&cluster), []);
+    assert_eq!(cluster.apply(with(102, two())), dirty([]), "more do not");
+    assert_eq!(cluster.apply(with(103, one())), dirty([]), "nor fewer");
+    assert_eq!(cluster.apply(with(104, json!([]))), dirty([web()]), "the last does");
+    assert_eq!(unserved(&cluster), [operator_api::AddressFamily::IPv4]);
+    cluster.apply(with(105, one()));
     let switched = json!({"metadata": {"resourceVersion": "200"}, "spec": {"externalTrafficPolicy": "Local"}});
     cluster.apply(Object::Service(service(switched)));
     let Wanted::Serve(serve) = cluster.wanted(&key("web")) else {
