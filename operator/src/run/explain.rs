@@ -108,6 +108,11 @@ impl Target {
         self.group.is_empty() && self.resource.starts_with("services")
     }
 
+    /// Whether a 404 means that the object is missing, not its kind.
+    pub(super) fn needs_object(&self) -> bool {
+        matches!(self.verb, Verb::Delete | Verb::Update) || self.resource.ends_with("/status")
+    }
+
     /// What to do about an answer, where there is something to do.
     pub(super) fn remedy(&self, error: &Error) -> Option<String> {
         let Error::Api(status) = error else {
@@ -121,6 +126,13 @@ impl Target {
                 "the API server does not accept these credentials: check the ServiceAccount token or kubeconfig"
                     .to_owned(),
             ),
+            // Quota, webhooks, a namespace that is going: the message says it, and RBAC has no part in it.
+            403 if ["admission", "exceeded quota", "being terminated"]
+                .iter()
+                .any(|word| status.message.contains(word)) =>
+            {
+                None
+            }
             403 => {
                 let role = if self.own {
                     "Role in the operator's namespace"

@@ -23,6 +23,7 @@ use crate::{
     ServiceKey, Subject,
     decide::{self, Action, Next},
     index::{Index, Kind, Object, Settings},
+    ipam,
 };
 
 /// Services that are counted while the index is locked once.
@@ -45,6 +46,40 @@ struct Inner {
     index: Index,
     /// For kinds that are being listed again: what was written meanwhile and a list may not have.
     journal: BTreeMap<Kind, BTreeMap<Name, Object>>,
+}
+
+impl Inner {
+    /// What an action has deleted, as it was.
+    fn deleted(&self, action: &Action) -> Option<Object> {
+        match action {
+            Action::DeleteTable { name, uid, .. } => {
+                let (namespace, service) = name.split_once('.')?;
+                let key = ServiceKey {
+                    namespace: namespace.to_owned(),
+                    name: service.to_owned(),
+                };
+                let table = self.index.table(&key)?;
+                (table.metadata.uid.as_ref() == Some(uid)).then(|| Object::Table(table.clone()))
+            }
+            Action::DeleteClaim { name, uid, .. } => {
+                let claim = self.index.claims().by_address(ipam::address_of_name(name)?)?.object();
+                (claim.metadata.uid.as_ref() == Some(uid)).then(|| Object::Claim(claim.clone()))
+            }
+            // There are few of them, and the watch says it soon.
+            Action::DeleteNodeSet { .. } => None,
+            Action::ApplyServiceMeta { .. }
+            | Action::ReplaceServiceMeta { .. }
+            | Action::ApplyServiceStatus { .. }
+            | Action::ReplaceServiceStatus { .. }
+            | Action::CreateClaim(_)
+            | Action::ReplaceClaim(_)
+            | Action::ApplyTable(_)
+            | Action::ApplyNodeSet(_)
+            | Action::ApplyTunnel(_)
+            | Action::CreateSeed
+            | Action::ApplyPoolStatus { .. } => None,
+        }
+    }
 }
 
 impl Room {
@@ -128,7 +163,7 @@ impl Room {
     }
 
     /// The answer to a write, known at once: the next look sees it.
-    pub(super) fn written(&self, effect: Effect) {
+    pub(super) fn written(&self, action: &Action, effect: Effect) {
         let dirty = {
             let mut inner = self.lock();
             match effect {
@@ -146,7 +181,16 @@ impl Room {
                     }
                     inner.index.delete(*object)
                 }
-                Effect::Deleted => BTreeSet::new(),
+                Effect::Deleted => match inner.deleted(action) {
+                    Some(object) => {
+                        let (kind, name) = identify(&object);
+                        if let Some(journal) = inner.journal.get_mut(&kind) {
+                            journal.remove(&name);
+                        }
+                        inner.index.delete(object)
+                    }
+                    None => BTreeSet::new(),
+                },
             }
         };
         self.queue.add(dirty);

@@ -24,7 +24,7 @@ use crate::{
 
 /// Writes of one look: more would be a decision that goes round in circles.
 const MOST_WRITES: u32 = 64;
-/// After a DELETE, the watch says when the object is gone, and that ends this wait.
+/// After the DELETE of a chunk, the watch says when it is gone, and that ends this wait.
 const DELETED: Duration = Duration::from_secs(1);
 
 /// What a worker needs.
@@ -80,8 +80,8 @@ impl Worker {
             }
             match self.act(&action).await {
                 Ok(effect) => {
-                    let deleted = matches!(effect, Effect::Deleted);
-                    self.room.written(effect);
+                    let unseen = matches!((&*action, &effect), (Action::DeleteNodeSet { .. }, Effect::Deleted));
+                    self.room.written(&action, effect);
                     if let (Action::ApplyTable(_), Subject::Service(service)) = (&*action, subject)
                         && let Some(delay) = self.room.endpoints_followed(service)
                     {
@@ -90,12 +90,16 @@ impl Worker {
                     for note in notes {
                         self.events.send(note, &self.room.metrics);
                     }
-                    if deleted {
-                        return (Outcome::Wait(DELETED), "deleted");
+                    if unseen {
+                        return (Outcome::Wait(DELETED), "wait");
                     }
                 }
                 Err(error) => return self.failed(subject, &action, &notes, &error),
             }
+        }
+        // There may be thousands of orphans: others have their turn between.
+        if *subject == Subject::Orphans {
+            return (Outcome::Wait(Duration::ZERO), "more");
         }
         tracing::error!(
             ?subject,

@@ -30,7 +30,7 @@ pub(super) enum Effect {
     Is(Box<Object>),
     /// The object is gone.
     Gone(Box<Object>),
-    /// It was deleted, and the watch will say so: an answer to DELETE has no object.
+    /// What was deleted is gone: an answer to DELETE has no object.
     Deleted,
 }
 
@@ -66,8 +66,8 @@ impl WriteError {
             Self::Random(_) | Self::Timeout => Meaning::Away,
             Self::Api(kube::Error::Api(status)) => match status.code {
                 409 => Meaning::Conflict,
-                // A Service that is gone; what is created or deleted has no other reason to be missing than its kind or namespace.
-                404 if target.resource == "services" || target.verb == Verb::Delete => Meaning::Conflict,
+                // It is gone. What is created, or applied as a whole, misses its definition or its namespace.
+                404 if target.is_service() || target.needs_object() => Meaning::Conflict,
                 429 | 500.. => Meaning::Away,
                 _ => Meaning::Refused,
             },
@@ -182,15 +182,15 @@ impl Writer {
                 name,
                 uid,
                 resource_version,
-            } => delete::<AddressClaim>(&self.cluster(), name, Some(uid), Some(resource_version)).await,
+            } => delete(&self.cluster(), name, Some(uid), Some(resource_version), Object::Claim).await,
             Action::ApplyTable(table) => self.apply(table, Object::Table).await,
             Action::DeleteTable {
                 name,
                 uid,
                 resource_version,
-            } => delete::<VipTable>(&self.own(), name, Some(uid), Some(resource_version)).await,
+            } => delete(&self.own(), name, Some(uid), Some(resource_version), Object::Table).await,
             Action::ApplyNodeSet(set) => self.apply(set, Object::NodeSet).await,
-            Action::DeleteNodeSet { name } => delete::<NodeSet>(&self.own(), name, None, None).await,
+            Action::DeleteNodeSet { name } => delete(&self.own(), name, None, None, Object::NodeSet).await,
             Action::ApplyTunnel(tunnel) => self.apply(tunnel, Object::Tunnel).await,
             Action::CreateSeed => {
                 let answer = self.own::<Secret>().create(&posted(), &seed()?).await?;
@@ -270,9 +270,10 @@ async fn delete<K>(
     name: &str,
     uid: Option<&String>,
     resource_version: Option<&String>,
+    wrap: fn(K) -> Object,
 ) -> Result<Effect, WriteError>
 where
-    K: Clone + std::fmt::Debug + DeserializeOwned,
+    K: Resource + Clone + std::fmt::Debug + DeserializeOwned,
 {
     let preconditions = Preconditions {
         uid: uid.cloned(),
@@ -282,8 +283,11 @@ where
     if preconditions.uid.is_some() || preconditions.resource_version.is_some() {
         parameters = parameters.preconditions(preconditions);
     }
-    api.delete(name, &parameters).await?;
-    Ok(Effect::Deleted)
+    match api.delete(name, &parameters).await?.left() {
+        // Somebody's finalizer keeps it.
+        Some(object) if object.meta().finalizers.as_ref().is_some_and(|it| !it.is_empty()) => Ok(is(object, wrap)),
+        Some(_) | None => Ok(Effect::Deleted),
+    }
 }
 
 fn applied() -> PatchParams {
