@@ -1,6 +1,6 @@
 //! Size: what must not be looked at one by one.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::world::{World, dual, ip, pool, request, sharing, with};
 use crate::ipam::Request;
@@ -23,8 +23,6 @@ fn ten_thousand_services_get_their_addresses_from_a_16() {
     let restart = start.elapsed();
     println!("10,000 Services: chosen and claimed in {born:?}, asked again in {restart:?}");
     assert_eq!((world.claims.len(), again), (10_000, 10_000));
-    // Quadratic would be a hundred times this.
-    assert!(born < Duration::from_secs(10), "{born:?}");
 }
 
 #[test]
