@@ -4,14 +4,14 @@
 //! one store, and after a grace period the other half is free. In between a packet may meet an old set beside a new one; each
 //! is a condition of its own, so what is decapsulated is what one of the two configurations allows in every respect.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use thiserror::Error;
 use xdp_prog::abi::{Range, SetRef, setting};
 
 use crate::{
-    desired::{Desired, NextHop, NextHops, Tunnel},
+    desired::{BackendSet, Desired, NextHop, NextHops, Tunnel},
     ranges::RangeSet,
 };
 
@@ -87,10 +87,14 @@ pub fn unclaimed_prefixes(desired: &Desired, hops: &NextHops) -> Vec<IpNet> {
         .as_ref()
         .map(|tunnel| tunnel.vip_prefixes.clone())
         .unwrap_or_default();
-    let is_local = |set: &crate::desired::BackendSet| {
-        set.members
-            .iter()
-            .any(|member| hops.get(&member.backend) == Some(&NextHop::Local))
+    // VIPs that share a set share the answer: a set may have thousands of members.
+    let mut known: BTreeMap<*const BackendSet, bool> = BTreeMap::new();
+    let mut is_local = |set: &Arc<BackendSet>| {
+        let has_local = || {
+            let is_local = |id| hops.get(id) == Some(&NextHop::Local);
+            set.members.iter().any(|member| is_local(&member.backend))
+        };
+        *known.entry(Arc::as_ptr(set)).or_insert_with(has_local)
     };
     prefixes.extend(
         desired

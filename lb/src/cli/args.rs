@@ -6,9 +6,18 @@ use clap::{Args as Arguments, Parser, Subcommand, ValueEnum, builder::PossibleVa
 use xdp_prog::verdict::{Fate, Verdict};
 
 use crate::control::{ProtocolName, RATE, RATE_MAX, SNAPLEN, SNAPLEN_MAX, SNAPLEN_MIN, VipFilter};
+use crate::source::kube::KubeSettings;
 
 /// Where the daemon of an LB node listens.
 const LB_SOCKET: &str = "/run/vipline/lb.sock";
+/// Configuration of an LB node that is not told by a cluster.
+pub(super) const LB_FILE: &str = "/etc/vipline/lb.yaml";
+/// Configuration of a worker node that is not told by a cluster.
+pub(super) const NODE_FILE: &str = "/etc/vipline/node.yaml";
+/// Cache of an LB node.
+pub(super) const LB_CACHE: &str = "/var/lib/vipline/kube.json";
+/// Cache of a worker node.
+pub(super) const NODE_CACHE: &str = "/var/lib/vipline/kube-node.json";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -65,13 +74,76 @@ pub(super) enum Command {
                       vipline capture --vip 203.0.113.10 -w - | tshark -r - -T fields -e frame.comment"
     )]
     Capture(CaptureArgs),
+    /// A word to an LB node's daemon that runs with --kube.
+    #[command(subcommand)]
+    Kube(KubeCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KubeCommand {
+    /// Let a list of VipTables through that is held because it drops over half of the VIPs: they go now.
+    Accept(SocketArgs),
+}
+
+#[derive(Debug, Arguments)]
+pub(super) struct SocketArgs {
+    /// Control socket of the daemon to ask.
+    #[arg(long, value_name = "PATH", env = "VIPLINE_SOCKET", default_value = LB_SOCKET)]
+    pub(super) socket: PathBuf,
+}
+
+/// Where a node of a cluster is told what it shall do.
+#[derive(Debug, Arguments)]
+pub(super) struct KubeArgs {
+    /// Be told by a cluster; the file, if any, has this node's own settings only.
+    #[arg(long)]
+    pub(super) kube: bool,
+    /// The way to the API server; without it, what a pod has, or the usual places.
+    #[arg(long, value_name = "FILE", requires = "kube")]
+    pub(super) kubeconfig: Option<PathBuf>,
+    /// Which of the kubeconfig's contexts.
+    #[arg(long, value_name = "NAME", requires = "kube")]
+    pub(super) context: Option<String>,
+    /// The operator's namespace.
+    #[arg(long, value_name = "NAMESPACE", default_value = operator_api::DEFAULT_NAMESPACE)]
+    pub(super) namespace: String,
+    /// This node's name in the cluster; without it, the host's name.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub(super) node_name: Option<String>,
+    /// Where it keeps what it was told, the flow-hash seed included: for root only.
+    #[arg(long, value_name = "FILE")]
+    pub(super) cache: Option<PathBuf>,
+}
+
+impl KubeArgs {
+    /// What the daemon needs to know; `None` without --kube. `cache`: where none is given.
+    pub(super) fn settings(&self, cache: &str) -> anyhow::Result<Option<KubeSettings>> {
+        if !self.kube {
+            return Ok(None);
+        }
+        let node = match &self.node_name {
+            Some(name) => name.clone(),
+            None => std::fs::read_to_string("/proc/sys/kernel/hostname")?,
+        };
+        let node = node.trim().to_lowercase();
+        anyhow::ensure!(!node.is_empty(), "this host has no name: give --node-name");
+        Ok(Some(KubeSettings {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+            namespace: self.namespace.clone(),
+            node: node.into(),
+            cache: self.cache.clone().unwrap_or_else(|| cache.into()),
+        }))
+    }
 }
 
 #[derive(Debug, Arguments)]
 pub(super) struct RunArgs {
-    /// Configuration file (docs/configuration.md).
-    #[arg(long, short, value_name = "FILE", default_value = "/etc/vipline/lb.yaml")]
-    pub(super) config: PathBuf,
+    /// Configuration file (docs/configuration.md) [default: /etc/vipline/lb.yaml; with --kube, none]
+    #[arg(long, short, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) kube: KubeArgs,
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text")]
     pub(super) log: LogFormat,
@@ -79,9 +151,11 @@ pub(super) struct RunArgs {
 
 #[derive(Debug, Arguments)]
 pub(super) struct NodeArgs {
-    /// Configuration file (docs/configuration.md).
-    #[arg(long, short, value_name = "FILE", default_value = "/etc/vipline/node.yaml")]
-    pub(super) config: PathBuf,
+    /// Configuration file (docs/configuration.md) [default: /etc/vipline/node.yaml; with --kube, none]
+    #[arg(long, short, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) kube: KubeArgs,
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text")]
     pub(super) log: LogFormat,
@@ -104,6 +178,9 @@ pub(super) struct CheckArgs {
     /// It is a worker node's.
     #[arg(long)]
     pub(super) node: bool,
+    /// It is for --kube: this node's own settings.
+    #[arg(long)]
+    pub(super) kube: bool,
     /// How to print.
     #[arg(long, short, value_enum, default_value = "table")]
     pub(super) output: Format,

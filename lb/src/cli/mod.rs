@@ -8,16 +8,17 @@ mod top;
 
 use std::{
     io::{self, Write as _},
+    path::Path,
     process::ExitCode,
 };
 
 use clap::Parser as _;
 
 use crate::{
-    control::{self, BackendView, ClientError, CounterView, ExplainView, Request, StatusView, VipView},
+    control::{self, AcceptView, BackendView, ClientError, CounterView, ExplainView, Request, StatusView, VipView},
     daemon,
 };
-use args::{Args, AskArgs, Command, Format};
+use args::{Args, AskArgs, Command, Format, KubeCommand, LB_CACHE, LB_FILE, NODE_CACHE, NODE_FILE};
 
 pub use args::LogFormat;
 
@@ -40,8 +41,14 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run(args) => daemon::run(&args.config, args.log),
-        Command::Node(args) => daemon::node(&args.config, args.log),
+        Command::Run(args) => match args.kube.settings(LB_CACHE)? {
+            Some(settings) => daemon::run_kube(settings, args.config, args.log),
+            None => daemon::run(&args.config.unwrap_or_else(|| LB_FILE.into()), args.log),
+        },
+        Command::Node(args) => match args.kube.settings(NODE_CACHE)? {
+            Some(settings) => daemon::node_kube(settings, args.config, args.log),
+            None => daemon::node(&args.config.unwrap_or_else(|| NODE_FILE.into()), args.log),
+        },
         Command::Check(args) => check(&args),
         Command::Status(args) => print::<StatusView>(&args, &Request::Status, show::status),
         Command::Vips(args) => print::<Vec<VipView>>(&args, &Request::Vips, |out, view| show::vips(out, view)),
@@ -64,6 +71,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Top(args) => top::run(&args),
         Command::Capture(args) => capture::run(args),
+        Command::Kube(KubeCommand::Accept(args)) => accept(&args.socket),
     }
 }
 
@@ -86,12 +94,23 @@ where
     Ok(ExitCode::SUCCESS)
 }
 
+fn accept(socket: &Path) -> anyhow::Result<ExitCode> {
+    let answer: AcceptView = control::ask(socket, &Request::KubeAccept)?;
+    match answer.vips {
+        0 => writeln!(io::stdout(), "nothing is held")?,
+        vips => writeln!(io::stdout(), "{vips} VIPs go")?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn check(args: &args::CheckArgs) -> anyhow::Result<ExitCode> {
-    let result = if args.node {
-        daemon::check_node(&args.config)
-    } else {
-        daemon::check_lb(&args.config)
+    let check = match (args.node, args.kube) {
+        (false, false) => daemon::check_lb,
+        (false, true) => daemon::check_lb_kube,
+        (true, false) => daemon::check_node,
+        (true, true) => daemon::check_node_kube,
     };
+    let result = check(&args.config);
     let mut out = io::stdout().lock();
     match (result, args.output) {
         (Ok(summary), Format::Table) => writeln!(out, "{}: good: {summary}", args.config.display())?,

@@ -7,7 +7,8 @@ use std::{
 
 use super::output::{bytes, number, table};
 use crate::control::{
-    Affinity, BackendView, CountedBy, CounterView, ExplainView, NextHopKind, Role, SlowPathView, StatusView, VipView,
+    Affinity, BackendView, CountedBy, CounterView, ExplainView, KubeView, NextHopKind, Role, SlowPathView, StatusView,
+    VipView,
 };
 
 pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<()> {
@@ -32,6 +33,9 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
                 writeln!(out, "           {line}")?;
             }
         }
+    }
+    if let Some(kube) = &view.kube {
+        self::kube(out, kube, view.role)?;
     }
     for interface in &view.interfaces {
         write!(
@@ -65,6 +69,62 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
         Some(slow_path) => self::slow_path(out, slow_path),
         None => Ok(()),
     }
+}
+
+fn kube(out: &mut dyn io::Write, view: &KubeView, role: Role) -> io::Result<()> {
+    let state = match (view.connected_s, view.from_cache) {
+        (Some(seconds), _) => format!("connected for {}", duration(seconds)),
+        (None, true) => "AWAY since the start: served from the cache".to_owned(),
+        (None, false) => "AWAY, what it said last holds".to_owned(),
+    };
+    writeln!(
+        out,
+        "cluster    {} (namespace {}): {state}",
+        view.server, view.namespace
+    )?;
+    for away in &view.away {
+        writeln!(
+            out,
+            "           {} for {}: {}",
+            away.what,
+            duration(away.seconds),
+            away.why
+        )?;
+    }
+    for waiting in &view.waiting {
+        writeln!(out, "           WAITS for {waiting}")?;
+    }
+    for alarm in [&view.seed_alarm, &view.trouble].into_iter().flatten() {
+        writeln!(out, "           ALARM: {alarm}")?;
+    }
+    if let Some(held) = &view.held {
+        writeln!(
+            out,
+            "           ALARM: a list without {} of {} VIPs is held for {} more; `vipline kube accept` lets them go",
+            held.vips,
+            held.of,
+            duration(held.seconds_left)
+        )?;
+    }
+    if role == Role::Node {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "           in the maps up to VipTables {} and NodeSets {}; {} tables fail",
+        view.tables_revision, view.node_sets_revision, view.failing_count
+    )?;
+    for (name, why) in view.failing.iter().take(10) {
+        writeln!(out, "           FAILS {name}: {why}")?;
+    }
+    if let (Some(p50), Some(p99)) = (view.delay_p50_ms, view.delay_p99_ms) {
+        writeln!(
+            out,
+            "           {} changes, to the maps in {p50:.1} ms (half of them), {p99:.1} ms (99 %)",
+            view.changes
+        )?;
+    }
+    Ok(())
 }
 
 fn slow_path(out: &mut dyn io::Write, view: &SlowPathView) -> io::Result<()> {

@@ -13,8 +13,8 @@ pub use capture::{
 pub use client::{ClientError, Stream, ask, follow};
 pub use server::{Answer, ListenError, Listener};
 pub use view::{
-    Affinity, BackendView, CountedBy, CounterView, ExplainView, InterfaceView, NextHopKind, ReloadView, Role, SetView,
-    SlowKindView, SlowPathView, StatusView, VipView, WorkerView,
+    AcceptView, Affinity, AwayView, BackendView, CountedBy, CounterView, ExplainView, HeldView, InterfaceView,
+    KubeView, NextHopKind, ReloadView, Role, SetView, SlowKindView, SlowPathView, StatusView, VipView, WorkerView,
 };
 
 use std::net::SocketAddr;
@@ -49,6 +49,8 @@ pub enum Request {
         /// VIP address and port.
         destination: SocketAddr,
     },
+    /// Let what a list of VipTables dropped go: [`AcceptView`].
+    KubeAccept,
     /// Sample packets: [`CaptureStarted`], then [`CaptureEvent`]s to the end.
     Capture {
         /// Which, and how much of them.

@@ -16,7 +16,7 @@ pub enum Role {
 }
 
 /// `vipline status`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StatusView {
     /// Version of the daemon.
     pub version: String,
@@ -48,6 +48,75 @@ pub struct StatusView {
     pub packets: Vec<(String, u64)>,
     /// The slow path, where it is on.
     pub slow_path: Option<SlowPathView>,
+    /// The cluster that says what there is, with `--kube`.
+    #[serde(default)]
+    pub kube: Option<KubeView>,
+}
+
+/// A cluster as a source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KubeView {
+    /// URL of its API server.
+    pub server: String,
+    /// The operator's namespace.
+    pub namespace: String,
+    /// Seconds since all of it could be watched; absent while some of it cannot.
+    pub connected_s: Option<u64>,
+    /// What cannot be watched.
+    pub away: Vec<AwayView>,
+    /// What serving waits for.
+    pub waiting: Vec<String>,
+    /// What is served comes from the cache: the API server has said nothing since the start.
+    pub from_cache: bool,
+    /// Highest `resourceVersion` of VipTables (of a worker node: of the TunnelConfig) that is in the maps.
+    pub tables_revision: u64,
+    /// The same of NodeSets.
+    pub node_sets_revision: u64,
+    /// Tables that fail.
+    pub failing_count: usize,
+    /// The first of them, with the reason.
+    pub failing: Vec<(String, String)>,
+    /// A list that drops too much.
+    pub held: Option<HeldView>,
+    /// What is wrong with the flow-hash seed.
+    pub seed_alarm: Option<String>,
+    /// Why the maps cannot take what the cluster says.
+    pub trouble: Option<String>,
+    /// Changes that reached the maps since the start.
+    pub changes: u64,
+    /// Half of them took no longer than this from the API server's word to the maps, in ms.
+    pub delay_p50_ms: Option<f64>,
+    /// The same of 99 in 100.
+    pub delay_p99_ms: Option<f64>,
+}
+
+/// What cannot be watched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwayView {
+    /// What.
+    pub what: String,
+    /// For how long, in seconds.
+    pub seconds: u64,
+    /// Why.
+    pub why: String,
+}
+
+/// A list of tables that is held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldView {
+    /// VIPs that it would drop.
+    pub vips: usize,
+    /// VIPs that there were.
+    pub of: usize,
+    /// Seconds until it goes through by itself.
+    pub seconds_left: u64,
+}
+
+/// `vipline kube accept`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptView {
+    /// VIPs that go; 0 where nothing was held.
+    pub vips: usize,
 }
 
 /// The slow path: who works, what was done and what was shed.

@@ -1,6 +1,7 @@
 //! The LB node's daemon: one loop that owns everything, woken by signals, the file, the kernel's next hops and the control socket.
 
 mod capture;
+mod kube;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,7 +38,10 @@ use crate::{
     control::{Answer, CounterView, Listener, Request, Role, StatusView},
     datapath::Attachment,
     nexthop::NextHopDriver,
-    source::file::{self, LbFile, Watch},
+    source::{
+        file::{self, LbFile, Watch},
+        kube::KubeSettings,
+    },
 };
 
 /// Longest wait for the kernel to answer for every backend.
@@ -47,8 +51,16 @@ const NEXT_HOP_PATIENCE: Duration = Duration::from_secs(1);
 
 type View = watch::Receiver<NextHopView>;
 
+/// Who says what the tables hold.
+enum Source {
+    /// A file.
+    File(PathBuf),
+    /// A cluster, and a file for this node's own settings.
+    Kube(Box<kube::Kube>),
+}
+
 struct Lb {
-    path: PathBuf,
+    source: Source,
     file: LbFile,
     driver: NextHopDriver,
     tables: Tables,
@@ -65,8 +77,31 @@ struct Lb {
 
 /// Serves until it is told to stop.
 pub(super) async fn serve(path: &Path, file: LbFile, watch: Watch) -> anyhow::Result<ExitCode> {
+    let life = Life::new(watch)?;
+    let listener = Listener::open(&file.config.control_socket)?;
+    serve_from(Source::File(path.to_owned()), file, life, listener).await
+}
+
+/// Serves what a cluster says until it is told to stop; not before it has said it, or the cache.
+pub(super) async fn serve_kube(
+    settings: KubeSettings,
+    path: Option<PathBuf>,
+    local: LbConfig,
+    watch: Watch,
+) -> anyhow::Result<ExitCode> {
     let mut life = Life::new(watch)?;
-    let mut listener = Listener::open(&file.config.control_socket)?;
+    let mut listener = Listener::open(&local.control_socket)?;
+    let mut kube = kube::Kube::start(settings, path, local).await?;
+    match kube.first(&mut life, &mut listener).await? {
+        Some(file) => serve_from(Source::Kube(Box::new(kube)), file, life, listener).await,
+        None => {
+            kube.stop();
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn serve_from(source: Source, file: LbFile, mut life: Life, mut listener: Listener) -> anyhow::Result<ExitCode> {
     let (driver, mut view) = NextHopDriver::start(settings(&file.config), addresses(&file.config.desired))?;
     timeout(PATIENCE, view.wait_for(|view| view.complete))
         .await
@@ -74,7 +109,7 @@ pub(super) async fn serve(path: &Path, file: LbFile, watch: Watch) -> anyhow::Re
         .context("next hops are no longer followed")?;
     wait_for_next_hops(&mut view, &file.config.desired).await;
 
-    let mut lb = Lb::start(path, file, driver, &view).await?;
+    let mut lb = Lb::start(source, file, driver, &view).await?;
     life::tell(&[sd_notify::NotifyState::Ready]);
     let why = loop {
         tokio::select! {
@@ -95,16 +130,21 @@ pub(super) async fn serve(path: &Path, file: LbFile, watch: Watch) -> anyhow::Re
                 None => anyhow::bail!("the control socket closed"),
             },
             ended = capture::ended(&mut lb.capture) => lb.end_capture(ended, &mut view).await,
+            update = kube::next(&mut lb.source) => lb.absorb(update, &mut view).await,
         }
     };
     tracing::info!(signal = why, "stopping: detaching");
     life::tell(&[sd_notify::NotifyState::Stopping]);
     detach_all(lb.attachments, &lb.unclaimed).await?;
+    match lb.source {
+        Source::File(_) => {}
+        Source::Kube(kube) => kube.stop(),
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 impl Lb {
-    async fn start(path: &Path, file: LbFile, driver: NextHopDriver, view: &View) -> anyhow::Result<Self> {
+    async fn start(source: Source, file: LbFile, driver: NextHopDriver, view: &View) -> anyhow::Result<Self> {
         for warning in file.config.warnings() {
             tracing::warn!("{warning}");
         }
@@ -127,8 +167,8 @@ impl Lb {
         let attachments = attach_all(&tables.balancer.program, &file.config.interfaces, &unclaimed).await?;
         tracing::info!(vips = desired.vips.len(), backends = desired.backends.len(), "serving");
         let now = Instant::now();
-        Ok(Self {
-            path: path.to_owned(),
+        let mut lb = Self {
+            source,
             file,
             driver,
             tables,
@@ -140,7 +180,9 @@ impl Lb {
             revision: 1,
             started: now,
             last_reload: (now, None),
-        })
+        };
+        lb.say_programmed();
+        Ok(lb)
     }
 
     /// Next hops or this node's addresses changed.
@@ -153,6 +195,7 @@ impl Lb {
             let reached = self.tables.reach(&desired(&self.file.config, &view), &view.next_hops);
             if reached.is_ok() {
                 self.own_addresses.clone_from(&view.own_addresses);
+                self.say_own();
                 capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
             }
             reached
@@ -202,7 +245,10 @@ impl Lb {
     }
 
     async fn try_reload(&mut self, view: &mut View) -> anyhow::Result<()> {
-        let new = file::read_lb(&self.path)?;
+        let new = match &mut self.source {
+            Source::File(path) => file::read_lb(path)?,
+            Source::Kube(kube) => kube.read_again(&self.file)?,
+        };
         let decision = reload::decide(loaded(&self.file), loaded(&new));
         let fresh = match &decision {
             Reload::Apply => self.tables.is_lost() || self.is_other_program(new.config.features()),
@@ -229,8 +275,12 @@ impl Lb {
             return result;
         }
         self.driver.set_backends(addresses(&new.config.desired));
+        if let Source::Kube(kube) = &mut self.source {
+            kube.take_local();
+        }
         self.file = new;
         self.revision += 1;
+        self.say_own();
         tracing::info!(revision = self.revision, "configuration applied");
         Ok(())
     }
@@ -293,6 +343,7 @@ impl Lb {
         let config = &self.file.config;
         match question.request.clone() {
             Request::Status => question.with(self.status(&view.borrow()).map_err(text)),
+            Request::KubeAccept => question.with(self.accept()),
             Request::Vips => question.with(self.tables.vips(&config.desired, &view.borrow()).map_err(text)),
             Request::Backends => question.with(self.tables.backends(&view.borrow()).map_err(text)),
             Request::Counters => question.with(self.counters().map_err(text)),
@@ -330,7 +381,15 @@ impl Lb {
             backends_ready: sizes.ready,
             tables: sizes.tables,
             slow_path: self.slow.view(&self.tables.shed()?),
-            ..views::status(Role::Lb, &self.path, self.revision, life, &self.attachments, &counts)
+            kube: self.standing().as_ref().map(views::kube),
+            ..views::status(
+                Role::Lb,
+                &self.config_name(),
+                self.revision,
+                life,
+                &self.attachments,
+                &counts,
+            )
         })
     }
 }

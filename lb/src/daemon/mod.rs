@@ -2,6 +2,7 @@
 
 mod attach;
 mod capture;
+mod cluster;
 mod explain;
 mod flow;
 mod lb;
@@ -14,7 +15,7 @@ mod views;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -22,7 +23,10 @@ use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
 pub use crate::cli::LogFormat;
-use crate::source::file::{self, FileError};
+use crate::source::{
+    file::{self, FileError},
+    kube::KubeSettings,
+};
 
 /// Exit code for a configuration that cannot be used: nothing was attached.
 const EXIT_UNUSABLE: u8 = 2;
@@ -40,6 +44,36 @@ pub fn run(config: &Path, log: LogFormat) -> anyhow::Result<ExitCode> {
     match file::read_lb(config) {
         Ok(file) => runtime()?.block_on(lb::serve(config, file, watch)),
         Err(error) => unusable(&error, config),
+    }
+}
+
+/// As [`run`], told by a cluster; the file has this node's own settings.
+///
+/// # Errors
+///
+/// As [`run`]; when there is no way to an API server at all, or no interface.
+pub fn run_kube(settings: KubeSettings, config: Option<PathBuf>, log: LogFormat) -> anyhow::Result<ExitCode> {
+    start_logging(log);
+    life::Life::unblock_signals()?;
+    let watch = file::Watch::new(config.iter().cloned().collect());
+    match file::read_lb_kube(config.as_deref()) {
+        Ok(local) => runtime()?.block_on(lb::serve_kube(settings, config, local, watch)),
+        Err(error) => unusable(&error, config.as_deref().unwrap_or(Path::new("-"))),
+    }
+}
+
+/// As [`node()`], told by a cluster; the file has this node's own settings.
+///
+/// # Errors
+///
+/// As [`run_kube`].
+pub fn node_kube(settings: KubeSettings, config: Option<PathBuf>, log: LogFormat) -> anyhow::Result<ExitCode> {
+    start_logging(log);
+    life::Life::unblock_signals()?;
+    let watch = file::Watch::new(config.iter().cloned().collect());
+    match file::read_node_kube(config.as_deref()) {
+        Ok(local) => runtime()?.block_on(node::serve_kube(settings, config, local, watch)),
+        Err(error) => unusable(&error, config.as_deref().unwrap_or(Path::new("-"))),
     }
 }
 
@@ -88,6 +122,31 @@ pub fn check_node(config: &Path) -> Result<String, FileError> {
     ))
 }
 
+/// As [`check_lb`], of a file for `--kube`.
+///
+/// # Errors
+///
+/// Everything that is wrong with it.
+pub fn check_lb_kube(config: &Path) -> Result<String, FileError> {
+    Ok(own_settings(file::read_lb_kube(Some(config))?.interfaces.len()))
+}
+
+/// As [`check_node`], of a file for `--kube`.
+///
+/// # Errors
+///
+/// Everything that is wrong with it.
+pub fn check_node_kube(config: &Path) -> Result<String, FileError> {
+    Ok(own_settings(file::read_node_kube(Some(config))?.interfaces.len()))
+}
+
+fn own_settings(interfaces: usize) -> String {
+    match interfaces {
+        0 => "for --kube, the default route's interfaces".to_owned(),
+        interfaces => format!("for --kube, {interfaces} interfaces"),
+    }
+}
+
 fn unusable(error: &FileError, config: &Path) -> anyhow::Result<ExitCode> {
     writeln!(io::stderr(), "{}", error.report(config))?;
     Ok(ExitCode::from(EXIT_UNUSABLE))
@@ -105,6 +164,11 @@ fn start_logging(format: LogFormat) {
         .with_env_var("VIPLINE_LOG")
         .with_default_directive(tracing::Level::INFO.into())
         .from_env_lossy();
+    // What a watch stumbles over is said in our words, once.
+    let filter = ["kube_runtime=off", "kube_client=off"]
+        .into_iter()
+        .filter_map(|directive| directive.parse().ok())
+        .fold(filter, EnvFilter::add_directive);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);

@@ -19,6 +19,7 @@ use xdp_prog::abi::{Config, Range};
 
 use super::{
     attach::{attach_all, check_free, detach_all},
+    cluster,
     life::{self, Life, Wake},
     unclaimed::{Priority, Unclaimed},
     views,
@@ -28,7 +29,10 @@ use crate::{
     control::{Answer, Listener, Request, Role, StatusView},
     datapath::{Attachment, Decapsulator, grace_period},
     nexthop::NextHopDriver,
-    source::file::{self, Watch},
+    source::{
+        file::{self, Watch},
+        kube::{KubeSettings, index::Accepts, worker::WorkerLink},
+    },
 };
 
 /// Ranges in the map: two halves of 8,192, 512 KiB in all.
@@ -36,8 +40,16 @@ const RANGES: u32 = 16_384;
 /// Longest wait for the kernel to say which addresses are this node's.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Who says what is accepted.
+enum Source {
+    /// A file.
+    File(PathBuf),
+    /// A cluster, and a file for this node's own settings.
+    Kube(WorkerLink, Option<PathBuf>),
+}
+
 struct Node {
-    path: PathBuf,
+    source: Source,
     config: NodeConfig,
     decapsulator: Decapsulator,
     attachments: Vec<Attachment>,
@@ -51,8 +63,51 @@ struct Node {
 
 /// Serves until it is told to stop.
 pub(super) async fn serve(path: &Path, config: NodeConfig, watch: Watch) -> anyhow::Result<ExitCode> {
+    let life = Life::new(watch)?;
+    let listener = Listener::open(&config.control_socket)?;
+    serve_from(Source::File(path.to_owned()), config, life, listener).await
+}
+
+/// Serves what a cluster says until it is told to stop; not before it has said it, or the cache.
+pub(super) async fn serve_kube(
+    settings: KubeSettings,
+    path: Option<PathBuf>,
+    mut config: NodeConfig,
+    watch: Watch,
+) -> anyhow::Result<ExitCode> {
     let mut life = Life::new(watch)?;
     let mut listener = Listener::open(&config.control_socket)?;
+    config.interfaces = cluster::interfaces(config.interfaces).await?;
+    let mut link = cluster::off_this_thread(move || WorkerLink::start(settings)).await?;
+    let accepts = loop {
+        tokio::select! {
+            accepts = link.first() => break accepts,
+            wake = life.next() => match wake {
+                Wake::Stop(_) => return Ok(ExitCode::SUCCESS),
+                Wake::Reload(_) => tracing::info!("nothing is served yet: the file is read at the next start"),
+            },
+            question = listener.next() => match question {
+                Some(question) => cluster::not_yet(question, &link.standing().waiting),
+                None => anyhow::bail!("the control socket closed"),
+            },
+        }
+    };
+    take(&mut config, accepts);
+    serve_from(Source::Kube(link, path), config, life, listener).await
+}
+
+/// What a cluster says, in the place of what a file would say.
+fn take(config: &mut NodeConfig, accepts: Accepts) {
+    config.lb_sources = accepts.sources;
+    config.vip_prefixes = accepts.vip_prefixes;
+}
+
+async fn serve_from(
+    source: Source,
+    config: NodeConfig,
+    mut life: Life,
+    mut listener: Listener,
+) -> anyhow::Result<ExitCode> {
     let settings = Settings {
         interfaces: config
             .interfaces
@@ -67,7 +122,7 @@ pub(super) async fn serve(path: &Path, config: NodeConfig, watch: Watch) -> anyh
         .context("the kernel did not list this node's addresses in time")?
         .context("next hops are no longer followed")?;
 
-    let mut node = Node::start(path, config, &view).await?;
+    let mut node = Node::start(source, config, &view).await?;
     life::tell(&[sd_notify::NotifyState::Ready]);
     let why = loop {
         tokio::select! {
@@ -82,6 +137,7 @@ pub(super) async fn serve(path: &Path, config: NodeConfig, watch: Watch) -> anyh
                 changed.context("next hops are no longer followed")?;
                 node.readdress(&view);
             }
+            accepts = changed(&mut node.source) => node.accept(accepts, &view).await,
             question = listener.next() => match question {
                 Some(question) => node.answer(question),
                 None => anyhow::bail!("the control socket closed"),
@@ -95,7 +151,7 @@ pub(super) async fn serve(path: &Path, config: NodeConfig, watch: Watch) -> anyh
 }
 
 impl Node {
-    async fn start(path: &Path, config: NodeConfig, view: &watch::Receiver<NextHopView>) -> anyhow::Result<Self> {
+    async fn start(source: Source, config: NodeConfig, view: &watch::Receiver<NextHopView>) -> anyhow::Result<Self> {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
@@ -104,7 +160,7 @@ impl Node {
         let mut unclaimed = Unclaimed::new(Priority::Node).await?;
         set_rules(&mut unclaimed, &config).await?;
         let mut node = Self {
-            path: path.to_owned(),
+            source,
             tunnel: Tunnel::default(),
             config,
             decapsulator,
@@ -163,7 +219,20 @@ impl Node {
     }
 
     async fn try_reload(&mut self, view: &watch::Receiver<NextHopView>) -> anyhow::Result<()> {
-        let new = file::read_node(&self.path)?;
+        let new = match &self.source {
+            Source::File(path) => file::read_node(path)?,
+            Source::Kube(_, path) => {
+                let mut new = file::read_node_kube(path.as_deref())?;
+                if new.interfaces.is_empty() {
+                    new.interfaces.clone_from(&self.config.interfaces);
+                }
+                NodeConfig {
+                    lb_sources: self.config.lb_sources.clone(),
+                    vip_prefixes: self.config.vip_prefixes.clone(),
+                    ..new
+                }
+            }
+        };
         let fixed = self.config.differs_fixed(&new);
         let why: Vec<String> = fixed
             .into_iter()
@@ -173,12 +242,32 @@ impl Node {
         for warning in new.warnings() {
             tracing::warn!("{warning}");
         }
+        self.apply(new, view).await?;
+        tracing::info!(revision = self.revision, "configuration applied");
+        Ok(())
+    }
+
+    /// What the cluster accepts is another.
+    async fn accept(&mut self, accepts: Accepts, view: &watch::Receiver<NextHopView>) {
+        let mut new = self.config.clone();
+        take(&mut new, accepts);
+        match self.apply(new, view).await {
+            Ok(()) => tracing::info!(
+                sources = self.config.lb_sources.len(),
+                prefixes = self.config.vip_prefixes.len(),
+                revision = self.revision,
+                "what the TunnelConfig says is accepted"
+            ),
+            Err(error) => tracing::error!("the TunnelConfig changes nothing: {}", report(&error)),
+        }
+    }
+
+    async fn apply(&mut self, new: NodeConfig, view: &watch::Receiver<NextHopView>) -> anyhow::Result<()> {
         let tunnel = tunnel(&new, &view.borrow());
         WorkerTables::build(&tunnel, self.decapsulator.ranges.entries(), 0)?;
         set_rules(&mut self.unclaimed, &new).await?;
         self.write(tunnel)?;
         self.config = new;
-        tracing::info!(revision = self.revision, "configuration applied");
         Ok(())
     }
 
@@ -194,6 +283,7 @@ impl Node {
                     "a worker node's agent has no VIPs: ask an LB node's daemon".to_owned()
                 ));
             }
+            Request::KubeAccept => question.with::<()>(Err("only an LB node holds lists: ask one".to_owned())),
             Request::Capture { .. } => {
                 question.with::<()>(Err("only an LB node's daemon captures: ask one".to_owned()));
             }
@@ -203,14 +293,25 @@ impl Node {
     fn status(&self) -> anyhow::Result<StatusView> {
         let counts = self.decapsulator.counters.read()?;
         let life = (self.started, &self.last_reload);
-        Ok(views::status(
-            Role::Node,
-            &self.path,
-            self.revision,
-            life,
-            &self.attachments,
-            &counts,
-        ))
+        let (config, standing) = match &self.source {
+            Source::File(path) => (path.display().to_string(), None),
+            Source::Kube(link, path) => (cluster::config_name(path.as_deref()), Some(link.standing())),
+        };
+        Ok(StatusView {
+            kube: standing.as_ref().map(views::kube),
+            ..views::status(Role::Node, &config, self.revision, life, &self.attachments, &counts)
+        })
+    }
+}
+
+/// Waits for another word of the cluster; forever, where there is none.
+async fn changed(source: &mut Source) -> Accepts {
+    match source {
+        Source::File(_) => std::future::pending().await,
+        Source::Kube(link, _) => {
+            link.changed().await;
+            link.accepts()
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use lb_core::{
     desired::{BackendId, Desired, NextHop, NextHops, VipKey},
     match_table,
     nexthop::NextHopView,
-    plan::{Plan, Planner},
+    plan::{Plan, PlanError, Planner},
 };
 use xdp_prog::{
     abi::{ABI_VERSION, BackendIndex, Config, Traffic, VipIndex},
@@ -79,6 +79,24 @@ impl Tables {
             carried: Carried::default(),
             lost: false,
         })
+    }
+
+    /// Whether tables of this configuration would go into its maps, tried without any.
+    ///
+    /// # Errors
+    ///
+    /// What does not fit.
+    pub(super) fn rehearse(file: &LbFile) -> Result<(), PlanError> {
+        let config = &file.config;
+        let (match_mask_v4, match_mask_v6) = match_table::masks_for(config.capacity.vips);
+        let constants = Config {
+            features: config.features(),
+            match_mask_v4,
+            match_mask_v6,
+            ..Config::EMPTY
+        };
+        let mut planner = Planner::new(&config.capacity, &constants, 100);
+        planner.plan(&config.desired, &NextHops::new()).map(drop)
     }
 
     /// Makes the maps say what is desired; returns how many writes that took.

@@ -1,22 +1,24 @@
 //! From what the datapath says to what the CLI shows. Never asks anything of the kernel itself.
 
-use std::{path::Path, process, time::Instant};
+use std::{process, time::Instant};
 
 use lb_core::slow::{Common, Counts, End, Kind, Outcome};
 use xdp_prog::{abi::feature, verdict::Fate, verdict::Verdict};
 
 use crate::{
     control::{
-        CountedBy, CounterView, InterfaceView, ReloadView, Role, SlowKindView, SlowPathView, StatusView, WorkerView,
+        AwayView, CountedBy, CounterView, HeldView, InterfaceView, KubeView, ReloadView, Role, SlowKindView,
+        SlowPathView, StatusView, WorkerView,
     },
     datapath::{Attachment, Interface},
+    source::kube::agent::Standing,
     xsk::{SlowPath, Tally, WorkerStatus},
 };
 
 /// What both daemons say of themselves; the tables are the LB node's to add.
 pub(super) fn status(
     role: Role,
-    config: &Path,
+    config: &str,
     revision: u64,
     (started, last_reload): (Instant, &(Instant, Option<String>)),
     attachments: &[Attachment],
@@ -27,7 +29,7 @@ pub(super) fn status(
         role,
         pid: process::id(),
         uptime_s: started.elapsed().as_secs(),
-        config: config.display().to_string(),
+        config: config.to_owned(),
         revision,
         last_reload: ReloadView {
             seconds_ago: last_reload.0.elapsed().as_secs(),
@@ -41,6 +43,44 @@ pub(super) fn status(
         tables: 0,
         packets: by_fate(counts),
         slow_path: None,
+        kube: None,
+    }
+}
+
+/// Most failing tables that are shown.
+const MAX_FAILING: usize = 100;
+
+/// A cluster as a source.
+pub(super) fn kube(standing: &Standing) -> KubeView {
+    let away = standing.away.iter().map(|(kind, (since, why))| AwayView {
+        what: kind.to_string(),
+        seconds: since.elapsed().as_secs(),
+        why: why.clone(),
+    });
+    let failing = standing.failing.iter().take(MAX_FAILING);
+    let held = standing.held.map(|(vips, of, until)| HeldView {
+        vips,
+        of,
+        seconds_left: until.saturating_duration_since(Instant::now()).as_secs(),
+    });
+    let ms = |share| standing.delays.quantile(share).map(|delay| delay.as_secs_f64() * 1e3);
+    KubeView {
+        server: standing.server.clone(),
+        namespace: standing.namespace.clone(),
+        connected_s: standing.connected.map(|since| since.elapsed().as_secs()),
+        away: away.collect(),
+        waiting: standing.waiting.clone(),
+        from_cache: standing.from_cache,
+        tables_revision: standing.revisions.tables,
+        node_sets_revision: standing.revisions.node_sets,
+        failing_count: standing.failing.len(),
+        failing: failing.map(|(name, why)| (name.to_string(), why.to_string())).collect(),
+        held,
+        seed_alarm: standing.seed_alarm.clone(),
+        trouble: standing.trouble.clone(),
+        changes: standing.delays.total(),
+        delay_p50_ms: ms(0.5),
+        delay_p99_ms: ms(0.99),
     }
 }
 

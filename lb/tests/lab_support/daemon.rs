@@ -83,6 +83,8 @@ pub(crate) struct Daemon {
     role: &'static str,
     node: Node,
     directory: TempDir,
+    /// More words on its command line.
+    args: Vec<String>,
 }
 
 impl Daemon {
@@ -103,6 +105,24 @@ impl Daemon {
     /// Starts a role and does not wait.
     pub(crate) fn spawn(role: &'static str, node: &Node, yaml: impl FnOnce(&Path) -> String) -> Result<Self> {
         Self::spawn_as(role, node, yaml, &[])
+    }
+
+    /// As [`Self::spawn`], with more words on the command line, which may name files of its directory.
+    pub(crate) fn spawn_with(
+        role: &'static str,
+        node: &Node,
+        yaml: impl FnOnce(&Path) -> String,
+        args: impl FnOnce(&Path) -> Result<Vec<String>>,
+    ) -> Result<Self> {
+        let directory = directory(yaml)?;
+        let args = args(directory.path())?;
+        Ok(Self {
+            process: process(role, node, directory.path(), &[], &args)?,
+            role,
+            node: node.clone(),
+            directory,
+            args,
+        })
     }
 
     /// As [`Self::spawn`], as root without any capability.
@@ -126,25 +146,34 @@ impl Daemon {
     }
 
     fn spawn_as(role: &'static str, node: &Node, yaml: impl FnOnce(&Path) -> String, wrapper: &[&str]) -> Result<Self> {
-        let directory = TempDir::with_prefix("vipline-lab-")?;
-        fs::write(
-            directory.path().join("config.yaml"),
-            yaml(&directory.path().join("control.sock")),
-        )?;
-        let process = process(role, node, directory.path(), wrapper)?;
+        let directory = directory(yaml)?;
+        let process = process(role, node, directory.path(), wrapper, &[])?;
         Ok(Self {
             process,
             role,
             node: node.clone(),
             directory,
+            args: Vec::new(),
         })
+    }
+
+    /// A file of its directory.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     /// Starts again, with the same file, after the process has ended.
     pub(crate) fn start_again(&mut self) -> Result<()> {
         ensure!(self.process.ended()?.is_some(), "it still runs");
-        self.process = process(self.role, &self.node, self.directory.path(), &[])?;
+        self.start_again_unready()?;
         self.ready()
+    }
+
+    /// As [`Self::start_again`], without waiting until it serves.
+    pub(crate) fn start_again_unready(&mut self) -> Result<()> {
+        ensure!(self.process.ended()?.is_some(), "it still runs");
+        self.process = process(self.role, &self.node, self.directory.path(), &[], &self.args)?;
+        Ok(())
     }
 
     /// Waits until it serves.
@@ -328,7 +357,14 @@ impl Daemon {
     }
 }
 
-fn process(role: &str, node: &Node, directory: &Path, wrapper: &[&str]) -> Result<Process> {
+fn directory(yaml: impl FnOnce(&Path) -> String) -> Result<TempDir> {
+    let directory = TempDir::with_prefix("vipline-lab-")?;
+    let path = directory.path();
+    fs::write(path.join("config.yaml"), yaml(&path.join("control.sock")))?;
+    Ok(directory)
+}
+
+fn process(role: &str, node: &Node, directory: &Path, wrapper: &[&str], args: &[String]) -> Result<Process> {
     let log = File::options().create(true).append(true).open(directory.join("log"))?;
     let mut words = wrapper.iter().copied().chain([VIPLINE, role]);
     let mut command = node.ns().command(words.next().context("no command")?);
@@ -336,6 +372,7 @@ fn process(role: &str, node: &Node, directory: &Path, wrapper: &[&str]) -> Resul
         .args(words)
         .arg("--config")
         .arg(directory.join("config.yaml"))
+        .args(args)
         .stderr(log);
     Process::start(command)
 }

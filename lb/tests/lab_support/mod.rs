@@ -11,6 +11,7 @@ mod caller;
 mod crafted;
 mod daemon;
 mod files;
+mod kube;
 mod packets;
 mod wire;
 
@@ -19,6 +20,7 @@ pub(crate) use caller::Caller;
 pub(crate) use crafted::{behind, fragment, fragments, with_options};
 pub(crate) use daemon::{Counted, Daemon, Slow, vipline};
 pub(crate) use files::{LbFile, NodeFile, SEED, Vip, word};
+pub(crate) use kube::{Cluster, FINGERPRINT, NAMESPACE, table};
 pub(crate) use packets::{Datagram, framed, tunnelled};
 pub(crate) use wire::Wire;
 

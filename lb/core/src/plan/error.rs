@@ -131,6 +131,26 @@ pub enum PlanError {
     },
 }
 
+impl PlanError {
+    /// The VIP that it is about, where it is about one.
+    pub fn vip(&self) -> Option<VipKey> {
+        match self {
+            Self::UnknownBackend { vip, .. }
+            | Self::MembersNotSorted { vip, .. }
+            | Self::TableSize { vip, .. }
+            | Self::TableTooSmall { vip, .. }
+            | Self::TooManyVips { vip, .. }
+            | Self::MatchTableFull { vip, .. }
+            | Self::SlotMemoryFull { vip, .. } => Some(*vip),
+            Self::TooManyRanges { of, .. } | Self::RangesFull { of, .. } => match of {
+                RangesOf::Vip(vip) => Some(*vip),
+                RangesOf::Setting(_) => None,
+            },
+            Self::TooManyBackends { .. } | Self::FeatureOff { .. } => None,
+        }
+    }
+}
+
 /// What needs a feature of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeatureUse {

@@ -8,7 +8,25 @@
 //! | `object` | one object, as far as it is read | none |
 //! | `index` | all that is watched, and what it asks of the maps | none |
 //! | `guard` | a list that drops too much is not believed at once | none |
+//! | `seed` | which flow-hash seed is used, and which is refused | none |
+//! | `delay` | how long changes take | none |
+//! | `cache` | what was said last, on disk | the file |
+//! | `client` | the way to the API server | the API server |
+//! | `watch` | lists and changes of one kind | the API server |
+//! | `report` | this node's LbNode and Lease | the API server |
+//! | `agent` | the LB node's thread: all of it together | by the others |
+//! | `worker` | the worker node's thread | by the others |
 
+pub mod agent;
+pub mod cache;
+mod client;
+pub mod delay;
 pub mod guard;
 pub mod index;
 pub mod object;
+mod report;
+pub mod seed;
+mod watch;
+pub mod worker;
+
+pub use client::{ConnectError, KubeSettings};

@@ -46,14 +46,14 @@ pub fn revision(text: Option<&str>) -> u64 {
 /// As it stands in the cache.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Kept<S> {
+pub(super) struct KeptObject<S> {
     name: Arc<str>,
     created: i64,
     revision: u64,
     spec: S,
 }
 
-impl<S> Kept<S> {
+impl<S> KeptObject<S> {
     pub(super) fn new(name: &Arc<str>, created: i64, revision: u64, spec: S) -> Self {
         Self {
             name: Arc::clone(name),

@@ -49,7 +49,7 @@ pub struct Own {
 }
 
 /// What the maps should say, and how far that goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// VIPs.
     pub vips: BTreeMap<VipKey, Vip>,
@@ -58,12 +58,15 @@ pub struct Snapshot {
     /// What this node decapsulates, when it is itself in a node set.
     pub tunnel: Option<Accepts>,
     /// Tables that are not in the maps as they should be, with the reason.
-    pub failing: Arc<BTreeMap<Arc<str>, TableError>>,
+    pub failing: Failing,
     /// How far it goes.
     pub revisions: Revisions,
     /// Counts changes: hand it to [`Index::programmed`] when the maps say this.
     pub sequence: u64,
 }
+
+/// Tables that are not in the maps as they should be, by name, with the reason.
+pub type Failing = Arc<BTreeMap<Arc<str>, TableError>>;
 
 /// Highest resource versions seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,7 +146,7 @@ pub struct Index {
     holders: BTreeMap<VipKey, Arc<str>>,
     vips: BTreeMap<VipKey, Vip>,
     room: Room,
-    failing: Arc<BTreeMap<Arc<str>, TableError>>,
+    failing: Failing,
     /// Tables that changed the VIPs and are not known to be in the maps yet.
     unconfirmed: BTreeSet<Arc<str>>,
     guard: Guard,
@@ -302,7 +305,7 @@ impl Index {
     }
 
     /// Tables that fail now.
-    pub fn failing(&self) -> &Arc<BTreeMap<Arc<str>, TableError>> {
+    pub fn failing(&self) -> &Failing {
         &self.failing
     }
 
@@ -394,6 +397,22 @@ impl Index {
             chunks: chunks.collect(),
             tunnel: self.tunnel.as_ref().map(|(spec, _)| spec.clone()),
         }
+    }
+
+    /// What was recalled says nothing of how far the API server is.
+    pub fn forget_revisions(&mut self) {
+        self.revisions = Revisions::default();
+    }
+
+    /// Tries again what the planner refused.
+    pub fn try_refused_again(&mut self) {
+        let refused: BTreeSet<Arc<str>> = self.starving().collect();
+        for name in &refused {
+            if let Some(entry) = self.tables.get_mut(name) {
+                entry.refused = None;
+            }
+        }
+        self.resolve(refused);
     }
 
     fn put_table(&mut self, object: Object<VipTableSpec>) {

@@ -147,9 +147,9 @@ impl NodeSets {
             }
         }
         // One that cannot be read says nothing of its set: what it was before counts.
-        touched
-            .into_iter()
-            .fold(false, |changed, set| self.complete(&set) || changed)
+        // All of them, whatever becomes of the first.
+        let changed: Vec<bool> = touched.into_iter().map(|set| self.complete(&set)).collect();
+        changed.contains(&true)
     }
 
     fn complete(&mut self, set: &Arc<str>) -> bool {

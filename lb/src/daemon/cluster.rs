@@ -1,0 +1,233 @@
+//! What both daemons need when a cluster tells them what to do: this node's interfaces and outer sources.
+//!
+//! Never asks the API server anything; that is [`crate::source::kube`]'s.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use futures_util::TryStreamExt as _;
+use ipnet::IpNet;
+use lb_core::{
+    config::{AttachMode, Encap, Interface, LbConfig, not_unicast},
+    desired::{Desired, Tunnel},
+    plan,
+};
+use nix::ifaddrs::getifaddrs;
+use rtnetlink::{
+    RouteMessageBuilder,
+    packet_route::{
+        link::LinkAttribute,
+        route::{RouteAttribute, RouteMessage, RouteType},
+    },
+};
+
+use crate::{
+    control::Answer,
+    source::kube::index::{Own, Snapshot},
+};
+
+/// Most outer sources that an LbNode may have.
+const MAX_SOURCES: usize = 16;
+
+/// The configured interfaces, or else those of the default routes.
+///
+/// # Errors
+///
+/// When there are neither.
+pub(super) async fn interfaces(configured: Vec<Interface>) -> anyhow::Result<Vec<Interface>> {
+    if !configured.is_empty() {
+        return Ok(configured);
+    }
+    let names = default_interfaces()
+        .await
+        .context("cannot find the default route's interface")?;
+    anyhow::ensure!(
+        !names.is_empty(),
+        "there is no default route whose interface could be taken: list `interfaces` in a file and give it by --config"
+    );
+    tracing::info!(
+        "no interfaces are configured: the default route's are taken: {}",
+        names.join(", ")
+    );
+    let interface = |name: String| Interface {
+        name: Arc::from(name),
+        mode: AttachMode::Auto,
+    };
+    Ok(names.into_iter().map(interface).collect())
+}
+
+/// Names of the interfaces that default routes of the main table go out of, those of several next hops included.
+async fn default_interfaces() -> anyhow::Result<Vec<String>> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    let connection = tokio::spawn(connection);
+    let mut indexes = BTreeSet::new();
+    for message in [
+        RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+        RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+    ] {
+        let mut routes = std::pin::pin!(handle.route().get(message).execute());
+        while let Some(route) = routes.try_next().await? {
+            if is_default(&route) {
+                indexes.extend(egress(&route));
+            }
+        }
+    }
+    let mut names = BTreeMap::new();
+    let mut links = std::pin::pin!(handle.link().get().execute());
+    while let Some(link) = links.try_next().await? {
+        let name = link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name.clone()),
+            _ => None,
+        });
+        if let Some(name) = name.filter(|_| indexes.contains(&link.header.index)) {
+            names.insert(link.header.index, name);
+        }
+    }
+    connection.abort();
+    Ok(names.into_values().collect())
+}
+
+fn is_default(route: &RouteMessage) -> bool {
+    /// `RT_TABLE_MAIN`.
+    const MAIN: u32 = 254;
+    let table = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    let table = table.unwrap_or(u32::from(route.header.table));
+    route.header.destination_prefix_length == 0 && table == MAIN && route.header.kind == RouteType::Unicast
+}
+
+fn egress(route: &RouteMessage) -> Vec<u32> {
+    let of = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Oif(index) => vec![*index],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        _ => Vec::new(),
+    };
+    route.attributes.iter().flat_map(of).collect()
+}
+
+/// Outer sources of what this node sends, as CIDR blocks: its prefixes, the addresses that the file names, or all of its
+/// interfaces'.
+pub(super) fn tunnel_sources(config: &LbConfig) -> Vec<String> {
+    let named = named_sources(&config.encap);
+    let (has_v4, has_v6) = match &config.encap {
+        // The other family has no source at all.
+        Encap::Prefix { .. } => (true, true),
+        Encap::Node { source_v4, source_v6 } => (source_v4.is_some(), source_v6.is_some()),
+    };
+    let mut sources: BTreeSet<IpNet> = named.into_iter().collect();
+    let names: BTreeSet<&str> = config.interfaces.iter().map(|interface| &*interface.name).collect();
+    let addresses = interface_addresses(&names).unwrap_or_else(|error| {
+        tracing::error!("cannot list this node's addresses: {error}");
+        BTreeSet::new()
+    });
+    let is_vip = |address: &IpAddr| config.desired.vips.keys().any(|key| key.address == *address);
+    let missing = addresses
+        .into_iter()
+        .filter(|address| if address.is_ipv4() { !has_v4 } else { !has_v6 })
+        .filter(|address| not_unicast(*address).is_none() && !is_vip(address));
+    sources.extend(missing.map(IpNet::from));
+    sources.iter().take(MAX_SOURCES).map(ToString::to_string).collect()
+}
+
+fn interface_addresses(names: &BTreeSet<&str>) -> nix::Result<BTreeSet<IpAddr>> {
+    let of_ours = getifaddrs()?.filter(|entry| names.contains(&*entry.interface_name));
+    let addresses = of_ours.filter_map(|entry| {
+        let address = entry.address?;
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+    });
+    Ok(addresses.collect())
+}
+
+/// Outer sources that the file names.
+fn named_sources(encap: &Encap) -> Vec<IpNet> {
+    match encap {
+        Encap::Node { source_v4, source_v6 } => {
+            let v4 = source_v4.map(|address| IpNet::from(IpAddr::V4(address)));
+            let v6 = source_v6.map(|address| IpNet::from(IpAddr::V6(address)));
+            v4.into_iter().chain(v6).collect()
+        }
+        Encap::Prefix { .. } => encap.prefixes().collect(),
+    }
+}
+
+/// What tables must agree with.
+pub(super) fn own(node: &Arc<str>, config: &LbConfig) -> Own {
+    Own {
+        node: Arc::clone(node),
+        capacity: config.capacity,
+        sources: named_sources(&config.encap),
+    }
+}
+
+/// This node's own settings, and what the cluster says. Features that were in use `before` stay on.
+pub(super) fn compose(local: &LbConfig, snapshot: Snapshot, before: Option<&LbConfig>) -> LbConfig {
+    let tunnel = snapshot.tunnel.map(|accepts| Tunnel {
+        sources: accepts.sources,
+        vip_prefixes: accepts.vip_prefixes,
+        ..local.desired.tunnel.clone().unwrap_or_default()
+    });
+    let desired = Desired {
+        vips: snapshot.vips,
+        backends: snapshot.backends,
+        denied_sources: local.desired.denied_sources.clone(),
+        own_addresses: BTreeSet::new(),
+        tunnel,
+    };
+    LbConfig {
+        kept_features: before.map_or(0, |before| before.kept_features | plan::features(&before.desired)),
+        desired,
+        ..own_part(local)
+    }
+}
+
+/// A configuration without what it desires: cheap to copy.
+fn own_part(local: &LbConfig) -> LbConfig {
+    LbConfig {
+        interfaces: local.interfaces.clone(),
+        seed: local.seed.clone(),
+        encap: local.encap.clone(),
+        protection: local.protection,
+        capacity: local.capacity,
+        slow_path: local.slow_path.clone(),
+        l2: local.l2.clone(),
+        control_socket: local.control_socket.clone(),
+        desired: Desired::default(),
+        unused_sets: Vec::new(),
+        kept_features: 0,
+    }
+}
+
+/// Does what needs a runtime of its own on another thread: this one has one.
+///
+/// # Errors
+///
+/// What `start` says.
+pub(super) async fn off_this_thread<T, E>(start: impl FnOnce() -> Result<T, E> + Send + 'static) -> anyhow::Result<T>
+where
+    T: Send + 'static,
+    E: Into<anyhow::Error> + Send + 'static,
+{
+    let started = tokio::task::spawn_blocking(start).await;
+    started.context("the start was cut short")?.map_err(Into::into)
+}
+
+/// Answers a question while nothing is served yet.
+pub(super) fn not_yet(question: Answer, waiting: &[String]) {
+    question.with::<()>(Err(format!("nothing is served yet: waits for {}", waiting.join("; "))));
+}
+
+/// What stands in the place of the file's name in the status.
+pub(super) fn config_name(path: Option<&Path>) -> String {
+    path.map_or_else(
+        || "none (told by the cluster)".to_owned(),
+        |path| path.display().to_string(),
+    )
+}

@@ -1,0 +1,310 @@
+//! A cluster as what the main loop is told by.
+//!
+//! Never changes anything because the cluster is away: what is not said changes nothing.
+
+use std::{path::PathBuf, sync::Arc, time::Instant};
+
+use lb_core::{
+    config::LbConfig,
+    desired::{BackendId, NextHop},
+    nexthop::NextHopView,
+    plan::PlanError,
+    worker::unclaimed_prefixes,
+};
+use tokio::time::timeout;
+
+use super::{Lb, NEXT_HOP_PATIENCE, Source, View, addresses, names};
+use crate::{
+    cli::report,
+    control::{AcceptView, Listener},
+    daemon::{
+        cluster,
+        lb::capture,
+        life::{Life, Wake},
+        tables::Tables,
+    },
+    source::{
+        file::{self, LbFile},
+        kube::{
+            KubeSettings,
+            agent::{Link, Standing, Update, Word},
+            index::{Accepts, Snapshot},
+        },
+    },
+};
+
+/// The cluster, and this node's own settings.
+pub(super) struct Kube {
+    link: Link,
+    node: Arc<str>,
+    path: Option<PathBuf>,
+    local: LbConfig,
+    /// What the file says now, until it is applied.
+    read: Option<LbConfig>,
+    /// What was told last, until it is said to be in the maps.
+    told: Option<Told>,
+}
+
+/// An update in work.
+struct Told {
+    sequence: u64,
+    since: Vec<Instant>,
+}
+
+/// The next update; never, where a file is the source.
+pub(super) async fn next(source: &mut Source) -> Update {
+    match source {
+        Source::File(_) => std::future::pending().await,
+        Source::Kube(kube) => kube.link.next().await,
+    }
+}
+
+impl Kube {
+    /// Begins to listen.
+    pub(super) async fn start(
+        settings: KubeSettings,
+        path: Option<PathBuf>,
+        mut local: LbConfig,
+    ) -> anyhow::Result<Self> {
+        local.interfaces = cluster::interfaces(local.interfaces).await?;
+        let (node, sources) = (Arc::clone(&settings.node), cluster::tunnel_sources(&local));
+        let own = cluster::own(&node, &local);
+        let link = cluster::off_this_thread(move || Link::start(settings, own, sources)).await?;
+        Ok(Self {
+            link,
+            node,
+            path,
+            local,
+            read: None,
+            told: None,
+        })
+    }
+
+    /// Waits for the first word; `None` when it shall stop before.
+    pub(super) async fn first(&mut self, life: &mut Life, listener: &mut Listener) -> anyhow::Result<Option<LbFile>> {
+        tracing::info!(node = %self.node, "waiting for the cluster's word, or the cache's");
+        loop {
+            tokio::select! {
+                update = self.link.next() => {
+                    self.told = Some(Told { sequence: update.snapshot.sequence, since: update.since });
+                    let config = cluster::compose(&self.local, update.snapshot, None);
+                    let file = LbFile { config, seed: update.seed };
+                    match Tables::rehearse(&file) {
+                        Ok(()) => return Ok(Some(file)),
+                        Err(error) => {
+                            tracing::error!("what the cluster says does not go into the maps: {error}");
+                            self.link.tell(Word::Refused { vip: error.vip(), why: error.to_string() });
+                        }
+                    }
+                }
+                wake = life.next() => match wake {
+                    Wake::Stop(_) => return Ok(None),
+                    Wake::Reload(_) => tracing::info!("nothing is served yet: the file is read at the next start"),
+                },
+                question = listener.next() => match question {
+                    Some(question) => cluster::not_yet(question, &self.link.standing().waiting),
+                    None => anyhow::bail!("the control socket closed"),
+                },
+            }
+        }
+    }
+
+    /// Reads the file again; what the cluster says stays as it is.
+    pub(super) fn read_again(&mut self, current: &LbFile) -> anyhow::Result<LbFile> {
+        let mut local = file::read_lb_kube(self.path.as_deref())?;
+        if local.interfaces.is_empty() {
+            local.interfaces.clone_from(&self.local.interfaces);
+        }
+        let desired = &current.config.desired;
+        let snapshot = Snapshot {
+            vips: desired.vips.clone(),
+            backends: desired.backends.clone(),
+            tunnel: desired.tunnel.as_ref().map(|tunnel| Accepts {
+                sources: tunnel.sources.clone(),
+                vip_prefixes: tunnel.vip_prefixes.clone(),
+            }),
+            ..Snapshot::default()
+        };
+        let config = cluster::compose(&local, snapshot, Some(&current.config));
+        self.read = Some(local);
+        Ok(LbFile {
+            config,
+            seed: current.seed,
+        })
+    }
+
+    /// A file was applied: what of it is this node's own is what counts from now on.
+    pub(super) fn take_local(&mut self) {
+        if let Some(local) = self.read.take() {
+            self.local = local;
+        }
+    }
+
+    /// The end.
+    pub(super) fn stop(self) {
+        self.link.stop();
+    }
+}
+
+impl Lb {
+    /// Makes the maps say what the cluster says; where that does not go, they stay as they are and it is told why.
+    pub(super) async fn absorb(&mut self, update: Update, view: &mut View) {
+        let Source::Kube(kube) = &mut self.source else {
+            return;
+        };
+        kube.told = Some(Told {
+            sequence: update.snapshot.sequence,
+            since: update.since,
+        });
+        let config = cluster::compose(&kube.local, update.snapshot, Some(&self.file.config));
+        let new = LbFile {
+            config,
+            seed: update.seed,
+        };
+        match self.reach_cluster(new, view).await {
+            Ok(()) => {
+                self.revision += 1;
+                self.say_programmed();
+            }
+            Err(error) => {
+                let why = report(&error);
+                let vip = error.downcast_ref::<PlanError>().and_then(PlanError::vip);
+                tracing::error!("what the cluster says does not go into the maps, the state before it stays: {why}");
+                if let Source::Kube(kube) = &self.source {
+                    kube.link.tell(Word::Refused { vip, why });
+                }
+            }
+        }
+    }
+
+    async fn reach_cluster(&mut self, mut new: LbFile, view: &mut View) -> anyhow::Result<()> {
+        let fresh = self.tables.is_lost() || self.is_other_program(new.config.features());
+        if fresh {
+            tracing::info!("the program is replaced in place: features change");
+            let result = self.apply(&new, true, view).await;
+            let config = if result.is_ok() { &new.config } else { &self.file.config };
+            self.driver.set_backends(addresses(&config.desired));
+            result?;
+            self.file = new;
+            return Ok(());
+        }
+        let old = &self.file.config.desired;
+        let moved = old.backends != new.config.desired.backends;
+        if moved {
+            let coming = |id: &&BackendId| !old.backends.contains_key(*id);
+            let coming: Vec<BackendId> = new.config.desired.backends.keys().filter(coming).cloned().collect();
+            let mut both = addresses(old);
+            both.extend(addresses(&new.config.desired));
+            self.driver.set_backends(both);
+            wait_for(view, &coming).await;
+        }
+        let hops = {
+            let now = view.borrow_and_update();
+            new.config.desired.own_addresses.clone_from(&now.own_addresses);
+            if let Some(tunnel) = &mut new.config.desired.tunnel {
+                tunnel.locals.clone_from(&now.own_addresses);
+            }
+            now.next_hops.clone()
+        };
+        let desired = &new.config.desired;
+        let written = match self
+            .unclaimed
+            .set(&names(&new.config), &unclaimed_prefixes(desired, &hops))
+            .await
+        {
+            Ok(()) => self.tables.reach(desired, &hops),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = written {
+            if moved {
+                self.driver.set_backends(addresses(&self.file.config.desired));
+            }
+            self.set_rules(&hops).await;
+            return Err(error);
+        }
+        // What waits for the maps is told before the slow path's book is made: no flow of a new VIP is there yet.
+        if let Source::Kube(kube) = &mut self.source
+            && let Some(told) = &mut kube.told
+        {
+            kube.link.count_delays(&std::mem::take(&mut told.since));
+        }
+        if moved {
+            self.driver.set_backends(addresses(desired));
+        }
+        self.own_addresses.clone_from(&desired.own_addresses);
+        self.slow.publish(&new.config, desired, &hops);
+        self.file = new;
+        capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
+        Ok(())
+    }
+
+    /// Says that the maps say what was told last.
+    pub(super) fn say_programmed(&mut self) {
+        let desired = &self.file.config.desired;
+        let (vips, backends) = (desired.vips.len(), desired.backends.len());
+        let Source::Kube(kube) = &mut self.source else {
+            return;
+        };
+        if let Some(told) = kube.told.take() {
+            kube.link.count_delays(&told.since);
+            kube.link.tell(Word::Programmed {
+                sequence: told.sequence,
+                vips,
+                backends,
+            });
+        }
+    }
+
+    /// Says what of this node may have changed.
+    pub(super) fn say_own(&self) {
+        if let Source::Kube(kube) = &self.source {
+            kube.link.tell(Word::Own {
+                sources: cluster::tunnel_sources(&self.file.config),
+                own: cluster::own(&kube.node, &self.file.config),
+            });
+        }
+    }
+
+    /// Lets what is held go.
+    pub(super) fn accept(&self) -> Result<AcceptView, String> {
+        match &self.source {
+            Source::File(_) => Err("this daemon is told by a file: nothing is held".to_owned()),
+            Source::Kube(kube) => {
+                let held = kube.link.standing().held;
+                if held.is_some() {
+                    kube.link.tell(Word::Accept);
+                }
+                Ok(AcceptView {
+                    vips: held.map_or(0, |(vips, _, _)| vips),
+                })
+            }
+        }
+    }
+
+    pub(super) fn standing(&self) -> Option<Standing> {
+        match &self.source {
+            Source::File(_) => None,
+            Source::Kube(kube) => Some(kube.link.standing()),
+        }
+    }
+
+    pub(super) fn config_name(&self) -> String {
+        match &self.source {
+            Source::File(path) => path.display().to_string(),
+            Source::Kube(kube) => cluster::config_name(kube.path.as_deref()),
+        }
+    }
+}
+
+/// Waits a moment until backends that are new can be reached; those that cannot are what they are.
+async fn wait_for(view: &mut View, coming: &[BackendId]) {
+    if coming.is_empty() {
+        return;
+    }
+    let known = |view: &NextHopView| {
+        let known = |id| !matches!(view.next_hops.get(id), None | Some(NextHop::Unresolved));
+        coming.iter().all(known)
+    };
+    // Time running out is an answer too.
+    drop(timeout(NEXT_HOP_PATIENCE, view.wait_for(known)).await);
+}

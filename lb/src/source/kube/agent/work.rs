@@ -1,0 +1,531 @@
+//! What the thread does: takes in what is heard, hands the daemon what is new, says and keeps how far that is.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client, runtime::watcher};
+use operator_api::{
+    NodeSet, NodeSetSpec, Programmed, SEED_KEY, SEED_SECRET, TUNNEL_CONFIG, TunnelConfig, TunnelConfigSpec, VipTable,
+    VipTableSpec,
+};
+use tokio::{
+    sync::{mpsc, watch as latest},
+    time::{sleep, sleep_until, timeout},
+};
+
+use super::{
+    super::{
+        cache::{Cache, Origin},
+        client::{self, KubeSettings},
+        index::{Failing, Index, Own, Revisions, TableError},
+        report::{self, Reporter, Say},
+        seed::Seeds,
+        watch::{self, Kind, Told, say_client},
+    },
+    Standing, Update, Word, lock, note_away,
+};
+
+/// How long the API server has at a start before what the cache says is taken.
+const HEAD_START: Duration = Duration::from_secs(5);
+/// Events that come within this time are one change.
+const GATHER: Duration = Duration::from_millis(2);
+/// Least time between two writes of the cache.
+const CACHE_GAP: Duration = Duration::from_secs(10);
+/// How often the Secret is read: until it is there, and then.
+const SEED_POLL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// How often what the maps refused is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
+/// Events on their way from the watches.
+const EVENTS: usize = 4096;
+
+/// What comes from the API server.
+enum Heard {
+    Tables(Told<VipTableSpec>, tokio::time::Instant),
+    NodeSets(Told<NodeSetSpec>, tokio::time::Instant),
+    Tunnel(Told<TunnelConfigSpec>, tokio::time::Instant),
+    /// The Secret's text, or why it cannot be read.
+    Seed(Result<String, String>),
+}
+
+pub(super) struct Agent {
+    settings: KubeSettings,
+    origin: Origin,
+    index: Index,
+    seeds: Seeds,
+    updates: mpsc::Sender<Update>,
+    standing: Arc<Mutex<Standing>>,
+    start: Instant,
+    sources: Vec<String>,
+    /// Lists of tables and of node sets have come.
+    listed: (bool, bool),
+    /// The cache had something to serve.
+    recalled: bool,
+    serving: bool,
+    /// When the events came that no update has taken yet.
+    since: Vec<Instant>,
+    /// What the daemon is writing.
+    in_flight: Option<(u64, Revisions, Failing)>,
+    /// The sequence that it was given last; `None`: it shall get one in any case.
+    given: Option<u64>,
+    programmed: Programmed,
+    failing: Failing,
+    trouble: Option<String>,
+    seed_error: Option<String>,
+    alarmed: Option<String>,
+    unsaved: bool,
+}
+
+/// Most times of events that an update carries: a list of ten thousand is one event.
+const MAX_SINCE: usize = 4096;
+
+impl Agent {
+    pub(super) fn new(
+        settings: KubeSettings,
+        origin: Origin,
+        own: Own,
+        sources: Vec<String>,
+        updates: mpsc::Sender<Update>,
+        standing: Arc<Mutex<Standing>>,
+    ) -> Self {
+        let mut agent = Self {
+            index: Index::new(own),
+            seeds: Seeds::default(),
+            settings,
+            origin,
+            updates,
+            standing,
+            start: Instant::now(),
+            sources,
+            listed: (false, false),
+            recalled: false,
+            serving: false,
+            since: Vec::new(),
+            in_flight: None,
+            given: None,
+            programmed: Programmed::default(),
+            failing: Arc::default(),
+            trouble: None,
+            seed_error: None,
+            alarmed: None,
+            unsaved: false,
+        };
+        agent.recall();
+        agent
+    }
+
+    /// Takes in what the cache says; lists replace it, as they would replace what was watched.
+    fn recall(&mut self) {
+        let path = &self.settings.cache;
+        match Cache::read(path, &self.origin) {
+            Ok(Some(recalled)) => {
+                let (tables, chunks) = (recalled.tables.len(), recalled.node_sets.len());
+                tracing::info!(tables, chunks, path = %path.display(), "what was served last is known from the cache");
+                self.seeds = Seeds::cached(recalled.seed);
+                self.index.reset_node_sets(recalled.node_sets);
+                self.index.reset_tables(recalled.tables, self.start.elapsed());
+                if let Some(tunnel) = recalled.tunnel {
+                    drop(self.index.apply_tunnel(tunnel));
+                }
+                self.index.forget_revisions();
+                self.recalled = true;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!("the cache is not used: {error}"),
+        }
+    }
+
+    pub(super) async fn run(mut self, client: Client, mut words: mpsc::UnboundedReceiver<Word>) {
+        let (heard_sender, mut heard) = mpsc::channel(EVENTS);
+        self.listen(&client, heard_sender);
+        let (say, says) = latest::channel(self.say());
+        let reporter = Reporter::new(&client, &self.settings.namespace, Arc::clone(&self.settings.node));
+        tokio::spawn(reporter.run(says));
+        let mut head_start = Some(self.start + HEAD_START);
+        let mut saved = self.start;
+        let mut tried = self.start;
+        loop {
+            let now = Instant::now();
+            let held_until = self.index.held_until().map(|until| self.start + until);
+            let save_at = self.unsaved.then_some(saved + CACHE_GAP);
+            let retry_at = self.wants_retry().then_some(tried + TRY_AGAIN);
+            let wake = [head_start, held_until, save_at, retry_at].into_iter().flatten().min();
+            let wake = wake.unwrap_or(now + Duration::from_secs(3600));
+            tokio::select! {
+                word = words.recv() => match word {
+                    Some(word) => self.heed(word),
+                    None => break,
+                },
+                event = heard.recv() => {
+                    if let Some(event) = event {
+                        self.take(event);
+                    }
+                    // Whatever else is on its way.
+                    let gathered = tokio::time::Instant::now() + GATHER;
+                    while let Ok(Some(event)) = tokio::time::timeout_at(gathered, heard.recv()).await {
+                        self.take(event);
+                    }
+                }
+                () = sleep_until(wake.into()) => {}
+            }
+            let now = Instant::now();
+            if head_start.is_some_and(|at| now >= at) {
+                head_start = None;
+            }
+            if held_until.is_some_and(|at| now >= at) {
+                let tables = self.index.let_go();
+                tracing::warn!(tables, "what the list had dropped was held long enough: it goes now");
+            }
+            if retry_at.is_some_and(|at| now >= at) {
+                tried = now;
+                self.trouble = None;
+                self.given = None;
+                self.index.try_refused_again();
+            }
+            self.step(head_start.is_none());
+            if self.unsaved && (now >= saved + CACHE_GAP) && self.in_flight.is_none() {
+                saved = now;
+                self.save().await;
+            }
+            self.publish(&say);
+        }
+        if self.unsaved {
+            self.save().await;
+        }
+    }
+
+    fn listen(&self, client: &Client, to: mpsc::Sender<Heard>) {
+        let namespace = &self.settings.namespace;
+        let all = watcher::Config::default;
+        let tables = client::objects::<VipTable>(client, namespace);
+        tokio::spawn(watch::follow(tables, all(), Heard::Tables, to.clone()));
+        let node_sets = client::objects::<NodeSet>(client, namespace);
+        tokio::spawn(watch::follow(node_sets, all(), Heard::NodeSets, to.clone()));
+        let tunnel = client::objects::<TunnelConfig>(client, namespace);
+        tokio::spawn(watch::follow(tunnel, all(), Heard::Tunnel, to.clone()));
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        tokio::spawn(poll_seed(secrets, to));
+    }
+
+    fn take(&mut self, heard: Heard) {
+        let now = self.start.elapsed();
+        match heard {
+            Heard::Tables(told, at) => {
+                self.note(Kind::Tables, &told, at);
+                match told {
+                    Told::List(list) => {
+                        let before = self.index.held();
+                        self.index.reset_tables(list, now);
+                        self.listed.0 = true;
+                        if let Some(held) = self.index.held()
+                            && before.is_none()
+                        {
+                            tracing::error!(
+                                "ALARM: a list of VipTables came without {} of {} VIPs: they are kept for 5 minutes; `vipline \
+                                 kube accept` lets them go now",
+                                held.vips,
+                                held.of
+                            );
+                        }
+                    }
+                    Told::Apply(table) => self.index.apply_table(table),
+                    Told::Delete(name, revision) => self.index.delete_table(&name, revision),
+                    Told::Away(_) | Told::Back => {}
+                }
+            }
+            Heard::NodeSets(told, at) => {
+                self.note(Kind::NodeSets, &told, at);
+                match told {
+                    Told::List(list) => {
+                        self.index.reset_node_sets(list);
+                        self.listed.1 = true;
+                    }
+                    Told::Apply(chunk) => self.index.apply_node_set(chunk),
+                    Told::Delete(name, revision) => self.index.delete_node_set(&name, revision),
+                    Told::Away(_) | Told::Back => {}
+                }
+            }
+            Heard::Tunnel(told, at) => {
+                self.note(Kind::Tunnel, &told, at);
+                let objects = match told {
+                    Told::List(list) => list,
+                    Told::Apply(object) => vec![object],
+                    Told::Delete(name, _) if name == TUNNEL_CONFIG => {
+                        tracing::warn!("the TunnelConfig was deleted: what it said last holds");
+                        Vec::new()
+                    }
+                    Told::Delete(..) | Told::Away(_) | Told::Back => Vec::new(),
+                };
+                for object in objects.into_iter().filter(|object| *object.name == *TUNNEL_CONFIG) {
+                    let applied = match object.spec {
+                        Ok(spec) => self.index.apply_tunnel(spec),
+                        Err(why) => Err(TableError::Unreadable { why }),
+                    };
+                    if let Err(error) = applied {
+                        tracing::error!("the TunnelConfig changes nothing: {error}");
+                    }
+                }
+            }
+            Heard::Seed(Ok(text)) => {
+                self.seed_error = None;
+                self.seeds.heard(&text);
+            }
+            Heard::Seed(Err(why)) => {
+                if self.seed_error.as_ref() != Some(&why) {
+                    tracing::warn!("the Secret {SEED_SECRET} cannot be read: {why}");
+                }
+                self.seed_error = Some(why);
+            }
+        }
+    }
+
+    /// Keeps the times of events, and what cannot be learnt.
+    fn note<S>(&mut self, kind: Kind, told: &Told<S>, at: tokio::time::Instant) {
+        let is_change = matches!(told, Told::List(_) | Told::Apply(_) | Told::Delete(..));
+        if is_change && self.since.len() < MAX_SINCE {
+            self.since.push(at.into_std());
+        }
+        note_away(&self.standing, kind, told, 3);
+    }
+
+    fn heed(&mut self, word: Word) {
+        match word {
+            Word::Programmed {
+                sequence,
+                vips,
+                backends,
+            } => {
+                if let Some((flown, revisions, failing)) = self.in_flight.take() {
+                    debug_assert_eq!(flown, sequence);
+                    self.trouble = None;
+                    self.programmed.vips = u32::try_from(vips).unwrap_or(u32::MAX);
+                    self.programmed.backends = u32::try_from(backends).unwrap_or(u32::MAX);
+                    self.has_come_to(sequence, revisions, failing);
+                }
+            }
+            Word::Refused { vip, why } => {
+                self.in_flight = None;
+                let known = vip.is_some_and(|vip| self.index.refuse(vip, &why));
+                if !known {
+                    self.trouble = Some(why);
+                }
+            }
+            Word::Own { sources, own } => {
+                self.sources = sources;
+                self.index.set_own(own);
+            }
+            Word::Accept => {
+                let tables = self.index.let_go();
+                tracing::warn!(tables, "what the list had dropped was accepted: it goes now");
+            }
+        }
+    }
+
+    /// The maps say what the index said at this sequence.
+    fn has_come_to(&mut self, sequence: u64, revisions: Revisions, failing: Failing) {
+        self.index.programmed(sequence);
+        let text = |revision: u64| {
+            if revision == 0 {
+                String::new()
+            } else {
+                revision.to_string()
+            }
+        };
+        self.programmed.tables = text(revisions.tables);
+        self.programmed.node_sets = text(revisions.node_sets);
+        self.programmed.failing_count = u32::try_from(failing.len()).unwrap_or(u32::MAX);
+        if !Arc::ptr_eq(&failing, &self.failing) {
+            for (name, why) in failing
+                .iter()
+                .filter(|(name, why)| self.failing.get(*name) != Some(*why))
+                .take(16)
+            {
+                tracing::error!(table = %name, "table fails, what of it was in the maps stays: {why}");
+            }
+            self.programmed.failing = report::failing(failing.iter().map(|(name, why)| (name, why.to_string())));
+            self.failing = failing;
+        }
+        self.unsaved = true;
+        let mut standing = lock(&self.standing);
+        standing.revisions = revisions;
+        standing.failing = Arc::clone(&self.failing);
+    }
+
+    fn wants_retry(&self) -> bool {
+        let is_refused = |why: &TableError| matches!(why, TableError::Refused { .. });
+        self.in_flight.is_none() && (self.trouble.is_some() || self.index.failing().values().any(is_refused))
+    }
+
+    /// What serving waits for.
+    fn waiting(&self, head_start_over: bool) -> Vec<String> {
+        let mut waiting = Vec::new();
+        let is_known = (self.listed.0 && self.listed.1) || (head_start_over && self.recalled);
+        if !is_known {
+            waiting.push("the first lists of VipTables and NodeSets".to_owned());
+        }
+        match self.index.fingerprint() {
+            None => {
+                let missing: Vec<String> = self
+                    .index
+                    .waiting()
+                    .map(|(set, why)| format!(" ({set}: {why})"))
+                    .collect();
+                waiting.push(format!("a complete NodeSet{}", missing.concat()));
+            }
+            Some(_) if self.seeds.in_use().is_none() => {
+                let why = self.seed_error.as_ref().map(|why| format!(": {why}"));
+                waiting.push(format!(
+                    "the seed in the Secret {SEED_SECRET}{}",
+                    why.unwrap_or_default()
+                ));
+            }
+            Some(_) => {}
+        }
+        waiting
+    }
+
+    /// Hands the daemon what is new, unless it is busy.
+    fn step(&mut self, head_start_over: bool) {
+        if let Some(pinned) = self.index.fingerprint().cloned() {
+            self.seeds.settle(&pinned);
+        }
+        if !self.serving {
+            let waiting = self.waiting(head_start_over);
+            self.serving = waiting.is_empty();
+            if self.serving && !(self.listed.0 && self.listed.1) {
+                tracing::warn!("the API server has said nothing yet: what was served last is served, from the cache");
+            }
+            lock(&self.standing).waiting = waiting;
+        }
+        let (true, None, Some(seed)) = (self.serving, &self.in_flight, self.seeds.in_use()) else {
+            return;
+        };
+        let sequence = self.index.sequence();
+        if self.given == Some(sequence) && self.trouble.is_none() {
+            if self.unsaid() {
+                // Nothing of it is about the maps.
+                self.has_come_to(sequence, self.index.revisions(), Arc::clone(self.index.failing()));
+            }
+            self.since.clear();
+            return;
+        }
+        if self.given == Some(sequence) {
+            return;
+        }
+        let update = Update {
+            snapshot: self.index.snapshot(),
+            seed: seed.key(),
+            since: std::mem::take(&mut self.since),
+        };
+        self.in_flight = Some((
+            sequence,
+            update.snapshot.revisions,
+            Arc::clone(&update.snapshot.failing),
+        ));
+        self.given = Some(sequence);
+        // There is room: the one before it was answered. A daemon that is gone needs nothing.
+        drop(self.updates.try_send(update));
+    }
+
+    /// Whether the revisions moved without anything for the maps.
+    fn unsaid(&self) -> bool {
+        lock(&self.standing).revisions != self.index.revisions()
+    }
+
+    async fn save(&mut self) {
+        self.unsaved = false;
+        let cache = Cache::new(&self.origin, self.seeds.in_use(), self.index.kept());
+        let path = self.settings.cache.clone();
+        let written = tokio::task::spawn_blocking(move || cache.write(&path)).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!("the cache is not written: {error}"),
+            Err(error) => tracing::error!("the cache is not written: {error}"),
+        }
+    }
+
+    fn say(&self) -> Say {
+        let held = self.index.held();
+        let alarm = self.seeds.alarm(self.index.fingerprint().map(|pinned| &**pinned));
+        let (trouble, message) = if let Some(held) = held {
+            let text = format!(
+                "a list without {} of {} VIPs is held; `vipline kube accept` on this node lets them go",
+                held.vips, held.of
+            );
+            (Some("MassDropHeld"), text)
+        } else if let Some(alarm) = alarm {
+            (Some("SeedRefused"), alarm)
+        } else if let Some(trouble) = &self.trouble {
+            (Some("MapsRefuse"), trouble.clone())
+        } else if !self.serving {
+            (Some("Waiting"), format!("waits for {}", self.waiting(false).join("; ")))
+        } else if self.programmed.failing_count > 0 {
+            (
+                None,
+                format!("{} tables fail, the others are served", self.programmed.failing_count),
+            )
+        } else {
+            (None, "serves what it was told".to_owned())
+        };
+        Say {
+            sources: self.sources.clone(),
+            programmed: self.programmed.clone(),
+            trouble,
+            message,
+        }
+    }
+
+    fn publish(&mut self, to: &latest::Sender<Say>) {
+        let alarm = self.seeds.alarm(self.index.fingerprint().map(|pinned| &**pinned));
+        if alarm != self.alarmed {
+            if let Some(alarm) = &alarm {
+                tracing::error!("ALARM: {alarm}");
+            }
+            self.alarmed.clone_from(&alarm);
+        }
+        let mut standing = lock(&self.standing);
+        standing.seed_alarm = alarm;
+        standing.trouble.clone_from(&self.trouble);
+        standing.from_cache = self.serving && !(self.listed.0 && self.listed.1);
+        let until = self.index.held_until().map(|until| self.start + until);
+        standing.held = self
+            .index
+            .held()
+            .zip(until)
+            .map(|(held, until)| (held.vips, held.of, until));
+        drop(standing);
+        let say = self.say();
+        to.send_if_modified(|before| {
+            let other = *before != say;
+            if other {
+                *before = say;
+            }
+            other
+        });
+    }
+}
+
+/// Reads the Secret until nobody listens.
+async fn poll_seed(secrets: Api<Secret>, to: mpsc::Sender<Heard>) {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    loop {
+        let said = match timeout(PATIENCE, secrets.get(SEED_SECRET)).await {
+            Ok(Ok(secret)) => text(&secret),
+            Ok(Err(error)) => Err(say_client(&error)),
+            Err(_) => Err(format!("no answer for {} s", PATIENCE.as_secs())),
+        };
+        let pause = if said.is_ok() { SEED_POLL.1 } else { SEED_POLL.0 };
+        if to.send(Heard::Seed(said)).await.is_err() {
+            return;
+        }
+        sleep(pause).await;
+    }
+}
+
+fn text(secret: &Secret) -> Result<String, String> {
+    let bytes = secret.data.as_ref().and_then(|data| data.get(SEED_KEY));
+    let bytes = bytes.ok_or_else(|| format!("it has no key `{SEED_KEY}`"))?;
+    String::from_utf8(bytes.0.clone()).map_err(|_| format!("its `{SEED_KEY}` is no text"))
+}

@@ -1,0 +1,77 @@
+//! The way to the API server.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use kube::{
+    Api, Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+    core::{ApiResource, DynamicObject, Resource},
+};
+
+use super::cache::Origin;
+
+/// Longest wait for a connection.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a node is told of its cluster on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KubeSettings {
+    /// Where the way to the API server stands; without it, what a pod has, or the usual places.
+    pub kubeconfig: Option<PathBuf>,
+    /// Which of its contexts.
+    pub context: Option<String>,
+    /// The operator's namespace.
+    pub namespace: String,
+    /// This node's name.
+    pub node: Arc<str>,
+    /// Where it keeps what it was told.
+    pub cache: PathBuf,
+}
+
+/// Why there is no way to the API server. That it does not answer is no such reason.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The kubeconfig cannot be used.
+    #[error("kubeconfig: {0}")]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
+    /// Neither a pod nor a kubeconfig.
+    #[error("no way to the API server: give --kubeconfig, or run in a pod with a service account: {0}")]
+    Infer(#[from] kube::config::InferConfigError),
+    /// What it says of certificates or the like cannot be used.
+    #[error("cannot make a client for the API server: {0}")]
+    Client(#[from] kube::Error),
+    /// No runtime, no thread.
+    #[error("cannot start the cluster's thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A client, and whose words it will bring.
+pub(super) async fn connect(settings: &KubeSettings) -> Result<(Client, Origin), ConnectError> {
+    let mut config = match (&settings.kubeconfig, &settings.context) {
+        (None, None) => Config::infer().await?,
+        (path, context) => {
+            let kubeconfig = match path {
+                Some(path) => Kubeconfig::read_from(path)?,
+                None => Kubeconfig::read()?,
+            };
+            let options = KubeConfigOptions {
+                context: context.clone(),
+                ..KubeConfigOptions::default()
+            };
+            Config::from_custom_kubeconfig(kubeconfig, &options).await?
+        }
+    };
+    config.connect_timeout = Some(CONNECT_PATIENCE);
+    // Who asks again, and when, is decided where it is asked.
+    config.default_retry = false;
+    let origin = Origin {
+        server: config.cluster_url.to_string(),
+        namespace: settings.namespace.clone(),
+    };
+    Ok((Client::try_from(config)?, origin))
+}
+
+/// Objects of one of our kinds, read one by one: see [`super::object`].
+pub(super) fn objects<K: Resource<DynamicType = ()>>(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<K>(&()))
+}

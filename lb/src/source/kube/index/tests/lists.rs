@@ -1,0 +1,121 @@
+//! Whole lists: what they drop, what they change, and what is kept of them.
+
+use std::time::Duration;
+
+use operator_api::VipTableSpec;
+
+use super::{NOW, index, local, members, object, own, spec, why, workers};
+use crate::source::kube::{guard::HOLD, index::Index, object::Object};
+
+fn many(count: u8) -> Vec<Object<VipTableSpec>> {
+    let table = |n: u8| {
+        object(
+            &format!("t{n:02}"),
+            1,
+            20 + u64::from(n),
+            spec(&[&format!("203.0.113.{n}")], &[80]),
+        )
+    };
+    (0..count).map(table).collect()
+}
+
+#[test]
+fn a_list_that_drops_over_half_is_held_while_new_and_changed_tables_apply() {
+    let mut index = index();
+    index.reset_tables(many(10), NOW);
+    assert_eq!((index.counts().0, index.held()), (10, None));
+    let mut short = many(3);
+    short[0] = object("t00", 1, 50, spec(&["203.0.113.0"], &[81]));
+    // What is held gives way, too.
+    short.push(object("new", 9, 51, spec(&["203.0.113.9"], &[80])));
+    index.reset_tables(short.clone(), NOW + Duration::from_secs(1));
+    let held = index.held().unwrap();
+    assert_eq!((held.vips, held.of), (6, 10));
+    assert_eq!(index.counts().0, 10);
+    assert_ne!(members(&index, "203.0.113.0", 81), "none");
+    assert_eq!(why(&index, "new"), None);
+    assert!(why(&index, "t09").is_some(), "it gave way");
+    assert_eq!(index.held_until(), Some(NOW + Duration::from_secs(1) + HOLD));
+
+    // One comes back, one is deleted by name.
+    index.apply_table(object("t05", 1, 60, spec(&["203.0.113.5"], &[80])));
+    index.delete_table("t06", 61);
+    assert_eq!(index.held().unwrap().vips, 4);
+    assert_eq!(members(&index, "203.0.113.6", 80), "none");
+    assert_eq!(index.let_go(), 5);
+    assert_eq!((index.counts().0, index.held()), (5, None));
+}
+
+#[test]
+fn a_list_that_is_whole_again_ends_what_was_held_and_a_smaller_loss_is_believed() {
+    let mut index = index();
+    index.reset_tables(many(10), NOW);
+    index.reset_tables(Vec::new(), NOW);
+    assert_eq!((index.counts().0, index.held().map(|held| held.vips)), (10, Some(10)));
+    let sequence = index.sequence();
+    index.reset_tables(many(10), NOW);
+    assert_eq!((index.counts().0, index.held()), (10, None));
+    index.reset_tables(many(6), NOW);
+    assert_eq!((index.counts().0, index.held()), (6, None));
+    assert!(index.sequence() > sequence);
+}
+
+#[test]
+fn a_list_of_what_is_known_changes_nothing() {
+    let mut index = index();
+    index.reset_tables(many(10), NOW);
+    let sequence = index.sequence();
+    index.reset_tables(many(10), NOW);
+    index.apply_table(many(10).remove(3));
+    index.reset_node_sets(vec![workers()]);
+    assert_eq!(index.sequence(), sequence);
+    let mut other = many(10).remove(3);
+    other.revision = 99;
+    index.apply_table(other);
+    assert_eq!((index.sequence(), index.revisions().tables), (sequence, 99));
+}
+
+#[test]
+fn the_same_objects_in_any_order_ask_for_the_same() {
+    let mut tables = many(8);
+    tables.push(object("x", 0, 50, spec(&["203.0.113.1", "203.0.113.2"], &[80])));
+    tables.push(object(
+        "y",
+        5,
+        51,
+        local(&["203.0.113.1", "203.0.113.60"], &[("n1", 1, 0)]),
+    ));
+    let mut expected = None;
+    for turn in 0..tables.len() {
+        let mut index = Index::new(own());
+        tables.rotate_left(1);
+        for (at, table) in tables.iter().enumerate() {
+            if at == turn {
+                index.apply_node_set(workers());
+            }
+            index.apply_table(table.clone());
+        }
+        let snapshot = index.snapshot();
+        let said = (snapshot.vips, snapshot.backends, snapshot.failing);
+        assert_eq!(expected.get_or_insert_with(|| said.clone()), &said, "turn {turn}");
+    }
+    let failing: Vec<String> = expected.unwrap().2.keys().map(ToString::to_string).collect();
+    assert_eq!(failing, ["t01", "t02", "y"]);
+}
+
+#[test]
+fn what_is_kept_is_what_is_in_the_maps() {
+    let mut index = index();
+    index.apply_table(object("a", 1, 20, spec(&["203.0.113.1"], &[80])));
+    index.programmed(index.sequence());
+    index.apply_table(object("a", 1, 21, spec(&["203.0.113.1"], &[0])));
+    index.apply_table(object("never", 2, 22, spec(&["203.0.113.2"], &[0])));
+    let kept = index.kept();
+    let tables: Vec<_> = kept
+        .tables
+        .iter()
+        .map(|(name, created, revision, _)| (&**name, *created, *revision))
+        .collect();
+    assert_eq!(tables, [("a", 1, 20)]);
+    assert_eq!(kept.chunks.len(), 1);
+}

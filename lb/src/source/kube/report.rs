@@ -1,0 +1,266 @@
+//! What this node says of itself: its LbNode and its Lease.
+//!
+//! Never more than one write of the LbNode a second, never more than 16 kB, and never anything else.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{coordination::v1::Lease, core::v1::Node},
+    apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, OwnerReference, Time},
+};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use operator_api::{
+    CONDITION_READY, FailingTable, LB_FIELD_MANAGER, LB_LEASE_PREFIX, LbNode, LbNodeStatus, MAX_FAILING_TABLES,
+    Programmed,
+};
+use serde_json::json;
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+
+use super::watch::say_client;
+
+/// Least time between two writes of the LbNode.
+const GAP: Duration = Duration::from_secs(1);
+/// How often the Lease is renewed, and for how long it holds.
+const RENEW: Duration = Duration::from_secs(10);
+const LEASE_SECONDS: i32 = 40;
+/// What did not change is written again this often: somebody may have deleted it.
+const AGAIN: Duration = Duration::from_secs(60);
+/// Longest wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest reason of a failing table, in bytes.
+const MAX_WHY: usize = 256;
+/// Most bytes of the list of failing tables, so that all of the LbNode stays within its bound.
+const MAX_FAILING_BYTES: usize = 12 << 10;
+/// Longest message of a condition, in bytes.
+const MAX_MESSAGE: usize = 1024;
+
+/// What is to be said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Say {
+    /// Outer sources, as CIDR blocks.
+    pub(super) sources: Vec<String>,
+    /// What is in the maps.
+    pub(super) programmed: Programmed,
+    /// `None`: it serves what it was told; else a reason in UpperCamelCase.
+    pub(super) trouble: Option<&'static str>,
+    /// For people.
+    pub(super) message: String,
+}
+
+/// The bounded list of failing tables, in order of their names.
+pub(super) fn failing<'a>(tables: impl Iterator<Item = (&'a Arc<str>, String)>) -> Vec<FailingTable> {
+    let mut bytes = 0;
+    let entries = tables.take(MAX_FAILING_TABLES).map(|(name, why)| FailingTable {
+        name: cut(name, 253),
+        why: cut(&why, MAX_WHY),
+    });
+    let fits = |entry: &FailingTable| {
+        // As JSON, escapes included.
+        bytes += serde_json::to_string(entry).map_or(0, |text| text.len() + 1);
+        bytes <= MAX_FAILING_BYTES
+    };
+    entries.take_while(fits).collect()
+}
+
+fn cut(text: &str, most: usize) -> String {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()
+}
+
+pub(super) struct Reporter {
+    nodes: Api<LbNode>,
+    leases: Api<Lease>,
+    machines: Api<Node>,
+    name: Arc<str>,
+    owner: Option<OwnerReference>,
+    /// Status of the condition that was said last, and since when.
+    ready: Option<(bool, Timestamp)>,
+    said: Option<Say>,
+    /// What was complained of last.
+    complained: Option<String>,
+}
+
+impl Reporter {
+    pub(super) fn new(client: &Client, namespace: &str, name: Arc<str>) -> Self {
+        Self {
+            nodes: Api::namespaced(client.clone(), namespace),
+            leases: Api::namespaced(client.clone(), namespace),
+            machines: Api::all(client.clone()),
+            name,
+            owner: None,
+            ready: None,
+            said: None,
+            complained: None,
+        }
+    }
+
+    /// Says it until nobody has anything to say any more.
+    pub(super) async fn run(mut self, mut says: watch::Receiver<Say>) {
+        let mut tick = interval(GAP);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut lease_due = Instant::now();
+        let mut again = Instant::now() + AGAIN;
+        loop {
+            tick.tick().await;
+            if says.has_changed().is_err() {
+                return;
+            }
+            let now = Instant::now();
+            if now >= lease_due {
+                let renewed = self.renew().await;
+                lease_due = now + if renewed.is_ok() { RENEW } else { GAP * 2 };
+                self.complain("the Lease", renewed);
+            }
+            if now >= again {
+                self.said = None;
+                again = now + AGAIN;
+            }
+            let say = says.borrow_and_update().clone();
+            if self.said.as_ref() != Some(&say) {
+                let told = self.tell(&say).await;
+                if told.is_ok() {
+                    self.said = Some(say);
+                }
+                self.complain("the LbNode", told);
+            }
+        }
+    }
+
+    async fn tell(&mut self, say: &Say) -> Result<(), String> {
+        let sources_same = self.said.as_ref().is_some_and(|said| said.sources == say.sources);
+        if !sources_same {
+            let object = self.object(json!({"spec": {"tunnelSources": say.sources}}));
+            ask(self.nodes.patch(&self.name, &params(), &Patch::Apply(object))).await?;
+        }
+        let ready = say.trouble.is_none();
+        let since = match self.ready {
+            Some((before, since)) if before == ready => since,
+            Some(_) | None => Timestamp::now(),
+        };
+        let status = LbNodeStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            programmed: say.programmed.clone(),
+            conditions: vec![Condition {
+                type_: CONDITION_READY.to_owned(),
+                status: if ready { "True" } else { "False" }.to_owned(),
+                reason: say.trouble.unwrap_or("Serves").to_owned(),
+                message: cut(&say.message, MAX_MESSAGE),
+                last_transition_time: Time(since),
+                observed_generation: None,
+            }],
+        };
+        let object = self.object(json!({"status": status}));
+        ask(self.nodes.patch_status(&self.name, &params(), &Patch::Apply(object))).await?;
+        self.ready = Some((ready, since));
+        Ok(())
+    }
+
+    fn object(&self, mut part: serde_json::Value) -> serde_json::Value {
+        if let Some(object) = part.as_object_mut() {
+            object.insert("apiVersion".to_owned(), json!("vipline.dev/v1alpha1"));
+            object.insert("kind".to_owned(), json!("LbNode"));
+            object.insert("metadata".to_owned(), json!({"name": &*self.name}));
+        }
+        part
+    }
+
+    async fn renew(&mut self) -> Result<(), String> {
+        if self.owner.is_none() {
+            // It goes with its Node, where it is one; whoever may not look has none.
+            let node = timeout(PATIENCE, self.machines.get_opt(&self.name)).await;
+            let uid = node
+                .ok()
+                .and_then(Result::ok)
+                .flatten()
+                .and_then(|node| node.metadata.uid);
+            self.owner = uid.map(|uid| OwnerReference {
+                api_version: "v1".to_owned(),
+                kind: "Node".to_owned(),
+                name: self.name.to_string(),
+                uid,
+                ..OwnerReference::default()
+            });
+        }
+        let name = format!("{LB_LEASE_PREFIX}{}", self.name);
+        let mut lease = json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": name},
+            "spec": {
+                "holderIdentity": &*self.name,
+                "leaseDurationSeconds": LEASE_SECONDS,
+                "renewTime": MicroTime(Timestamp::now()),
+            },
+        });
+        if let Some(owner) = &self.owner {
+            lease["metadata"]["ownerReferences"] = json!([owner]);
+        }
+        ask(self.leases.patch(&name, &params(), &Patch::Apply(lease))).await
+    }
+
+    /// Says what goes wrong when it begins and when it is another, not each time.
+    fn complain(&mut self, what: &str, result: Result<(), String>) {
+        match result {
+            Ok(()) => {
+                if self.complained.as_ref().is_some_and(|before| before.starts_with(what)) {
+                    tracing::info!("{what} can be written again");
+                    self.complained = None;
+                }
+            }
+            Err(why) => {
+                let text = format!("{what} cannot be written: {why}");
+                if self.complained.as_ref() != Some(&text) {
+                    tracing::warn!("{text}");
+                    self.complained = Some(text);
+                }
+            }
+        }
+    }
+}
+
+fn params() -> PatchParams {
+    PatchParams::apply(LB_FIELD_MANAGER).force()
+}
+
+async fn ask<T>(request: impl Future<Output = kube::Result<T>>) -> Result<(), String> {
+    match timeout(PATIENCE, request).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(say_client(&error)),
+        Err(_) => Err(format!("no answer for {} s", PATIENCE.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use operator_api::{MAX_FAILING_TABLES, MAX_LB_NODE_BYTES};
+
+    use super::{MAX_WHY, cut, failing};
+
+    #[test]
+    fn what_is_said_of_failing_tables_stays_within_bounds() {
+        for (name, why) in [
+            ("n".repeat(253), "ü\"\n".repeat(500)),
+            ("n".repeat(900), "w".repeat(900)),
+        ] {
+            let names: Vec<Arc<str>> = (0..5000).map(|n| format!("{n}{name}").into()).collect();
+            let said = failing(names.iter().map(|name| (name, why.clone())));
+            assert!((1..=MAX_FAILING_TABLES).contains(&said.len()), "{}", said.len());
+            assert!(
+                said.iter()
+                    .all(|table| table.why.len() <= MAX_WHY && table.name.len() <= 253)
+            );
+            assert!(serde_json::to_string(&said).unwrap().len() < MAX_LB_NODE_BYTES - 3000);
+        }
+        assert_eq!(cut("aü", 2), "a");
+        assert_eq!(cut("aü", 3), "aü");
+    }
+}

@@ -1,0 +1,158 @@
+//! Watching one kind of object: a list, then changes, and what goes wrong.
+//!
+//! Never ends, never gives a list before it is whole, and never takes an error for a change.
+
+use std::{fmt, pin::pin, time::Duration};
+
+use futures_util::StreamExt as _;
+use kube::{
+    Api,
+    core::DynamicObject,
+    runtime::watcher::{self, Event, watcher},
+};
+use serde::de::DeserializeOwned;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+
+use super::object::{Object, revision};
+
+/// Shortest and longest wait before the API server is asked again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+/// Longest wait for a page of a list.
+const LIST_PATIENCE: Duration = Duration::from_secs(30);
+/// As long without an error after one means that it is over: a watch that was taken up again says nothing by itself.
+const HEALED: Duration = Duration::from_secs(6);
+
+/// What is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// VipTables.
+    Tables,
+    /// NodeSets.
+    NodeSets,
+    /// The TunnelConfig.
+    Tunnel,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tables => "VipTables",
+            Self::NodeSets => "NodeSets",
+            Self::Tunnel => "the TunnelConfig",
+        })
+    }
+}
+
+/// What a watch tells.
+#[derive(Debug)]
+pub(super) enum Told<S> {
+    /// A whole list.
+    List(Vec<Object<S>>),
+    /// New or changed.
+    Apply(Object<S>),
+    /// Gone, by name, with the revision at which it went.
+    Delete(String, u64),
+    /// Nothing can be learnt at the moment.
+    Away(String),
+    /// It can again.
+    Back,
+}
+
+/// Watches until nobody listens.
+pub(super) async fn follow<S: DeserializeOwned, T>(
+    api: Api<DynamicObject>,
+    config: watcher::Config,
+    wrap: fn(Told<S>, Instant) -> T,
+    to: mpsc::Sender<T>,
+) {
+    let mut wait = BACKOFF.0;
+    'anew: loop {
+        let mut stream = pin!(watcher(api.clone(), config.clone()));
+        let mut list: Option<Vec<Object<S>>> = Some(Vec::new());
+        let mut away = false;
+        loop {
+            let patience = match (&list, away) {
+                (Some(_), _) => LIST_PATIENCE,
+                (None, true) => HEALED,
+                (None, false) => Duration::MAX,
+            };
+            let told = match timeout(patience, stream.next()).await {
+                Err(_) if list.is_some() => Told::Away(format!("no answer for {} s", LIST_PATIENCE.as_secs())),
+                Err(_) => Told::Back,
+                Ok(None) => continue 'anew,
+                Ok(Some(Err(error))) => Told::Away(say(&error)),
+                Ok(Some(Ok(Event::Init))) => {
+                    list = Some(Vec::new());
+                    continue;
+                }
+                Ok(Some(Ok(Event::InitApply(object)))) => {
+                    list.get_or_insert_default().push(Object::read(object));
+                    continue;
+                }
+                Ok(Some(Ok(Event::InitDone))) => Told::List(list.take().unwrap_or_default()),
+                Ok(Some(Ok(Event::Apply(object)))) => Told::Apply(Object::read(object)),
+                Ok(Some(Ok(Event::Delete(object)))) => {
+                    let revision = revision(object.metadata.resource_version.as_deref());
+                    Told::Delete(object.metadata.name.unwrap_or_default(), revision)
+                }
+            };
+            let failed = matches!(told, Told::Away(_));
+            away = failed;
+            if to.send(wrap(told, Instant::now())).await.is_err() {
+                return;
+            }
+            if failed {
+                sleep(wait).await;
+                wait = (wait * 2).min(BACKOFF.1);
+                if list.is_some() {
+                    continue 'anew;
+                }
+            } else {
+                wait = BACKOFF.0;
+            }
+        }
+    }
+}
+
+/// An error in the words of who has to do something about it.
+fn say(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => say_client(error),
+        watcher::Error::WatchError(status) => format!("{} ({})", status.message, status.code),
+        watcher::Error::NoResourceVersion => "its list has no resourceVersion".to_owned(),
+    }
+}
+
+/// As [`say`], of a single request.
+pub(super) fn say_client(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => match status.code {
+            403 => format!(
+                "forbidden: {} (does the role of this node's account allow it?)",
+                status.message
+            ),
+            404 => format!(
+                "not found: {} (are the CRDs installed, and is --namespace right?)",
+                status.message
+            ),
+            code => format!("{} ({code})", status.message),
+        },
+        other => {
+            let mut text = other.to_string();
+            let mut cause = std::error::Error::source(other);
+            while let Some(error) = cause {
+                let more = error.to_string();
+                if !text.contains(&more) {
+                    text = format!("{text}: {more}");
+                }
+                cause = error.source();
+            }
+            text
+        }
+    }
+}
