@@ -3,7 +3,10 @@
 //! Never runs a rule that did not compile: a definition with such a rule is refused.
 
 use std::fmt;
+use std::sync::Arc;
 
+use kube_cel::cel::Value as CelValue;
+use kube_cel::cel::objects::Map;
 use kube_cel::{CompiledSchema, RootContext, Validator, compile_schema};
 use serde_json::Value;
 
@@ -45,6 +48,28 @@ impl Rules {
                 &error.message,
                 error.reason.as_deref(),
             ));
+        }
+    }
+}
+
+/// JSON in CEL's terms: whole numbers are ints, as in an API server.
+pub(crate) fn value(json: &Value) -> CelValue {
+    match json {
+        Value::Null => CelValue::Null,
+        Value::Bool(flag) => CelValue::Bool(*flag),
+        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(int), _) => CelValue::Int(int),
+            (None, Some(uint)) => CelValue::UInt(uint),
+            (None, None) => CelValue::Float(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Value::String(text) => CelValue::String(Arc::new(text.clone())),
+        Value::Array(items) => CelValue::List(Arc::new(items.iter().map(value).collect())),
+        Value::Object(map) => {
+            let map = map
+                .iter()
+                .map(|(key, child)| (key.clone().into(), value(child)))
+                .collect();
+            CelValue::Map(Map { map: Arc::new(map) })
         }
     }
 }

@@ -91,39 +91,29 @@ fn put(state: &mut State, table: &str, key: &Key, value: Value) {
 
 /// Deletes what has owners of which none is left.
 fn collect_garbage(state: &mut State) {
-    let mut orphans = Vec::new();
-    for (owner, dependents) in &state.dependents {
-        if state.by_uid.contains_key(owner) {
+    for (table, key) in std::mem::take(&mut state.suspects) {
+        let Some(stored) = state.find(&table, &key.0, &key.1) else {
             continue;
+        };
+        let has_owners = owners(&stored.value).next().is_some();
+        let alone = owners(&stored.value).all(|uid| !state.by_uid.contains_key(uid));
+        if has_owners && alone && stored.value["metadata"]["deletionTimestamp"].is_null() {
+            delete(state, &table, &key);
         }
-        for (table, key) in dependents {
-            let Some(stored) = state.find(table, &key.0, &key.1) else {
-                continue;
-            };
-            let alone = owners(&stored.value).all(|uid| !state.by_uid.contains_key(uid));
-            if alone && stored.value["metadata"]["deletionTimestamp"].is_null() {
-                orphans.push((table.clone(), key.clone()));
-            }
-        }
-    }
-    for (table, key) in orphans {
-        delete(state, &table, &key);
     }
     let mut held = Vec::new();
-    for (table, rows) in &state.tables {
-        for (key, stored) in &rows.objects {
-            let metadata = &stored.value["metadata"];
-            if metadata["deletionTimestamp"].is_null() {
-                continue;
-            }
-            let names = metadata["finalizers"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str);
-            for name in names.filter(|name| *name == "foregroundDeletion" || *name == "orphan") {
-                held.push((table.clone(), key.clone(), name.to_owned(), metadata["uid"].clone()));
-            }
+    for (table, key) in &state.marked {
+        let Some(stored) = state.find(table, &key.0, &key.1) else {
+            continue;
+        };
+        let metadata = &stored.value["metadata"];
+        let names = metadata["finalizers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str);
+        for name in names.filter(|name| *name == "foregroundDeletion" || *name == "orphan") {
+            held.push((table.clone(), key.clone(), name.to_owned(), metadata["uid"].clone()));
         }
     }
     for (table, key, finalizer, uid) in held {
@@ -135,7 +125,10 @@ fn collect_garbage(state: &mut State) {
                     continue;
                 };
                 let mut value = stored.value.clone();
-                if let Some(owners) = value["metadata"]["ownerReferences"].as_array_mut() {
+                if let Some(owners) = value
+                    .pointer_mut("/metadata/ownerReferences")
+                    .and_then(Value::as_array_mut)
+                {
                     owners.retain(|owner| owner["uid"] != uid);
                 }
                 put(state, table, key, value);
@@ -150,7 +143,7 @@ fn collect_garbage(state: &mut State) {
             continue;
         };
         let mut value = stored.value.clone();
-        if let Some(finalizers) = value["metadata"]["finalizers"].as_array_mut() {
+        if let Some(finalizers) = value.pointer_mut("/metadata/finalizers").and_then(Value::as_array_mut) {
             finalizers.retain(|name| *name != finalizer);
         }
         put(state, &table, &key, value);
@@ -159,13 +152,8 @@ fn collect_garbage(state: &mut State) {
 
 /// Empties namespaces that are about to go, and lets them go once they are empty. Definitions take their objects along.
 fn end_namespaces(state: &mut State) {
-    let ending: Vec<Key> = state
-        .table("namespaces")
-        .objects
-        .iter()
-        .filter(|(_, stored)| !stored.value["metadata"]["deletionTimestamp"].is_null())
-        .map(|(key, _)| key.clone())
-        .collect();
+    let marked = state.marked.iter().filter(|(table, _)| table == "namespaces");
+    let ending: Vec<Key> = marked.map(|(_, key)| key.clone()).collect();
     for key in ending {
         let mut inside = Vec::new();
         for (table, rows) in &state.tables {

@@ -29,6 +29,15 @@ pub(crate) fn to_core(mut event: Value) -> Value {
     event
 }
 
+/// Any object in the form that it is kept in.
+pub(crate) fn stored_form(object: Value) -> Value {
+    if object["apiVersion"] == "events.k8s.io/v1" {
+        to_core(object)
+    } else {
+        object
+    }
+}
+
 fn rename<'a>(event: &mut Value, way: impl Fn((&'a str, &'a str)) -> (&'a str, &'a str)) {
     let Some(fields) = event.as_object_mut() else { return };
     for names in NAMES {

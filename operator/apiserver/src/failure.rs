@@ -100,7 +100,7 @@ impl Cause {
     }
 
     /// A rule of a custom resource that does not hold for `object`.
-    pub(crate) fn rule(field: &str, object: &Value, message: &str, reason: Option<&str>) -> Self {
+    pub(crate) fn rule<'a>(field: &str, object: &'a Value, message: &str, reason: Option<&str>) -> Self {
         match reason {
             Some("FieldValueForbidden") => Self::forbidden(field, message),
             Some("FieldValueRequired") => Self::required(field, message),
@@ -110,10 +110,16 @@ impl Cause {
                 field: field.into(),
             },
             Some(_) | None => {
-                let at = field
+                let pointer = field.replace('[', ".").replace(']', "");
+                let step = |at: &'a Value, name: &str| match name.parse::<usize>() {
+                    Ok(index) if at.is_array() => at.get(index),
+                    Ok(_) | Err(_) => at.get(name),
+                };
+                let at = pointer
                     .split('.')
-                    .try_fold(object, |at, name| at.get(name))
-                    .unwrap_or(&Value::Null);
+                    .filter(|name| !name.is_empty())
+                    .try_fold(object, step);
+                let at = at.unwrap_or(&Value::Null);
                 let value = if at.is_object() { "object".into() } else { at.clone() };
                 Self::invalid(field, &value, message)
             }

@@ -148,6 +148,15 @@ fn objects(shared: &Arc<Shared>, call: &Call) -> Result<Response<Answer>, Cut> {
     {
         return Ok(answer::failure(&failure));
     }
+    if shared.authorizes && verb == "apply" && target.subresource.is_empty() {
+        // Who applies what is not there creates it.
+        let state = shared.lock();
+        if state.find(&resource.table, &target.namespace, &target.name).is_none()
+            && let Err(failure) = rbac::authorize(&state, &call.user, "create", &resource, target)
+        {
+            return Ok(answer::failure(&failure));
+        }
+    }
     let fault = shared.faults.meet(verb, &target.plural);
     if let Some(Fault::Answer(code)) = fault {
         let failure = Failure::injected(code, &target.group, &target.plural, &target.name);

@@ -24,6 +24,15 @@ pub(crate) fn drop_metadata(object: &mut Value, field: &str) {
     }
 }
 
+/// Items of the list at a pointer (RFC 6901), if there is one. Indexing would put a null there.
+pub(crate) fn items_mut<'a>(object: &'a mut Value, pointer: &str) -> impl Iterator<Item = &'a mut Value> {
+    object
+        .pointer_mut(pointer)
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+}
+
 /// Takes managed fields out while others look at the object.
 pub(crate) fn drop_managed(object: &mut Value) -> Option<Value> {
     object["metadata"]
@@ -127,7 +136,7 @@ pub(crate) fn default(_state: &State, resource: &Resource, live: Option<&Value>,
             object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
         }
         ("discovery.k8s.io", "endpointslices") => {
-            for port in object["ports"].as_array_mut().into_iter().flatten() {
+            for port in items_mut(object, "/ports") {
                 set(port, "name", "".into());
                 set(port, "protocol", "TCP".into());
             }
@@ -144,11 +153,7 @@ pub(crate) fn default(_state: &State, resource: &Resource, live: Option<&Value>,
         }
         ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
             set(&mut object["spec"], "failurePolicy", "Fail".into());
-            for rule in object["spec"]["matchConstraints"]["resourceRules"]
-                .as_array_mut()
-                .into_iter()
-                .flatten()
-            {
+            for rule in items_mut(object, "/spec/matchConstraints/resourceRules") {
                 set(rule, "scope", "*".into());
             }
             let constraints = &mut object["spec"]["matchConstraints"];
@@ -209,14 +214,24 @@ fn base64(bytes: &[u8]) -> String {
 pub(crate) fn validate(
     state: &State,
     resource: &Resource,
+    subresource: &str,
     live: Option<&Value>,
     object: &Value,
     causes: &mut Vec<Cause>,
 ) {
     match (resource.group.as_str(), resource.plural.as_str()) {
-        ("", "services") => service::validate(state, live, object, causes),
+        ("", "services") => {
+            service::validate(state, live, object, causes);
+            if subresource == "status" {
+                service::validate_status_write(object, causes);
+            }
+        }
         ("", "secrets" | "configmaps") => immutable(live, object, causes),
         ("discovery.k8s.io", "endpointslices") => endpoint_slice(live, object, causes),
+        ("apiextensions.k8s.io", _) => crate::definition::validate(live, object, causes),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
+            crate::admission::validate_policy(object, causes);
+        }
         ("coordination.k8s.io", "leases") => {
             let seconds = &object["spec"]["leaseDurationSeconds"];
             if seconds.as_i64().is_some_and(|seconds| seconds <= 0) {
@@ -253,8 +268,7 @@ fn endpoint_slice(live: Option<&Value>, object: &Value, causes: &mut Vec<Cause>)
         Some("IPv4" | "IPv6" | "FQDN") => {}
         Some(_) => causes.push(Cause::not_supported("addressType", family, &["FQDN", "IPv4", "IPv6"])),
     }
-    if let Some(live) = live.filter(|live| live["addressType"] != *family) {
-        let _ = live;
+    if live.is_some_and(|live| live["addressType"] != *family) {
         causes.push(Cause::invalid("addressType", family, "field is immutable"));
     }
     let endpoints = object["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default();

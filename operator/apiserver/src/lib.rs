@@ -13,7 +13,7 @@
 //! | `writes`, `metadata`, `patch` | writing |
 //! | `apply`, `merge`, `fields`, `shape` | server-side apply |
 //! | `resource`, `typed`, `kinds`, `service`, `events` | builtin kinds |
-//! | `crd`, `schema`, `cel` | custom resources |
+//! | `definition`, `crd`, `schema`, `cel` | custom resources |
 //! | `admission`, `rbac`, `identity` | who may |
 //! | `chores` | what controllers do: garbage, namespaces |
 //! | `faults`, `counts` | what tests ask for |
@@ -27,6 +27,7 @@ mod cel;
 mod chores;
 mod counts;
 mod crd;
+mod definition;
 mod discovery;
 mod endpoint;
 mod events;

@@ -14,12 +14,14 @@ use tokio::sync::{Notify, watch};
 use crate::chores;
 use crate::counts::Counts;
 use crate::endpoint::Endpoint;
+use crate::events;
 use crate::failure::Failure;
 use crate::faults::Faults;
 use crate::identity::Identity;
 use crate::patch::Patch;
 use crate::paths::Target;
 use crate::resource::{Registry, Resource};
+use crate::service::Cluster;
 use crate::store::State;
 use crate::writes::{self, DeleteOptions, FieldValidation, Outcome, Request};
 
@@ -91,6 +93,7 @@ pub struct Builder {
     bookmark_interval: Duration,
     chore_delay: Duration,
     authorizes: bool,
+    cluster: Cluster,
 }
 
 impl Builder {
@@ -122,6 +125,13 @@ impl Builder {
         self
     }
 
+    /// A cluster whose Services have IPv4 only; otherwise it is a dual-stack one, IPv4 first.
+    #[must_use]
+    pub fn single_stack(mut self) -> Self {
+        self.cluster = Cluster::Ipv4;
+        self
+    }
+
     /// Heed Role and ClusterRole: whoever is not in `system:masters` may only do what these allow.
     #[must_use]
     pub fn rbac(mut self) -> Self {
@@ -145,7 +155,7 @@ impl Builder {
             .build()
             .expect("a runtime");
         let shared = Arc::new(Shared {
-            state: Mutex::new(State::new(Registry::builtin(), self.history)),
+            state: Mutex::new(State::new(Registry::builtin(), self.history, self.cluster)),
             latest: watch::Sender::new(1),
             faults: Faults::default(),
             writes: Counts::default(),
@@ -201,6 +211,7 @@ impl ApiServer {
             bookmark_interval: Duration::from_secs(5),
             chore_delay: Duration::from_millis(20),
             authorizes: false,
+            cluster: Cluster::Dual,
         }
     }
 
@@ -306,6 +317,7 @@ impl ApiServer {
     /// # Errors
     /// As over HTTP.
     pub fn create(&self, object: Value) -> Result<Value, Failure> {
+        let object = events::stored_form(object);
         self.do_with(&object, "", |state, request| writes::create(state, request, &object))
     }
 
@@ -314,6 +326,7 @@ impl ApiServer {
     /// # Errors
     /// As over HTTP.
     pub fn update(&self, object: Value) -> Result<Value, Failure> {
+        let object = events::stored_form(object);
         self.do_with(&object, "", |state, request| writes::update(state, request, &object))
     }
 
@@ -322,6 +335,7 @@ impl ApiServer {
     /// # Errors
     /// As over HTTP.
     pub fn update_status(&self, object: Value) -> Result<Value, Failure> {
+        let object = events::stored_form(object);
         self.do_with(&object, "status", |state, request| {
             writes::update(state, request, &object)
         })
@@ -332,6 +346,7 @@ impl ApiServer {
     /// # Errors
     /// As over HTTP.
     pub fn apply(&self, object: Value, manager: &str) -> Result<Value, Failure> {
+        let object = events::stored_form(object);
         self.do_with(&object, "", |state, request| {
             let request = Request {
                 manager: manager.to_owned(),

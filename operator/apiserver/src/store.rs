@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::resource::Registry;
-use crate::service::Allocations;
+use crate::service::{Allocations, Cluster};
 
 /// Namespace (empty: cluster-scoped) and name.
 pub(crate) type Key = (String, String);
@@ -120,6 +120,10 @@ pub(crate) struct State {
     pub(crate) by_uid: BTreeMap<String, (String, Key)>,
     /// uid of an owner -> its dependents.
     pub(crate) dependents: BTreeMap<String, BTreeSet<(String, Key)>>,
+    /// Objects whose owner is gone, or never was: the collector looks at them.
+    pub(crate) suspects: BTreeSet<(String, Key)>,
+    /// Objects that are marked as deleted.
+    pub(crate) marked: BTreeSet<(String, Key)>,
     /// Changes remembered for each kind.
     history_limit: usize,
     /// Everything before this is forgotten, of all tables; also of those that come to be later.
@@ -128,14 +132,16 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(registry: Registry, history_limit: usize) -> Self {
+    pub(crate) fn new(registry: Registry, history_limit: usize, cluster: Cluster) -> Self {
         Self {
             registry,
             tables: BTreeMap::new(),
             revision: 1,
-            allocations: Allocations::default(),
+            allocations: Allocations::new(cluster),
             by_uid: BTreeMap::new(),
             dependents: BTreeMap::new(),
+            suspects: BTreeSet::new(),
+            marked: BTreeSet::new(),
             history_limit,
             compacted: 0,
             serial: 0,
@@ -234,6 +240,12 @@ impl State {
     pub(crate) fn remove(&mut self, table: &str, key: &Key, last: Option<Value>) -> Option<Arc<Stored>> {
         let previous = self.take_out(table, key)?;
         self.table(table).objects.remove(key);
+        if let Some(dependents) = previous.value["metadata"]["uid"]
+            .as_str()
+            .and_then(|uid| self.dependents.get(uid))
+        {
+            self.suspects.extend(dependents.iter().cloned());
+        }
         self.revision += 1;
         let revision = self.revision;
         let mut value = last.unwrap_or_else(|| previous.value.clone());
@@ -268,6 +280,9 @@ impl State {
                 }
             }
         }
+        if !previous.value["metadata"]["deletionTimestamp"].is_null() {
+            self.marked.remove(&(table.to_owned(), key.clone()));
+        }
         if table == "services" {
             self.allocations.release(&previous.value);
         }
@@ -283,6 +298,12 @@ impl State {
                 .entry(owner.to_owned())
                 .or_default()
                 .insert((table.to_owned(), key.clone()));
+            if !self.by_uid.contains_key(owner) {
+                self.suspects.insert((table.to_owned(), key.clone()));
+            }
+        }
+        if !value["metadata"]["deletionTimestamp"].is_null() {
+            self.marked.insert((table.to_owned(), key.clone()));
         }
         if table == "services" {
             self.allocations.take(value);
@@ -311,7 +332,7 @@ mod tests {
 
     #[test]
     fn the_past_is_read_back_until_it_is_forgotten() {
-        let mut state = State::new(Registry::default(), 3);
+        let mut state = State::new(Registry::default(), 3, Cluster::Dual);
         let first = state.put("t", key("x"), json!({"metadata": {}, "n": 1})).revision;
         let second = state.put("t", key("x"), json!({"metadata": {}, "n": 2})).revision;
         state.put("t", key("y"), json!({"metadata": {}}));
@@ -329,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_deletion_has_a_revision_of_its_own() {
-        let mut state = State::new(Registry::default(), 10);
+        let mut state = State::new(Registry::default(), 10, Cluster::Dual);
         let put = state.put("t", key("x"), json!({"metadata": {}})).revision;
         let gone = state.remove("t", &key("x"), None).unwrap();
         assert_eq!(gone.value["metadata"]["resourceVersion"], (put + 1).to_string());

@@ -444,7 +444,7 @@ fn validate(
     metadata::validate(request.resource, live, object, &mut causes);
     match &request.resource.custom {
         Some(custom) => schema::validate_object(custom, live, object, &mut causes),
-        None => kinds::validate(state, request.resource, live, object, &mut causes),
+        None => kinds::validate(state, request.resource, request.subresource, live, object, &mut causes),
     }
     if causes.is_empty() {
         Ok(())
@@ -460,6 +460,8 @@ pub(crate) struct DeleteOptions {
     pub(crate) resource_version: Option<String>,
     /// `Background`, `Foreground` or `Orphan`.
     pub(crate) propagation: Option<String>,
+    /// `dryRun` may be in the body too.
+    pub(crate) dry_run: bool,
 }
 
 impl DeleteOptions {
@@ -469,6 +471,9 @@ impl DeleteOptions {
             uid: text(&body["preconditions"]["uid"]),
             resource_version: text(&body["preconditions"]["resourceVersion"]),
             propagation: text(&body["propagationPolicy"]),
+            dry_run: body["dryRun"]
+                .as_array()
+                .is_some_and(|modes| modes.iter().any(|mode| mode == "All")),
         }
     }
 }
@@ -499,7 +504,7 @@ pub(crate) fn delete(state: &mut State, request: &Request<'_>, options: &DeleteO
             warnings: Vec::new(),
         })
     };
-    if request.dry_run {
+    if request.dry_run || options.dry_run {
         return kept(live);
     }
     let mut object = live.value.clone();
