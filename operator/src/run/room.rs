@@ -337,3 +337,78 @@ pub(super) fn name_of(metadata: &ObjectMeta) -> Name {
         metadata.name.clone().unwrap_or_default(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use operator_api::AddressClaim;
+
+    use super::*;
+
+    fn claim(address: &str, version: &str) -> AddressClaim {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "vipline.dev/v1alpha1", "kind": "AddressClaim",
+            "metadata": {"name": address, "uid": address, "resourceVersion": version},
+            "spec": {"address": address, "pool": "main", "holders": []},
+        }))
+        .unwrap()
+    }
+
+    fn claims(room: &Room) -> Vec<String> {
+        room.read(|index| index.claims().iter().map(|claim| claim.address().to_string()).collect())
+    }
+
+    fn write(room: &Room, claim: AddressClaim) {
+        let effect = Effect::Is(Box::new(Object::Claim(claim.clone())));
+        room.written(&Action::CreateClaim(claim), effect);
+    }
+
+    #[test]
+    fn what_was_written_while_a_list_was_read_is_not_lost_with_it() {
+        let room = Room::new(Settings::default());
+        room.listing(Kind::Claim);
+        write(&room, claim("203.0.113.2", "20"));
+        // The list is older than the write.
+        room.reset(Kind::Claim, vec![Object::Claim(claim("203.0.113.1", "10"))], &[]);
+        assert_eq!(claims(&room), ["203.0.113.1", "203.0.113.2"]);
+
+        // The next list is younger than that write, and others have deleted it.
+        room.listing(Kind::Claim);
+        room.reset(Kind::Claim, vec![Object::Claim(claim("203.0.113.1", "10"))], &[]);
+        assert_eq!(claims(&room), ["203.0.113.1"]);
+    }
+
+    #[test]
+    fn what_was_asked_for_and_is_gone_does_not_come_back() {
+        let room = Room::new(Settings::default());
+        room.listing(Kind::Claim);
+        write(&room, claim("203.0.113.2", "20"));
+        let missing = room.missing(Kind::Claim, &BTreeSet::new());
+        assert_eq!(missing, [(String::new(), "203.0.113.2".to_owned())]);
+        room.reset(Kind::Claim, Vec::new(), &missing);
+        assert_eq!(claims(&room), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_deleted_claim_is_gone_at_once() {
+        let room = Room::new(Settings::default());
+        room.apply(Object::Claim(claim("203.0.113.2", "20")));
+        let action = Action::DeleteClaim {
+            name: "203.0.113.2".into(),
+            uid: "203.0.113.2".into(),
+            resource_version: "20".into(),
+        };
+        room.written(&action, Effect::Deleted);
+        assert_eq!(claims(&room), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_gate_opens_with_the_last_kind() {
+        let room = Room::new(Settings::default());
+        for kind in Kind::ALL {
+            assert!(!room.is_open(), "before {kind:?}");
+            room.reset(kind, Vec::new(), &[]);
+        }
+        assert!(room.is_open());
+        assert!(room.unlisted().is_empty());
+    }
+}
