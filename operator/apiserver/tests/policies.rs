@@ -1,5 +1,4 @@
 //! Custom resources and admission: what is refused, and in which words.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use apiserver::{ApiServer, Identity};
 use k8s_openapi::api::core::v1::ConfigMap;
