@@ -2,17 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
 
-use std::{fs, path::Path};
-
 use lb_core::config::{LbConfig, NodeConfig};
 
 /// A file of a ConfigMap: what is indented below its key.
 fn file(manifest: &str, key: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../deploy/manifests")
-        .join(manifest);
-    let text = fs::read_to_string(path).unwrap();
-    let (_, after) = text
+    let (_, after) = manifest
         .split_once(&format!("  {key}: |\n"))
         .expect("the ConfigMap has the key");
     let lines = after
@@ -38,13 +32,13 @@ fn uncommented(text: &str) -> String {
 
 #[test]
 fn the_files_of_lb_nodes_and_workers_are_good_as_they_are_and_with_the_options_that_they_show() {
-    let lb = file("lb.yaml", "lb.yaml");
+    let lb = file(include_str!("../../../deploy/manifests/lb.yaml"), "lb.yaml");
     assert!(LbConfig::parse_kube(&lb).unwrap().interfaces.is_empty());
     let with_options = LbConfig::parse_kube(&uncommented(&lb)).unwrap();
     assert_eq!(with_options.interfaces.len(), 1);
     assert_eq!(with_options.l2.owned.len(), 1);
 
-    let node = file("worker.yaml", "node.yaml");
+    let node = file(include_str!("../../../deploy/manifests/worker.yaml"), "node.yaml");
     assert!(NodeConfig::parse_kube(&node).unwrap().interfaces.is_empty());
     assert_eq!(NodeConfig::parse_kube(&uncommented(&node)).unwrap().interfaces.len(), 1);
 }
