@@ -1,0 +1,123 @@
+//! What must hold in a cluster at any time, and what is left of it in the end.
+
+use std::collections::BTreeMap;
+
+use operator_api::{AddressClaim, TransportPort, Use, VipTable};
+use serde_json::{Value, json};
+
+use super::server::Server;
+
+impl Server {
+    /// What must hold whatever was written last, whoever wrote it.
+    pub(super) fn check_claims(&self) {
+        let mut vips = BTreeMap::new();
+        for (name, table) in &self.tables {
+            for address in &table.spec.addresses {
+                let claim = self.claims.get(&AddressClaim::name_of(address.ip().unwrap()));
+                let holder = claim.and_then(|claim| {
+                    claim
+                        .spec
+                        .holders
+                        .iter()
+                        .find(|holder| holder.service == table.spec.service)
+                });
+                let Some(holder) = holder else {
+                    panic!("{name} names {} and does not hold it", address.address)
+                };
+                for port in &table.spec.ports {
+                    let port = TransportPort {
+                        protocol: port.protocol,
+                        port: port.port,
+                    };
+                    assert!(
+                        holder.ports.contains(&port),
+                        "{name} names {port:?} of {}, which it lacks",
+                        address.address
+                    );
+                    let other = vips.insert((address.address.clone(), port), name);
+                    assert_eq!(other, None, "{name} names {port:?} of {} as well", address.address);
+                }
+            }
+        }
+        for (name, claim) in &self.claims {
+            for holder in &claim.spec.holders {
+                let service = self.services.get(&crate::ipam::key_of(&holder.service));
+                let Some(service) =
+                    service.filter(|service| service.metadata.uid.as_ref() == Some(&holder.service.uid))
+                else {
+                    continue;
+                };
+                let finalizers = service.metadata.finalizers.clone().unwrap_or_default();
+                assert!(!finalizers.is_empty(), "{name} is held by a Service that nothing keeps");
+            }
+        }
+    }
+
+    /// What clients rely on: what a served Service's status names is in its table.
+    pub(super) fn check_clients(&self) {
+        for (key, service) in &self.services {
+            let table = self.tables.get(&VipTable::name_of(&key.namespace, &key.name));
+            let Some(table) = table else { continue };
+            let ingress = super::super::status::ingress(service);
+            for address in super::super::status::addresses(ingress) {
+                let named = table
+                    .spec
+                    .addresses
+                    .iter()
+                    .any(|named| named.ip() == Some(address) && named.used_as == Use::LoadBalancer);
+                let adopted = !self
+                    .owned
+                    .get(service.metadata.uid.as_ref().unwrap())
+                    .is_some_and(|owned| owned.2);
+                let leaves = service.spec.as_ref().unwrap().type_.as_deref() != Some("LoadBalancer");
+                // Somebody else may have a port of it there: then the table has to leave it before there is another.
+                let claim = &self.claims[&AddressClaim::name_of(address)].spec;
+                let holder = claim.holders.iter().find(|holder| holder.service == table.spec.service);
+                let covers = holder.is_some_and(|holder| {
+                    let ports = table.spec.ports.iter().map(|port| TransportPort {
+                        protocol: port.protocol,
+                        port: port.port,
+                    });
+                    ports.into_iter().all(|port| holder.ports.contains(&port))
+                });
+                let lacks = format!("{key} tells clients of {address}, which its table lacks");
+                assert!(named || adopted || leaves || !covers, "{lacks}");
+            }
+        }
+    }
+
+    /// All that operators wrote, without versions and times.
+    pub(super) fn picture(&self) -> Value {
+        let strip = |mut value: Value| {
+            fn strip(value: &mut Value) {
+                match value {
+                    Value::Object(map) => {
+                        for name in [
+                            "resourceVersion",
+                            "uid",
+                            "creationTimestamp",
+                            "lastTransitionTime",
+                            "deletionTimestamp",
+                        ] {
+                            map.remove(name);
+                        }
+                        map.retain(|_, value| !matches!(value, Value::Object(map) if map.is_empty()));
+                        map.values_mut().for_each(strip);
+                    }
+                    Value::Array(list) => list.iter_mut().for_each(strip),
+                    Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+                }
+            }
+            strip(&mut value);
+            value
+        };
+        strip(json!({
+            "services": self.services.values().collect::<Vec<_>>(),
+            "claims": self.claims.values().collect::<Vec<_>>(),
+            "tables": self.tables.values().collect::<Vec<_>>(),
+            "sets": self.sets.values().collect::<Vec<_>>(),
+            "tunnel": self.tunnel,
+            "pools": self.pools.values().collect::<Vec<_>>(),
+        }))
+    }
+}
