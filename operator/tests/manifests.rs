@@ -9,8 +9,8 @@ use std::{
     process::{Command, Output},
 };
 
-use apiserver::ApiServer;
-use serde_json::Value;
+use apiserver::{ApiServer, Identity};
+use serde_json::{Value, json};
 
 fn install() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/manifests/install.yaml")
@@ -29,16 +29,26 @@ impl Bench {
             println!("left out: no kubectl");
             return None;
         }
-        let server = ApiServer::builder().bare().start();
+        let server = ApiServer::builder().bare().rbac().start();
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("kubeconfig"), server.kubeconfig()).unwrap();
         Some(Self { server, directory })
     }
 
     fn kubectl(&self, arguments: &[&str]) -> Output {
+        self.kubectl_as("kubeconfig", arguments)
+    }
+
+    /// From now on `who` is this identity for [`Self::kubectl_as`].
+    fn identity(&self, who: &str, identity: Identity) {
+        self.server.identity(who, identity);
+        std::fs::write(self.directory.path().join(who), self.server.kubeconfig_as(who)).unwrap();
+    }
+
+    fn kubectl_as(&self, who: &str, arguments: &[&str]) -> Output {
         Command::new("kubectl")
             .arg("--kubeconfig")
-            .arg(self.directory.path().join("kubeconfig"))
+            .arg(self.directory.path().join(who))
             .arg("--cache-dir")
             .arg(self.directory.path().join("cache"))
             .args(arguments)
@@ -188,7 +198,7 @@ fn workloads_run_with_what_they_need_and_no_more() {
         assert_eq!(security["readOnlyRootFilesystem"], true, "{name}");
         assert_eq!(security["allowPrivilegeEscalation"], false, "{name}");
         assert!(security.get("privileged").is_none(), "{name}");
-        assert_eq!(security["capabilities"]["drop"], serde_json::json!(["ALL"]), "{name}");
+        assert_eq!(security["capabilities"]["drop"], json!(["ALL"]), "{name}");
         let added = security["capabilities"]["add"].as_array().into_iter().flatten();
         let added: BTreeSet<_> = added.filter_map(Value::as_str).collect();
         assert_eq!(added, capabilities.iter().copied().collect(), "{name}");
@@ -207,6 +217,193 @@ fn workloads_run_with_what_they_need_and_no_more() {
             );
         } else {
             assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        }
+    }
+}
+
+/// Objects that are applied server-side, by name.
+fn object(name: &str) -> &'static str {
+    match name {
+        "table" => {
+            "{kind: VipTable, metadata: {name: shop.web, namespace: vipline-system}, spec: {service: {namespace: shop, name: web, uid: u}, \
+             addresses: [{address: 203.0.113.7, pool: public, use: LoadBalancer}], ports: [{protocol: TCP, port: 80}], \
+             backends: {nodeSet: {name: workers}}}}"
+        }
+        "pool" => "{kind: AddressPool, metadata: {name: public}, spec: {addresses: [203.0.113.0/24]}}",
+        "lb-1" => {
+            "{kind: LbNode, metadata: {name: lb-1, namespace: vipline-system}, spec: {tunnelSources: [192.0.2.1/32]}}"
+        }
+        "lb-2" => {
+            "{kind: LbNode, metadata: {name: lb-2, namespace: vipline-system}, spec: {tunnelSources: [192.0.2.2/32]}}"
+        }
+        "lease-1" => {
+            "{kind: Lease, metadata: {name: lb-lb-1, namespace: vipline-system}, spec: {holderIdentity: lb-1}}"
+        }
+        "lease-2" => {
+            "{kind: Lease, metadata: {name: lb-lb-2, namespace: vipline-system}, spec: {holderIdentity: lb-1}}"
+        }
+        "leader" => {
+            "{kind: Lease, metadata: {name: vipline-operator, namespace: vipline-system}, spec: {holderIdentity: x}}"
+        }
+        "seed" => {
+            "{kind: Secret, metadata: {name: vipline-flow-seed, namespace: vipline-system}, stringData: {seed: x}}"
+        }
+        "other-secret" => "{kind: Secret, metadata: {name: other, namespace: default}, stringData: {seed: x}}",
+        other => panic!("{other}?"),
+    }
+}
+
+fn version(kind: &str) -> &'static str {
+    match kind {
+        "Lease" => "coordination.k8s.io/v1",
+        "Secret" => "v1",
+        _ => "vipline.dev/v1alpha1",
+    }
+}
+
+/// Who asks for what, and whether it is forbidden; what is not there is no matter of rights. `apply NAME` and `create NAME` are of
+/// [`object`]; `PATCH` is a merge patch that changes nothing; all else is kubectl's.
+const RIGHTS: [(&str, &[&str], &[&str]); 5] = [
+    (
+        "operator",
+        &[
+            "get services --all-namespaces",
+            "get endpointslices --all-namespaces",
+            "get nodes",
+            "get namespaces",
+            "get vpool",
+            "get vclaim",
+            "get viptables,nodesets,tunnelconfigs,lbnodes,leases -n vipline-system",
+            "get secret vipline-flow-seed -n vipline-system",
+            "create seed",
+            "create leader",
+            "apply table",
+            "PATCH /api/v1/namespaces/default/services/web",
+            "PATCH /api/v1/namespaces/default/services/web/status",
+            "PATCH /apis/vipline.dev/v1alpha1/addresspools/public/status",
+            "delete vclaim 203.0.113.7",
+            "delete viptable shop.web -n vipline-system",
+        ],
+        &[
+            "get secrets -n vipline-system",
+            "get secret other -n vipline-system",
+            "get secret vipline-flow-seed -n default",
+            "create other-secret",
+            "get pods --all-namespaces",
+            "delete service web -n default",
+            "apply pool",
+            "apply lb-1",
+            "create lease-1",
+            "delete vpool public",
+            "get viptables -n default",
+        ],
+    ),
+    (
+        "lb-1",
+        &[
+            "get viptables,nodesets,tunnelconfigs -n vipline-system",
+            "get secret vipline-flow-seed -n vipline-system",
+            "get node lb-1",
+            "apply lb-1",
+            "PATCH /apis/vipline.dev/v1alpha1/namespaces/vipline-system/lbnodes/lb-1/status",
+            "apply lease-1",
+        ],
+        &[
+            "get services --all-namespaces",
+            "get secrets -n vipline-system",
+            "get secret other -n vipline-system",
+            "get nodes",
+            "apply lb-2",
+            "apply lease-2",
+            "apply leader",
+            "apply table",
+            "PATCH /apis/vipline.dev/v1alpha1/namespaces/vipline-system/viptables/shop.web",
+            "PATCH /api/v1/namespaces/default/services/web/status",
+            "delete lbnode lb-1 -n vipline-system",
+        ],
+    ),
+    (
+        "outside",
+        &["get viptables -n vipline-system", "apply lb-2", "apply lease-2"],
+        &["apply lb-1", "apply lease-1", "apply leader", "apply table"],
+    ),
+    (
+        "worker",
+        &["get tunnelconfigs -n vipline-system"],
+        &[
+            "get viptables -n vipline-system",
+            "get secret vipline-flow-seed -n vipline-system",
+            "get nodes",
+            "apply lb-1",
+        ],
+    ),
+    // Everything of our group by a wildcard: RBAC lets it, and the policies do not.
+    (
+        "tenant",
+        &["get viptables -n vipline-system", "apply pool"],
+        &["apply table", "apply lb-1", "delete lbnode lb-2 -n vipline-system"],
+    ),
+];
+
+#[test]
+fn everybody_may_do_what_it_needs_and_no_more() {
+    let Some(bench) = Bench::new() else { return };
+    bench.install();
+    let account = |name| Identity::service_account("vipline-system", name);
+    bench.identity("operator", account("vipline-operator"));
+    bench.identity("lb-1", account("vipline-lb").on_node("lb-1"));
+    bench.identity("worker", account("vipline-node").on_node("worker-1"));
+    let outside = Identity {
+        username: "vipline:lb-node:lb-2".to_owned(),
+        groups: vec!["vipline:lb-nodes".to_owned()],
+        ..account("vipline-lb")
+    };
+    bench.identity("outside", outside);
+    bench.identity("tenant", Identity::service_account("shop", "tenant"));
+    let group = "rbac.authorization.k8s.io";
+    let tenant = [
+        json!({"kind": "ClusterRole", "metadata": {"name": "tenant"},
+               "rules": [{"apiGroups": ["vipline.dev"], "resources": ["*"], "verbs": ["*"]}]}),
+        json!({"kind": "ClusterRoleBinding", "metadata": {"name": "tenant"},
+               "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "tenant"},
+               "subjects": [{"kind": "ServiceAccount", "name": "tenant", "namespace": "shop"}]}),
+    ];
+    for mut object in tenant {
+        object["apiVersion"] = format!("{group}/v1").into();
+        bench.server.create(object).unwrap();
+    }
+
+    for (who, may, may_not) in RIGHTS {
+        let asked = may
+            .iter()
+            .map(|what| (what, true))
+            .chain(may_not.iter().map(|what| (what, false)));
+        for (what, may) in asked {
+            let words: Vec<&str> = what.split(' ').collect();
+            let file = bench.directory.path().join("object.yaml");
+            let output = match words[..] {
+                [verb @ ("apply" | "create"), name] => {
+                    let mut object: Value = serde_norway::from_str(object(name)).unwrap();
+                    object["apiVersion"] = version(object["kind"].as_str().unwrap()).into();
+                    std::fs::write(&file, object.to_string()).unwrap();
+                    let mut arguments = vec![verb, "--validate=false", "-f", file.to_str().unwrap()];
+                    arguments.extend((verb == "apply").then_some("--server-side"));
+                    bench.kubectl_as(who, &arguments)
+                }
+                // kubectl would read the object first.
+                ["PATCH", path] => Command::new("curl")
+                    .args(["--silent", "--show-error", "-X", "PATCH", "-d", "{}"])
+                    .args(["-H", "Content-Type: application/merge-patch+json", "-o", "/dev/stderr"])
+                    .arg(format!("{}/as/{who}{path}", bench.server.url()))
+                    .output()
+                    .unwrap(),
+                _ => bench.kubectl_as(who, &words),
+            };
+            let said = String::from_utf8(output.stderr).unwrap();
+            let forbidden = said.contains("Forbidden") || said.contains("forbidden");
+            let missing = said.contains("NotFound");
+            assert_eq!(!forbidden, may, "{who}: {what}: {said}");
+            assert!(forbidden || missing || output.status.success(), "{who}: {what}: {said}");
         }
     }
 }
