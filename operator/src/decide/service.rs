@@ -185,6 +185,10 @@ impl<'a> Look<'a> {
         let Some(wanted) = &self.wanted else {
             return self.table.map(|table| quietly(table::deletion(table)));
         };
+        // The API server lets no table change hands: one of an earlier life goes first.
+        if let Some(former) = self.table.filter(|table| table.spec.service != wanted.service) {
+            return Some(quietly(table::deletion(former)));
+        }
         let before = self.table.map(|table| &table.spec);
         if before == Some(wanted) {
             return None;

@@ -175,11 +175,11 @@ fn what_is_left_of_a_service_whose_finalizer_was_taken_is_swept_after_a_minute()
 }
 
 #[test]
-fn a_new_life_takes_the_table_over_and_gets_an_address_of_its_own() {
+fn a_new_life_gets_a_table_and_an_address_of_its_own() {
     let mut world = served();
     world.server.force_delete_service("web");
     world.server.service("web", json!({}), balanced());
-    world.settle();
+    assert_eq!(words(&world.settle()), ["mark", "claim", "untable", "table", "status"]);
     assert_eq!(
         world.ingress("web"),
         ["203.0.113.11"],

@@ -11,8 +11,8 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time},
 };
 use operator_api::{
-    AddressClaim, AddressPool, LB_LEASE_PREFIX, LbNode, LbNodeStatus, NodeSet, Programmed, SEED_KEY, SEED_SECRET,
-    TunnelConfig, VipTable,
+    AddressClaim, AddressPool, Backends, LB_LEASE_PREFIX, LbNode, LbNodeStatus, NodeSet, Programmed, SEED_KEY,
+    SEED_SECRET, TunnelConfig, VipTable,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -382,6 +382,13 @@ impl Server {
                     let bound = table.metadata.resource_version.is_some();
                     if bound && table.metadata.resource_version != old.metadata.resource_version {
                         return Err("somebody was faster");
+                    }
+                    // As the rules of the definition have it.
+                    assert_eq!(table.spec.service, old.spec.service, "a table stays with its Service");
+                    if let (Backends::Local { table_slots, .. }, Backends::Local { table_slots: had, .. }) =
+                        (&table.spec.backends, &old.spec.backends)
+                    {
+                        assert!(table_slots >= had, "lookup tables only grow");
                     }
                     table.metadata = old.metadata.clone();
                 } else if table.metadata.resource_version.is_some() {
