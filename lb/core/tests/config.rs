@@ -426,3 +426,71 @@ fn every_key_is_in_the_reference() {
         "places where keys stand: 23 in an LB node's file, one in a worker node's"
     );
 }
+
+#[test]
+fn with_a_cluster_a_file_has_this_nodes_own_settings_and_nothing_else() {
+    let config = LbConfig::parse_kube("{}").unwrap();
+    assert_eq!(config, LbConfig::kube());
+    assert_eq!((config.interfaces.len(), config.capacity), (0, Capacity::KUBE));
+    let text = "
+interfaces: [eth1]
+l2: { owned: [203.0.113.0/24] }
+capacity: { ranges: 128 }
+tunnel: { denied_inner_sources: [10.0.0.0/8] }
+protection: { denied_sources: [198.51.100.0/24] }
+";
+    let config = LbConfig::parse_kube(text).unwrap();
+    assert_eq!(&*config.interfaces[0].name, "eth1");
+    assert_eq!(
+        (config.capacity.ranges, config.capacity.vips),
+        (128, Capacity::KUBE.vips)
+    );
+    let tunnel = config.desired.tunnel.unwrap();
+    assert_eq!((tunnel.sources.len(), tunnel.denied_inner_sources.len()), (0, 1));
+
+    let refused = |text: &str| {
+        let errors = LbConfig::parse_kube(text).unwrap_err();
+        let errors = errors.errors.into_iter();
+        errors
+            .map(|error| (error.path, matches!(error.problem, Problem::FromCluster { .. })))
+            .collect::<Vec<_>>()
+    };
+    let text = "
+seed: abc
+vips: []
+tunnel: { sources: [10.0.0.1], vip_prefixes: [203.0.113.0/24] }
+backend_sets: {}
+seed_file: /x
+";
+    let paths = [
+        "seed",
+        "vips",
+        "tunnel.sources",
+        "tunnel.vip_prefixes",
+        "backend_sets",
+        "seed_file",
+    ];
+    assert_eq!(refused(text), paths.map(|path| (path.to_owned(), true)));
+    assert_eq!(refused("interfaces: []"), [("interfaces".to_owned(), false)]);
+    assert_eq!(refused("vipz: []"), [("vipz".to_owned(), false)]);
+    // Without a cluster nothing of this is a file.
+    assert!(LbConfig::parse("{}").is_err());
+}
+
+#[test]
+fn with_a_cluster_a_workers_file_has_no_sources_and_no_prefixes() {
+    assert_eq!(NodeConfig::parse_kube("{}").unwrap(), NodeConfig::kube());
+    let config = NodeConfig::parse_kube("{check_source: false, denied_inner_sources: [10.0.0.0/8]}").unwrap();
+    assert!(!config.check_source && config.check_destination && config.blackhole_unclaimed);
+    let errors = NodeConfig::parse_kube("{lb_sources: [10.0.0.1], vip_prefixes: [203.0.113.0/24]}").unwrap_err();
+    assert_eq!(errors.errors.len(), 2);
+}
+
+#[test]
+fn features_that_were_in_use_stay_on_when_they_are_kept() {
+    let config = LbConfig {
+        kept_features: feature::SOURCE_RANGES,
+        ..LbConfig::kube()
+    };
+    assert_eq!(config.features(), LbConfig::kube().features() | feature::SOURCE_RANGES);
+}
