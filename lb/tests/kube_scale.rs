@@ -48,10 +48,11 @@ fn table(number: usize, turn: usize) -> Object<VipTableSpec> {
     } else {
         json!({"local": {"set": "workers", "tableSlots": 512, "nodes": nodes}})
     };
+    let ports = [80, 443, 8080].map(|port| json!({"protocol": "TCP", "port": port}));
     let spec = json!({
         "service": {"namespace": "shop", "name": format!("web-{number}"), "uid": "0"},
         "addresses": [{"address": address, "pool": "pool", "use": "LoadBalancer"}],
-        "ports": [80, 443, 8080].map(|port| json!({"protocol": "TCP", "port": port})),
+        "ports": ports,
         "backends": backends,
     });
     object(
