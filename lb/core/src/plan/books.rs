@@ -35,6 +35,15 @@ pub(super) struct Books {
     pub(super) grown: Arc<BTreeMap<VipKey, usize>>,
     /// See [`super::draft::Draft`].
     pub(super) lines_in_use: BTreeSet<BackendIndex>,
+    /// What undoes the changes of `vips` and `addresses` since the last [`Books::commit`]: those are too many to be copied for each
+    /// plan.
+    undo: Vec<Undo>,
+}
+
+#[derive(Clone, Debug)]
+enum Undo {
+    Vip(VipKey, Option<Box<VipState>>),
+    Address(IpAddr, Option<bool>),
 }
 
 #[derive(Clone, Debug)]
@@ -74,7 +83,60 @@ impl Books {
             settings: Default::default(),
             grown: Arc::default(),
             lines_in_use: BTreeSet::new(),
+            undo: Vec::new(),
         }
+    }
+
+    /// Puts a VIP's state in place, or takes it away; what was there.
+    pub(super) fn set_vip(&mut self, key: VipKey, state: Option<VipState>) -> Option<VipState> {
+        let before = match state {
+            Some(state) => self.vips.insert(key, state),
+            None => self.vips.remove(&key),
+        };
+        self.undo.push(Undo::Vip(key, before.clone().map(Box::new)));
+        before
+    }
+
+    /// As [`Self::set_vip`], for an address.
+    pub(super) fn set_address(&mut self, address: IpAddr, own: Option<bool>) {
+        let before = match own {
+            Some(own) => self.addresses.insert(address, own),
+            None => self.addresses.remove(&address),
+        };
+        self.undo.push(Undo::Address(address, before));
+    }
+
+    /// A copy of all but the VIPs and their addresses, for [`Self::roll_back`].
+    pub(super) fn rest(&mut self) -> Self {
+        let vips = std::mem::take(&mut self.vips);
+        let addresses = std::mem::take(&mut self.addresses);
+        let rest = self.clone();
+        (self.vips, self.addresses) = (vips, addresses);
+        rest
+    }
+
+    /// Forgets what could be undone.
+    pub(super) fn commit(&mut self) {
+        self.undo.clear();
+    }
+
+    /// Goes back to what was when `rest` was copied.
+    pub(super) fn roll_back(&mut self, rest: Self) {
+        let mut vips = std::mem::take(&mut self.vips);
+        let mut addresses = std::mem::take(&mut self.addresses);
+        for step in std::mem::take(&mut self.undo).into_iter().rev() {
+            match step {
+                Undo::Vip(key, Some(state)) => drop(vips.insert(key, *state)),
+                Undo::Vip(key, None) => drop(vips.remove(&key)),
+                Undo::Address(address, Some(own)) => drop(addresses.insert(address, own)),
+                Undo::Address(address, None) => drop(addresses.remove(&address)),
+            }
+        }
+        *self = Self {
+            vips,
+            addresses,
+            ..rest
+        };
     }
 }
 

@@ -166,7 +166,7 @@ impl Planner {
     /// What of the desired state does not fit, by name. Nothing has changed then, here or in the maps.
     pub fn plan(&mut self, desired: &Desired, hops: &NextHops) -> Result<Plan, PlanError> {
         self.check_features(desired)?;
-        let before = self.books.clone();
+        let before = self.books.rest();
         let mut in_use = std::mem::take(&mut self.books.lines_in_use);
         let mut planning = Planning {
             desired,
@@ -185,13 +185,14 @@ impl Planner {
             Ok(()) => {
                 let (summary, writes) = (planning.summary, planning.draft.finish());
                 self.entries.commit();
+                self.books.commit();
                 self.books.lines_in_use = in_use;
                 Ok(Plan { writes, summary })
             }
             Err(error) => {
                 planning.draft.roll_back();
                 self.entries.roll_back();
-                self.books = before;
+                self.books.roll_back(before);
                 Err(error)
             }
         }

@@ -1,10 +1,6 @@
 //! VIPs: their tables, options and match entries.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use xdp_prog::{
     abi::{MIN_TABLE_SLOTS, SetRef, TableUnit, VipIndex, VipMeta, VipOptions},
@@ -54,7 +50,7 @@ impl Planning<'_> {
             .collect();
         // First the address: what no VIP port claims goes to the kernel again before the VIPs' ports do.
         for address in gone {
-            self.books.addresses.remove(&address);
+            self.books.set_address(address, None);
             self.entries.remove(&mut self.draft, EntryKey::address(address));
         }
         let gone: Vec<VipKey> = self
@@ -65,7 +61,7 @@ impl Planning<'_> {
             .copied()
             .collect();
         for key in gone {
-            let Some(state) = self.books.vips.remove(&key) else {
+            let Some(state) = self.books.set_vip(key, None) else {
                 continue;
             };
             self.entries.remove(&mut self.draft, EntryKey::vip(&key));
@@ -85,8 +81,8 @@ impl Planning<'_> {
             if !self.books.vips.contains_key(vip) {
                 self.entries.insert(&mut self.draft, EntryKey::vip(vip)).map_err(full)?;
             }
-            if let Entry::Vacant(entry) = self.books.addresses.entry(vip.address) {
-                entry.insert(false);
+            if !self.books.addresses.contains_key(&vip.address) {
+                self.books.set_address(vip.address, Some(false));
                 self.new_addresses.push(vip.address);
                 self.entries
                     .insert(&mut self.draft, EntryKey::address(vip.address))
@@ -129,7 +125,7 @@ impl Planning<'_> {
             let flags = if own { VipMeta::OWN_ADDRESS } else { 0 };
             let meta = VipMeta::new(VipIndex(0), TableUnit(0), MIN_TABLE_SLOTS, flags);
             self.entries.publish(&mut self.draft, EntryKey::address(address), meta);
-            self.books.addresses.insert(address, own);
+            self.books.set_address(address, Some(own));
         }
     }
 
@@ -163,7 +159,7 @@ impl Planning<'_> {
         self.write_options(index, &vip.limits, allowed);
         self.entries
             .publish(&mut self.draft, EntryKey::vip(&key), meta_of(&state));
-        self.books.vips.insert(key, state);
+        self.books.set_vip(key, Some(state));
         self.summary.vips_added += 1;
         Ok(())
     }
@@ -218,7 +214,7 @@ impl Planning<'_> {
             self.summary.vips_retargeted += 1;
             self.count_moved_slots(before.table, table);
         }
-        self.books.vips.insert(key, after);
+        self.books.set_vip(key, Some(after));
         Ok(())
     }
 
