@@ -43,7 +43,7 @@ fn table(number: usize, turn: usize) -> Object<VipTableSpec> {
     let node = |n: usize| json!({"name": format!("node-{:04}", (number * 7 + n) % NODES), "ipv4": 1 + (turn + n) % 3});
     let mut nodes: Vec<Value> = (0..5).map(node).collect();
     nodes.sort_by_key(|node| node["name"].to_string());
-    let backends = if number % 2 == 0 {
+    let backends = if number.is_multiple_of(2) {
         json!({"nodeSet": {"name": "workers"}})
     } else {
         json!({"local": {"set": "workers", "tableSlots": 512, "nodes": nodes}})
