@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod control;
 mod interrupt;
 mod machine;
 mod prog;
@@ -38,7 +39,9 @@ enum Mode {
     Prog(ProgArgs),
     /// Packets a second and core of the slow path, and what the fast path keeps while the slow path is flooded (root)
     Slow(SlowArgs),
-    /// Print a recorded `prog -o json` or `slow -o json` as a table
+    /// The control plane at scale: operator and LB node beside an API server double, beside the design's goals (root)
+    Control(ControlArgs),
+    /// Print a recorded `prog`, `slow` or `control -o json` as a table
     Show {
         /// The record, such as perf/record/DATE_MACHINE/prog.json
         file: PathBuf,
@@ -80,6 +83,31 @@ struct SlowArgs {
     output: Output,
 }
 
+#[derive(Debug, Args)]
+struct ControlArgs {
+    /// Services, of one port each
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    services: u32,
+    /// How many of them have policy Local, and so a backend set of their own [default: a tenth]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    local: Option<u32>,
+    /// Worker nodes
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(4..=5_000))]
+    nodes: u32,
+    /// Changes of EndpointSlices of Local Services
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    changes: u32,
+    /// How many of them a second
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rate: u32,
+    /// Restarts of each kind
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    restarts: u32,
+    /// How to print what was found
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// Columns, for people
@@ -89,9 +117,13 @@ enum Output {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = control::role() {
+        return code;
+    }
     let outcome = match Cli::parse().mode {
         Mode::Prog(args) => prog(&args),
         Mode::Slow(args) => slow(&args),
+        Mode::Control(args) => control(&args),
         Mode::Show { file } => show(&file),
     };
     match outcome {
@@ -158,11 +190,45 @@ fn slow(args: &SlowArgs) -> Result<ExitCode> {
     })
 }
 
+/// Exit codes as those of [`prog()`]; 1 where a part could not be measured.
+fn control(args: &ControlArgs) -> Result<ExitCode> {
+    let interrupt = Interrupt::hold()?;
+    let options = control::Options {
+        services: args.services,
+        local: args.local.unwrap_or(args.services.div_ceil(10)),
+        nodes: args.nodes,
+        changes: args.changes,
+        rate: args.rate,
+        restarts: args.restarts,
+    };
+    let report = control::run(&options, &interrupt, &Progress::new())?;
+    let mut out = io::stdout().lock();
+    match args.output {
+        Output::Table => control::write_table(&report, &mut out)?,
+        Output::Json => {
+            serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from)?;
+            writeln!(out)?;
+        }
+    }
+    out.flush()?;
+    Ok(if report.interrupted {
+        ExitCode::from(130)
+    } else if report.failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
 fn show(file: &Path) -> Result<ExitCode> {
     let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut out = io::stdout().lock();
     if let Ok(report) = serde_json::from_slice::<slow::Report>(&text) {
         slow::write_table(&report, &mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Ok(report) = serde_json::from_slice::<control::Report>(&text) {
+        control::write_table(&report, &mut out)?;
         return Ok(ExitCode::SUCCESS);
     }
     let report: Report = serde_json::from_slice(&text).with_context(|| format!("{} is no record", file.display()))?;

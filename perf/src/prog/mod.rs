@@ -16,7 +16,7 @@ mod live;
 mod measure;
 mod memory;
 mod rows;
-mod tables;
+pub(crate) mod tables;
 mod wrapper;
 
 use anyhow::{Context as _, Result, ensure};
