@@ -407,3 +407,147 @@ fn everybody_may_do_what_it_needs_and_no_more() {
         }
     }
 }
+
+/// Waits until something is there, for half a minute.
+#[track_caller]
+fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..600 {
+        if let Some(found) = look() {
+            return found;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("{what}: not within half a minute");
+}
+
+#[test]
+fn the_operator_serves_a_service_with_the_rights_that_the_manifests_give() {
+    let Some(bench) = Bench::new() else { return };
+    bench.install();
+    bench.identity(
+        "operator",
+        Identity::service_account("vipline-system", "vipline-operator"),
+    );
+    bench.identity(
+        "lb-1",
+        Identity::service_account("vipline-system", "vipline-lb").on_node("lb-1"),
+    );
+    let server = &bench.server;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "worker-1"}});
+    server.create(node.clone()).unwrap();
+    let mut with_address = node;
+    with_address["status"] = json!({"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]});
+    server.update_status(with_address).unwrap();
+    let pool = json!({"apiVersion": "vipline.dev/v1alpha1", "kind": "AddressPool", "metadata": {"name": "public"},
+                      "spec": {"addresses": ["203.0.113.7/32"]}});
+    server.create(pool).unwrap();
+
+    let settings = vipline_operator::index::Settings {
+        namespace: "vipline-system".to_owned(),
+        class: operator_api::LOAD_BALANCER_CLASS.to_owned(),
+        default_class: false,
+        service_selector: None,
+    };
+    let mut options = vipline_operator::run::Options::new(settings);
+    options.leader_elect = true;
+    let kubeconfig = kube::config::Kubeconfig::from_yaml(&server.kubeconfig_as("operator")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let context = kube::config::KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &context);
+    let operator = vipline_operator::run::Operator::start(runtime.block_on(config).unwrap(), options).unwrap();
+
+    // An LB node, as far as the operator sees of it.
+    let as_lb = |object: Value, subresource: &[&str]| {
+        let file = bench.directory.path().join("lb.yaml");
+        std::fs::write(&file, object.to_string()).unwrap();
+        let arguments = [
+            &[
+                "apply",
+                "--server-side",
+                "--validate=false",
+                "-f",
+                file.to_str().unwrap(),
+            ],
+            subresource,
+        ]
+        .concat();
+        let output = bench.kubectl_as("lb-1", &arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let metadata = json!({"name": "lb-1", "namespace": "vipline-system"});
+    let lb_node = json!({"apiVersion": "vipline.dev/v1alpha1", "kind": "LbNode", "metadata": metadata,
+                         "spec": {"tunnelSources": ["192.0.2.1/32"]}});
+    as_lb(lb_node, &[]);
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                       "metadata": {"name": "lb-lb-1", "namespace": "vipline-system"},
+                       "spec": {"holderIdentity": "lb-1", "leaseDurationSeconds": 3600, "renewTime": format!("{:.6}", jiff::Timestamp::now())}});
+    as_lb(lease, &[]);
+
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+                         "spec": {"type": "LoadBalancer", "loadBalancerClass": "vipline.dev/xdp", "selector": {"app": "web"},
+                                  "ports": [{"port": 80}]}});
+    server.create(service).unwrap();
+    let table = eventually("a table", || server.read("viptables", "vipline-system", "default.web"));
+    assert_eq!(table["spec"]["addresses"][0]["address"], "203.0.113.7");
+    let programmed = json!({"apiVersion": "vipline.dev/v1alpha1", "kind": "LbNode", "metadata": {"name": "lb-1", "namespace": "vipline-system"},
+                            "status": {"programmed": {"tables": table["metadata"]["resourceVersion"], "nodeSets": "1", "vips": 1}}});
+    let status = format!(
+        "{}/as/lb-1/apis/vipline.dev/v1alpha1/namespaces/vipline-system/lbnodes/lb-1/status",
+        server.url()
+    );
+    let output = Command::new("curl")
+        .args([
+            "--silent",
+            "--fail-with-body",
+            "-X",
+            "PATCH",
+            "-d",
+            &programmed.to_string(),
+        ])
+        .args(["-H", "Content-Type: application/merge-patch+json", &status])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let service = eventually("an address", || {
+        server
+            .read("services", "default", "web")
+            .filter(|it| it["status"]["loadBalancer"]["ingress"].is_array())
+    });
+    assert_eq!(
+        service["status"]["loadBalancer"]["ingress"],
+        json!([{"ip": "203.0.113.7", "ipMode": "VIP"}])
+    );
+    eventually("the pool's status", || {
+        server
+            .read("addresspools", "", "public")
+            .filter(|it| it["status"]["used"] == 1)
+    });
+    eventually("an Event", || {
+        server
+            .list("events")
+            .into_iter()
+            .find(|it| it["reason"] == "EnsuredLoadBalancer")
+    });
+    eventually("the tunnel", || {
+        server
+            .read("tunnelconfigs", "vipline-system", "default")
+            .filter(|it| it["spec"]["sources"][0] == "192.0.2.1/32")
+    });
+    assert!(server.read("nodesets", "vipline-system", "workers-0").is_some());
+    assert!(server.read("secrets", "vipline-system", "vipline-flow-seed").is_some());
+
+    bench.run(&["delete", "service", "web", "--wait=false"]);
+    eventually("the end of the Service", || {
+        server.read("services", "default", "web").is_none().then_some(())
+    });
+    assert!(server.list("addressclaims").is_empty() && server.list("viptables").is_empty());
+    operator.shut_down().unwrap();
+    let lease = server.read("leases", "vipline-system", "vipline-operator").unwrap();
+    assert!(
+        lease["spec"]["holderIdentity"].as_str().unwrap_or_default().is_empty(),
+        "given back: {lease}"
+    );
+}

@@ -123,6 +123,17 @@ fn verb(call: &Call) -> Option<&'static str> {
     }
 }
 
+/// What rights are asked about: a list or watch of one object by its name is one of that name, so that a role may name it.
+fn asked_for(call: &Call) -> Target {
+    let mut target = call.target.clone();
+    let selector = call.query.value("fieldSelector").unwrap_or_default();
+    let named = selector.split(',').find_map(|term| term.strip_prefix("metadata.name="));
+    if let (true, Some(name)) = (target.name.is_empty(), named) {
+        target.name = name.trim_start_matches('=').to_owned();
+    }
+    target
+}
+
 fn objects(shared: &Arc<Shared>, call: &Call) -> Result<Response<Answer>, Cut> {
     let target = &call.target;
     let found = shared
@@ -144,7 +155,7 @@ fn objects(shared: &Arc<Shared>, call: &Call) -> Result<Response<Answer>, Cut> {
     let counts = if reading { &shared.reads } else { &shared.writes };
     counts.count(verb, &target.plural, &target.subresource);
     if shared.authorizes
-        && let Err(failure) = rbac::authorize(&shared.lock(), &call.user, verb, &resource, target)
+        && let Err(failure) = rbac::authorize(&shared.lock(), &call.user, verb, &resource, &asked_for(call))
     {
         return Ok(answer::failure(&failure));
     }
