@@ -70,9 +70,12 @@ impl Server {
                     .get(service.metadata.uid.as_ref().unwrap())
                     .is_some_and(|owned| owned.2);
                 let leaves = service.spec.as_ref().unwrap().type_.as_deref() != Some("LoadBalancer");
-                // Somebody else may have a port of it there: then the table has to leave it before there is another.
-                let claim = &self.claims[&AddressClaim::name_of(address)].spec;
-                let holder = claim.holders.iter().find(|holder| holder.service == table.spec.service);
+                // Somebody else may have it, or a port of it, there: then the table cannot name it.
+                let claim = self.claims.get(&AddressClaim::name_of(address));
+                let holder = claim.and_then(|claim| {
+                    let mut holders = claim.spec.holders.iter();
+                    holders.find(|holder| holder.service == table.spec.service)
+                });
                 let covers = holder.is_some_and(|holder| {
                     let ports = table.spec.ports.iter().map(|port| TransportPort {
                         protocol: port.protocol,
