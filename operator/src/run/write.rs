@@ -10,14 +10,11 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
     core::{ClusterResourceScope, NamespaceResourceScope},
 };
-use operator_api::{AddressClaim, AddressPool, FIELD_MANAGER, NodeSet, SEED_KEY, SEED_SECRET, VipTable};
+use operator_api::{AddressClaim, AddressPool, FIELD_MANAGER, SEED_KEY, SEED_SECRET};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{
-    explain::{Target, Verb},
-    watch::slim,
-};
+use super::{explain::Target, watch::slim};
 use crate::{ServiceKey, decide::Action, index::Object};
 
 /// Longest a write may take: a leader that lost its Lease has none in flight when the next one starts (10 s + 5 s = 15 s).

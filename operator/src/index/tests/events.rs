@@ -127,7 +127,7 @@ fn a_slice_wakes_only_a_local_service_whose_weights_it_changes() {
     assert_eq!(index.delete(with(105, two())), dirty([web()]));
 
     let mut cluster = super::index([Object::Service(service(json!({})))]);
-    let unserved = |index: &super::Index| {
+    let unserved = |index: &Index| {
         let Wanted::Serve(serve) = index.wanted(&key("web")) else {
             panic!("not served")
         };
