@@ -125,7 +125,7 @@ impl Site {
 
     /// Merges into a Service.
     pub(crate) fn change_service(&self, name: &str, patch: Value) -> Result<()> {
-        let merged = self.cluster.server.merge("services", SHOP, name, None, patch);
+        let merged = self.cluster.server.merge("services", SHOP, name, "", patch);
         merged.map(drop).map_err(|failure| anyhow!("{name}: {failure:?}"))
     }
 
