@@ -134,7 +134,9 @@ fn rules(node: &str, services: &[Value], slices: &[Value]) -> Vec<ServiceRule> {
                 let number = port["port"].as_u64().and_then(|port| u16::try_from(port).ok());
                 let Some(number) = number else { continue };
                 let endpoints = endpoints(&own, address, word(port, "name"));
-                let local = endpoints.iter().filter(|(of, _)| policy == Policy::Cluster || of == node);
+                let local = endpoints
+                    .iter()
+                    .filter(|(of, _)| policy == Policy::Cluster || of == node);
                 rules.push(ServiceRule {
                     vip: SocketAddr::new(address, number),
                     proto: if word(port, "protocol") == "UDP" {
@@ -172,7 +174,10 @@ fn endpoints(slices: &[&Value], vip: IpAddr, port: &str) -> Vec<(String, SocketA
             let addresses = list(&endpoint["addresses"]).iter().filter_map(Value::as_str);
             for address in addresses.filter_map(|text| text.parse().ok()) {
                 let at = SocketAddr::new(address, target);
-                by_rank.entry(rank).or_default().push((word(endpoint, "nodeName").to_owned(), at));
+                by_rank
+                    .entry(rank)
+                    .or_default()
+                    .push((word(endpoint, "nodeName").to_owned(), at));
             }
         }
     }

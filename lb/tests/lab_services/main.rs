@@ -126,12 +126,24 @@ fn a_service_lives_from_creation_to_deletion() -> Result<()> {
     let address = site.serving("web", &HTTP, json!({}))?;
     let vip = at(&address, 80)?;
     let service = site.service("web").context("the Service")?;
-    assert_eq!(service["status"]["loadBalancer"]["ingress"][0]["ipMode"], "VIP", "{service:#}");
-    assert_eq!(service["metadata"]["annotations"]["vipline.dev/ip-allocated-from-pool"], "public");
+    assert_eq!(
+        service["status"]["loadBalancer"]["ingress"][0]["ipMode"], "VIP",
+        "{service:#}"
+    );
+    assert_eq!(
+        service["metadata"]["annotations"]["vipline.dev/ip-allocated-from-pool"],
+        "public"
+    );
     let claim = site.cluster.server.read("addressclaims", "", &vip.ip().to_string());
-    assert_eq!(claim.context("its claim")?["spec"]["holders"][0]["service"]["name"], "web");
+    assert_eq!(
+        claim.context("its claim")?["spec"]["holders"][0]["service"]["name"],
+        "web"
+    );
     let events = site.events("web");
-    assert!(events.contains_key("IPAllocated") && events.contains_key("EnsuredLoadBalancer"), "{events:?}");
+    assert!(
+        events.contains_key("IPAllocated") && events.contains_key("EnsuredLoadBalancer"),
+        "{events:?}"
+    );
 
     // Scaled down to one pod, then drained of the node it is on.
     site.set_pods("web", &HTTP, &[Pod::ready(site.worker(0))])?;
@@ -147,7 +159,10 @@ fn a_service_lives_from_creation_to_deletion() -> Result<()> {
 
     site.delete_service("web")?;
     eventually("the Service is gone", || Ok(site.service("web").is_none())).with_context(|| site.describe("web"))?;
-    assert_eq!(site.cluster.server.list("addressclaims"), Vec::<serde_json::Value>::new());
+    assert_eq!(
+        site.cluster.server.list("addressclaims"),
+        Vec::<serde_json::Value>::new()
+    );
     eventually("the VIP is out of the maps", || Ok(site.lbs[0].vips()?.is_empty()))?;
     // Free again.
     assert_eq!(site.serving("other", &HTTP, json!({}))?, address);
@@ -211,10 +226,13 @@ fn policy_local_goes_by_weight_and_a_change_of_policy_is_taken_live() -> Result<
 
     site.change_service("web", json!({"spec": {"externalTrafficPolicy": "Cluster"}}))?;
     eventually("all nodes are backends", || Ok(backends()?.len() == 3)).with_context(|| site.describe("web"))?;
-    eventually("kube-proxy masquerades, and no longer passes the client's address on", || {
-        let replies = site.client().http_get(vip, 10);
-        Ok(replies.is_ok_and(|replies| replies.iter().all(|reply| reply.client_seen != reply.local_addr)))
-    })
+    eventually(
+        "kube-proxy masquerades, and no longer passes the client's address on",
+        || {
+            let replies = site.client().http_get(vip, 10);
+            Ok(replies.is_ok_and(|replies| replies.iter().all(|reply| reply.client_seen != reply.local_addr)))
+        },
+    )
     .with_context(|| site.describe("web"))?;
     site.wait_until_served("web", "TCP", vip)
 }
@@ -242,7 +260,10 @@ fn source_ranges_are_enforced_by_the_lb_node_and_follow_the_service() -> Result<
     }
     let site = start(1)?;
     let own = format!("{}/32", site.client().addr_v4());
-    let vip = at(&site.serving("web", &HTTP, json!({"loadBalancerSourceRanges": [own]}))?, 80)?;
+    let vip = at(
+        &site.serving("web", &HTTP, json!({"loadBalancerSourceRanges": [own]}))?,
+        80,
+    )?;
     let denied = || -> Result<u64> { Ok(site.lbs[0].counted()?.of("drop source_not_allowed")) };
     assert_eq!(denied()?, 0);
     site.change_service("web", json!({"spec": {"loadBalancerSourceRanges": ["192.0.2.0/24"]}}))?;
@@ -264,9 +285,14 @@ fn a_client_stays_with_its_pod_where_the_service_asks_for_it() -> Result<()> {
     let vip = at(&site.serving("web", &HTTP, json!({}))?, 80)?;
     site.wait_for_servers("web", vip, &["worker-1", "worker-2", "worker-3"])?;
     site.change_service("web", json!({"spec": {"sessionAffinity": "ClientIP"}}))?;
-    eventually("one pod answers all", || Ok(site.servers(vip).is_ok_and(|servers| servers.len() == 1)))
-        .with_context(|| site.describe("web"))?;
-    site.change_service("web", json!({"spec": {"sessionAffinity": "None", "sessionAffinityConfig": null}}))?;
+    eventually("one pod answers all", || {
+        Ok(site.servers(vip).is_ok_and(|servers| servers.len() == 1))
+    })
+    .with_context(|| site.describe("web"))?;
+    site.change_service(
+        "web",
+        json!({"spec": {"sessionAffinity": "None", "sessionAffinityConfig": null}}),
+    )?;
     site.wait_for_servers("web", vip, &["worker-1", "worker-2", "worker-3"])
 }
 

@@ -64,7 +64,10 @@ impl Site {
         for node in topology.workers().iter().chain(topology.lbs()) {
             put(&cluster, node_object(node))?;
         }
-        put(&cluster, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SHOP}}))?;
+        put(
+            &cluster,
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SHOP}}),
+        )?;
         put(
             &cluster,
             json!({
@@ -193,7 +196,9 @@ impl Site {
         let service = self.service(name).unwrap_or_default();
         let ingress = service["status"]["loadBalancer"]["ingress"].as_array().cloned();
         let ingress = ingress.unwrap_or_default();
-        let addresses = ingress.iter().filter_map(|ingress| ingress["ip"].as_str()?.parse().ok());
+        let addresses = ingress
+            .iter()
+            .filter_map(|ingress| ingress["ip"].as_str()?.parse().ok());
         addresses.collect()
     }
 
@@ -206,7 +211,10 @@ impl Site {
 
     /// What there is to know of a Service when something is not as it should be.
     pub(crate) fn describe(&self, name: &str) -> String {
-        let table = self.cluster.server.read("viptables", NAMESPACE, &format!("{SHOP}.{name}"));
+        let table = self
+            .cluster
+            .server
+            .read("viptables", NAMESPACE, &format!("{SHOP}.{name}"));
         let log = self.lbs.first().and_then(|lb| lb.log().ok());
         format!(
             "{:#}\n{:#}\n{}",
