@@ -96,7 +96,8 @@ fn kubectl_installs_everything_and_a_second_time_nothing() {
     let before = bench.server.revision();
     let said = bench.install();
     let changed: Vec<_> = said.lines().filter(|line| !line.ends_with(" unchanged")).collect();
-    // kubectl always sends a patch for a disruption budget (its selector is to be replaced whole), which changes nothing.
+    // kubectl always sends a patch for a disruption budget (its selector is to be replaced whole), which changes
+    // nothing.
     assert_eq!(
         changed,
         ["poddisruptionbudget.policy/vipline-operator configured"],
@@ -261,8 +262,8 @@ fn version(kind: &str) -> &'static str {
     }
 }
 
-/// Who asks for what, and whether it is forbidden; what is not there is no matter of rights. `apply NAME` and `create NAME` are of
-/// [`object`]; `PATCH` is a merge patch that changes nothing; all else is kubectl's.
+/// Who asks for what, and whether it is forbidden; what is not there is no matter of rights. `apply NAME` and `create
+/// NAME` are of [`object`]; `PATCH` is a merge patch that changes nothing; all else is kubectl's.
 const RIGHTS: [(&str, &[&str], &[&str]); 5] = [
     (
         "operator",

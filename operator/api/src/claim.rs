@@ -13,8 +13,8 @@ pub(crate) const NAMED: NameRule = NameRule {
     message: "a claim is named by its address: IPv4 as it is, IPv6 as eight groups of four digits with dashes between",
 };
 
-/// An address in use. Its name is the address, so that a second creation is refused with 409: IPv4 as it is, IPv6 as eight groups of
-/// four digits with dashes between. About 530 B, and 30 B for each further port.
+/// An address in use. Its name is the address, so that a second creation is refused with 409: IPv4 as it is, IPv6 as
+/// eight groups of four digits with dashes between. About 530 B, and 30 B for each further port.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(crates(kube_core = "::kube_core"))]
 #[kube(
@@ -49,8 +49,8 @@ pub struct AddressClaimSpec {
     /// Pool that the address came from.
     #[schemars(length(min = 1, max = 253))]
     pub pool: String,
-    /// Key by which Services share it as their load balancer address; absent: one Service has it. (Holders by `spec.externalIPs` need no
-    /// key.)
+    /// Key by which Services share it as their load balancer address; absent: one Service has it. (Holders by
+    /// `spec.externalIPs` need no key.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub sharing_key: Option<String>,
@@ -84,8 +84,8 @@ pub enum Use {
 }
 
 impl AddressClaim {
-    /// The name of an address's claim: an IPv4 address as it is; an IPv6 address as eight groups of four digits with dashes
-    /// between, because names have no colons.
+    /// The name of an address's claim: an IPv4 address as it is; an IPv6 address as eight groups of four digits with
+    /// dashes between, because names have no colons.
     pub fn name_of(address: std::net::IpAddr) -> String {
         match address {
             std::net::IpAddr::V4(address) => address.to_string(),

@@ -9,7 +9,8 @@ pub const MAX_FAILING_TABLES: usize = 32;
 /// Most bytes of an LbNode's JSON, status and all.
 pub const MAX_LB_NODE_BYTES: usize = 16 << 10;
 
-/// An LB node: made and written by itself, at most once a second, at most 16 kB. Whether it lives is said by the Lease `lb-NAME`.
+/// An LB node: made and written by itself, at most once a second, at most 16 kB. Whether it lives is said by the Lease
+/// `lb-NAME`.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(crates(kube_core = "::kube_core"))]
 #[kube(

@@ -1,7 +1,7 @@
 //! The `vipline.dev/v1alpha1` custom resource types, shared by the operator and the LB node.
 //!
-//! Never decides anything and never talks to anybody: these types are the contract between the two programs. Every list and
-//! every string has a bound, without which an API server refuses the cost of a CEL rule.
+//! Never decides anything and never talks to anybody: these types are the contract between the two programs. Every list
+//! and every string has a bound, without which an API server refuses the cost of a CEL rule.
 //!
 //! | object | where | who writes it | what it is |
 //! |---|---|---|---|

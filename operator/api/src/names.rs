@@ -27,7 +27,8 @@ pub const ANNOTATION_HEALTH_CHECK: &str = "vipline.dev/health-check";
 pub const ANNOTATION_ALLOCATED_FROM: &str = "vipline.dev/ip-allocated-from-pool";
 /// Source ranges as annotation; the field wins.
 pub const ANNOTATION_SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
-/// Prefixes under which MetalLB's `loadBalancerIPs`, `address-pool` and `allow-shared-ip` are read where ours are absent.
+/// Prefixes under which MetalLB's `loadBalancerIPs`, `address-pool` and `allow-shared-ip` are read where ours are
+/// absent.
 pub const METALLB_PREFIXES: [&str; 2] = ["metallb.io/", "metallb.universe.tf/"];
 
 /// Keeps a `LoadBalancer` Service until its address is given back (KEP-980).
@@ -57,8 +58,8 @@ pub const LABEL_EXCLUDE_NODE: &str = "node.kubernetes.io/exclude-from-external-l
 /// Taint of a node that the autoscaler is about to delete.
 pub const TAINT_TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
-/// Secret with the flow-hash seed, in the operator's namespace: made once, immutable, never made again while its fingerprint is
-/// pinned in a [`crate::NodeSet`].
+/// Secret with the flow-hash seed, in the operator's namespace: made once, immutable, never made again while its
+/// fingerprint is pinned in a [`crate::NodeSet`].
 pub const SEED_SECRET: &str = "vipline-flow-seed";
 /// Its key: 64 hex digits.
 pub const SEED_KEY: &str = "seed";

@@ -10,7 +10,8 @@ pub const MAX_NODES_PER_CHUNK: usize = 500;
 
 /// What its name must be, which is a rule of the whole object.
 pub(crate) const NAMED: NameRule = NameRule {
-    // Not `set + '-' + string(chunk)`: of the text of a number CEL knows no bound, so that the rule would cost too much.
+    // Not `set + '-' + string(chunk)`: of the text of a number CEL knows no bound, so that the rule would cost too
+    // much.
     rule: "self.metadata.name.matches('-(0|[1-9][0-9]{0,2})$') && \
            self.metadata.name.substring(0, self.metadata.name.lastIndexOf('-')) == self.spec.set && \
            int(self.metadata.name.substring(self.metadata.name.lastIndexOf('-') + 1)) == self.spec.chunk",
@@ -19,9 +20,9 @@ pub(crate) const NAMED: NameRule = NameRule {
 
 /// A chunk of a shared list of worker nodes.
 ///
-/// A node stays in its chunk, and a change of one chunk is one write with the same epoch. What takes several chunks raises the
-/// epoch in all of them: LB nodes build tables only from a *complete* set, which has all its chunks with one epoch, and keep the
-/// last complete one until then.
+/// A node stays in its chunk, and a change of one chunk is one write with the same epoch. What takes several chunks
+/// raises the epoch in all of them: LB nodes build tables only from a *complete* set, which has all its chunks with one
+/// epoch, and keep the last complete one until then.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(crates(kube_core = "::kube_core"))]
 #[kube(
@@ -59,14 +60,16 @@ pub struct NodeSetSpec {
     #[schemars(range(min = 1))]
     #[x_kube(validation = Rule::new("self >= oldSelf").message("an epoch never goes back"))]
     pub epoch: i64,
-    /// Slots of the lookup table of the whole set: a power of two with headroom that only grows; the largest of all chunks counts.
+    /// Slots of the lookup table of the whole set: a power of two with headroom that only grows; the largest of all
+    /// chunks counts.
     #[schemars(range(min = 256, max = 65536))]
     #[x_kube(
         validation = Rule::new("self in [256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]").message("must be a power of two"),
         validation = Rule::new("self >= oldSelf").message("lookup tables only grow"),
     )]
     pub table_slots: u32,
-    /// First 16 hex digits of the SHA-256 of the flow-hash seed (its 64 hex digits, as text): LB nodes use no other seed.
+    /// First 16 hex digits of the SHA-256 of the flow-hash seed (its 64 hex digits, as text): LB nodes use no other
+    /// seed.
     #[schemars(length(min = 16, max = 16), regex(pattern = "^[0-9a-f]{16}$"))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("a set keeps its seed: with another one every flow would move"))]
     pub seed_fingerprint: String,

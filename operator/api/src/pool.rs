@@ -26,8 +26,8 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AddressPoolSpec {
-    /// CIDR blocks (`203.0.113.0/24`, `2001:db8::/112`) and ranges FIRST-LAST (`203.0.113.10-203.0.113.20`), of either family. All of
-    /// them count, the first and the last too.
+    /// CIDR blocks (`203.0.113.0/24`, `2001:db8::/112`) and ranges FIRST-LAST (`203.0.113.10-203.0.113.20`), of either
+    /// family. All of them count, the first and the last too.
     #[schemars(schema_with = "crate::schema::pool_addresses")]
     pub addresses: Vec<String>,
     /// Whether Services that ask for no pool and no address get one from here. Default: true.
@@ -40,7 +40,8 @@ pub struct AddressPoolSpec {
     /// Leave out addresses that end in .0 and .255, which broken middleboxes take for broadcast.
     #[serde(default, rename = "avoidBuggyIPs")]
     pub avoid_buggy_ips: bool,
-    /// Namespaces whose Services may have addresses of this pool; empty, together with an absent `namespaceSelector`: all.
+    /// Namespaces whose Services may have addresses of this pool; empty, together with an absent `namespaceSelector`:
+    /// all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 256),
@@ -54,8 +55,9 @@ pub struct AddressPoolSpec {
     /// Selects Services that may have addresses of this pool by their labels; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_selector: Option<LabelSelector>,
-    /// Whether Services may name addresses of this pool in `spec.externalIPs`. Who may write Services of the pool's namespaces can take
-    /// any address that is allowed here (CVE-2020-8554). Say `autoAssign: false` for a pool that shall serve nothing else.
+    /// Whether Services may name addresses of this pool in `spec.externalIPs`. Who may write Services of the pool's
+    /// namespaces can take any address that is allowed here (CVE-2020-8554). Say `autoAssign: false` for a pool that
+    /// shall serve nothing else.
     #[serde(default, rename = "externalIPs")]
     pub external_ips: bool,
     /// Whether Services of different namespaces may share an address by the same sharing key.
@@ -87,8 +89,8 @@ pub struct AddressPoolStatus {
     /// `metadata.generation` that this is about.
     #[serde(default)]
     pub observed_generation: i64,
-    /// Condition `Conflict`: it overlaps with a pool that was there earlier, and hands nothing out. Condition `Valid`: what the API server
-    /// cannot check is right, too.
+    /// Condition `Conflict`: it overlaps with a pool that was there earlier, and hands nothing out. Condition `Valid`:
+    /// what the API server cannot check is right, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub conditions: Vec<Condition>,

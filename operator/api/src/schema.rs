@@ -1,7 +1,7 @@
 //! What the derived schemas lack, for an API server and for people who run `kubectl explain`.
 //!
-//! Never adds a rule to a type of ours: those stand beside their fields. Here is what all schemas have in common, and the bounds
-//! of the two foreign types, conditions and label selectors.
+//! Never adds a rule to a type of ours: those stand beside their fields. Here is what all schemas have in common, and
+//! the bounds of the two foreign types, conditions and label selectors.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
@@ -92,7 +92,8 @@ pub(crate) fn finish(mut crd: CustomResourceDefinition, named: Option<&NameRule>
 }
 
 fn complete(schema: &mut JSONSchemaProps) {
-    // An absent field and a null one are the same here: nulls of fields that are not nullable are pruned before rules run.
+    // An absent field and a null one are the same here: nulls of fields that are not nullable are pruned before rules
+    // run.
     schema.nullable = None;
     schema.description = schema
         .description

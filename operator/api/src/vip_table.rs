@@ -19,8 +19,8 @@ pub(crate) const NAMED: NameRule = NameRule {
     message: "a table is named by its Service, as NAMESPACE.SERVICE",
 };
 
-/// A Service as LB nodes need it: one for each, named NAMESPACE.SERVICE, in the operator's namespace, so that no tenant can forge one.
-/// About 800 B, and 65 B for each node of a Service with policy Local.
+/// A Service as LB nodes need it: one for each, named NAMESPACE.SERVICE, in the operator's namespace, so that no tenant
+/// can forge one. About 800 B, and 65 B for each node of a Service with policy Local.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(crates(kube_core = "::kube_core"))]
 #[kube(
@@ -61,8 +61,8 @@ pub struct VipTableSpec {
     /// Whether a client stays with its backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
-    /// Sources that may use it; absent: all. A family without a range is not restricted where the list has ranges of the other
-    /// only; the operator then writes that family's whole range.
+    /// Sources that may use it; absent: all. A family without a range is not restricted where the list has ranges of
+    /// the other only; the operator then writes that family's whole range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024), inner(length(min = 3, max = 43)))]
     #[x_kube(validation = Rule::new("self.all(r, isCIDR(r))").message("must be CIDR blocks"))]
@@ -201,9 +201,9 @@ pub enum Backends {
         /// Name of the set: `workers`.
         #[schemars(length(min = 1, max = 63))]
         name: String,
-        /// Families of which no endpoint anywhere is ready, or serving and terminating: LB nodes answer clients of such a VIP
-        /// (reset, port unreachable) and forward nothing. A node's own refusal is not reached: what comes by tunnel and is not
-        /// translated dies before kube-proxy would refuse it.
+        /// Families of which no endpoint anywhere is ready, or serving and terminating: LB nodes answer clients of such
+        /// a VIP (reset, port unreachable) and forward nothing. A node's own refusal is not reached: what comes by
+        /// tunnel and is not translated dies before kube-proxy would refuse it.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         #[schemars(length(max = 2))]
         unserved: Vec<AddressFamily>,

@@ -58,7 +58,8 @@ fn policy<'a>(all: &'a [Value], resource: &str) -> &'a Value {
     found
 }
 
-/// Whether a policy lets a request pass. Variables that cannot be computed are absent, as for a server that computes them when asked.
+/// Whether a policy lets a request pass. Variables that cannot be computed are absent, as for a server that computes
+/// them when asked.
 fn passes(policy: &Value, user: &User, may_everything: bool, operation: &str, object: &Value, old: &Value) -> bool {
     let mut context = Context::default().with_all();
     let mut info = json!({"username": user.username, "groups": user.groups});

@@ -1,6 +1,7 @@
 //! The rules of the custom resource definitions, evaluated as an API server does: tests/rules.yaml has the objects.
 //!
-//! What kube-cel knows and a real API server does not (and the other way round) this cannot see: `make e2e` with KUBECONFIG does.
+//! What kube-cel knows and a real API server does not (and the other way round) this cannot see: `make e2e` with
+//! KUBECONFIG does.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
 
