@@ -1,0 +1,11 @@
+//! The whole operator against the double of the API server.
+
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+mod birth;
+mod election;
+mod kill;
+mod outage;
+mod scale;
+mod stage;
+mod tools;

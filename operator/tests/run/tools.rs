@@ -1,0 +1,229 @@
+//! `services`, `pools` and `uninstall` against a cluster that an operator has left behind.
+
+use std::{
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use kube::{ResourceExt as _, api::ListParams};
+use operator_api::{ANNOTATION_ALLOCATED_FROM, CONDITION_PROGRAMMED, FINALIZER, LOAD_BALANCER_CLASS};
+use serde_json::{Value, json};
+
+use crate::stage::{OWN, Stage};
+
+const ADDRESS: &str = "203.0.113.5";
+const TIME: &str = "2026-01-01T00:00:00Z";
+
+/// A Service as a running operator leaves it, with one of somebody else beside it.
+fn leave_behind(stage: &Stage) {
+    let server = &stage.server;
+    let made = server
+        .create(json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {
+                "name": "web", "namespace": "default", "finalizers": [FINALIZER, "example.com/other"],
+                "annotations": {ANNOTATION_ALLOCATED_FROM: "main", "example.com/other": "stays"},
+            },
+            "spec": {"type": "LoadBalancer", "loadBalancerClass": LOAD_BALANCER_CLASS,
+                "ports": [{"port": 80, "protocol": "TCP"}]},
+        }))
+        .unwrap();
+    let condition = |kind: &str| json!({"type": kind, "status": "True", "reason": "Good", "message": "", "lastTransitionTime": TIME});
+    let status = json!({"status": {
+        "loadBalancer": {"ingress": [{"ip": ADDRESS, "ipMode": "VIP"}]},
+        "conditions": [condition(CONDITION_PROGRAMMED), condition("example.com/Other")],
+    }});
+    server.merge("services", "default", "web", "status", status).unwrap();
+    server
+        .create(json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "foreign", "namespace": "default", "finalizers": [FINALIZER]},
+            "spec": {"type": "LoadBalancer", "loadBalancerClass": "example.com/other",
+                "ports": [{"port": 80, "protocol": "TCP"}]},
+        }))
+        .unwrap();
+    let service = json!({"namespace": "default", "name": "web", "uid": made["metadata"]["uid"]});
+    let port = json!({"protocol": "TCP", "port": 80});
+    let ours = |kind: &str, name: &str, spec: Value| {
+        let mut object = json!({
+            "apiVersion": "vipline.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec,
+        });
+        if kind != "AddressClaim" {
+            object["metadata"]["namespace"] = json!(OWN);
+        }
+        server.create(object).unwrap()
+    };
+    let holder = json!({"service": service, "use": "LoadBalancer", "ports": [port]});
+    ours(
+        "AddressClaim",
+        ADDRESS,
+        json!({"address": ADDRESS, "pool": "main", "holders": [holder]}),
+    );
+    let table = json!({
+        "service": service, "addresses": [{"address": ADDRESS, "pool": "main", "use": "LoadBalancer"}],
+        "ports": [port], "backends": {"nodeSet": {"name": "workers"}},
+    });
+    let table = ours("VipTable", "default.web", table);
+    let set = json!({
+        "set": "workers", "chunk": 0, "chunks": 1, "epoch": 1, "tableSlots": 256,
+        "seedFingerprint": "0123456789abcdef", "nodes": [],
+    });
+    ours("NodeSet", "workers-0", set);
+    ours(
+        "TunnelConfig",
+        "default",
+        json!({"sources": [], "vipPrefixes": ["203.0.113.0/24"]}),
+    );
+    ours("LbNode", "lb1", json!({"tunnelSources": ["192.0.2.1/32"]}));
+    let programmed = json!({"status": {"programmed": {"tables": table["metadata"]["resourceVersion"], "vips": 1}}});
+    server.merge("lbnodes", OWN, "lb1", "status", programmed).unwrap();
+    lease(stage, "lb-lb1", "lb1", 40);
+}
+
+fn lease(stage: &Stage, name: &str, holder: &str, seconds: u32) {
+    let now = format!("{:.6}", jiff::Timestamp::now());
+    let spec = json!({"holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": now, "acquireTime": now});
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": name, "namespace": OWN}, "spec": spec,
+    });
+    stage.server.apply(lease, "test").unwrap();
+}
+
+/// Runs the program, off the runtime's threads.
+async fn run(stage: &Stage, args: &[&str]) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("kubeconfig");
+    std::fs::write(&file, stage.server.kubeconfig()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vipline-operator"));
+    command.args(args).arg("--kubeconfig").arg(&file).stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || command.output()).await;
+    output.unwrap().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_and_pools_are_shown_as_table_and_as_json() {
+    let stage = Stage::new().await;
+    leave_behind(&stage);
+    let output = run(&stage, &["services"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let shown = text(&output.stdout);
+    let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines.len(), 2, "{shown}");
+    assert_eq!(
+        lines[1],
+        ["default", "web", ADDRESS, "main", "80/TCP", "1/1", "ok"],
+        "{shown}"
+    );
+
+    let output = run(&stage, &["services", "-o", "json"]).await;
+    let views: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(views[0]["addresses"], json!([ADDRESS]));
+    assert_eq!(
+        (&views[0]["programmedOn"], &views[0]["lbNodes"]),
+        (&json!(1), &json!(1))
+    );
+
+    let output = run(&stage, &["pools"]).await;
+    let shown = text(&output.stdout);
+    assert!(shown.contains("main"), "{shown}");
+    assert!(shown.contains("not seen by the operator yet"), "{shown}");
+    let output = run(&stage, &["pools", "-o", "json"]).await;
+    let views: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(views[0]["name"], "main");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uninstall_takes_out_what_is_ours_and_nothing_else() {
+    let stage = Stage::new().await;
+    leave_behind(&stage);
+    let output = run(&stage, &["uninstall", "--yes"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let service = stage.services().get("web").await.unwrap();
+    assert_eq!(service.finalizers(), ["example.com/other"]);
+    assert_eq!(service.annotations().len(), 1);
+    let status = service.status.unwrap();
+    let conditions: Vec<_> = status
+        .conditions
+        .unwrap()
+        .into_iter()
+        .map(|condition| condition.type_)
+        .collect();
+    assert_eq!(conditions, ["example.com/Other"]);
+    assert!(status.load_balancer.unwrap_or_default().ingress.is_none());
+    assert_eq!(stage.services().get("foreign").await.unwrap().finalizers(), [FINALIZER]);
+    for kind in ["viptables", "addressclaims", "nodesets", "tunnelconfigs"] {
+        assert!(stage.server.list(kind).is_empty(), "{kind} are left");
+    }
+    assert_eq!(stage.server.list("addresspools").len(), 1);
+
+    // Nothing is left that the namespace would wait for.
+    stage.server.delete("namespaces", "", OWN).unwrap();
+    crate::stage::eventually("the namespace is gone", || async {
+        stage.server.read("namespaces", "", OWN).is_none()
+    })
+    .await;
+    // And again, with nothing there.
+    let output = run(&stage, &["uninstall", "--yes", "--force"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uninstall_can_leave_the_addresses() {
+    let stage = Stage::new().await;
+    leave_behind(&stage);
+    let output = run(&stage, &["uninstall", "--yes", "--keep-addresses"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(stage.addresses("web").await, [ADDRESS]);
+    let service = stage.services().get("web").await.unwrap();
+    assert_eq!(service.finalizers(), ["example.com/other"]);
+    assert!(
+        stage
+            .tables()
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
+            .is_empty()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uninstall_asks_and_refuses_while_an_operator_lives() {
+    let stage = Stage::new().await;
+    leave_behind(&stage);
+    let output = run(&stage, &["uninstall"]).await;
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("--yes"));
+
+    let operator = stage.operator(|options| {
+        options.leader_elect = true;
+        options.identity = "alive".to_owned();
+        // It looks at nothing: what is there is for the assertion below.
+        options.settings.namespace = OWN.to_owned();
+    });
+    crate::stage::eventually("it leads", || async {
+        stage.leases().get_opt("vipline-operator").await.unwrap().is_some()
+    })
+    .await;
+    let start = Instant::now();
+    let output = run(&stage, &["uninstall", "--yes"]).await;
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("alive is running"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    assert_eq!(stage.server.list("viptables").len(), 1);
+    operator.kill();
+
+    // A dead one's Lease is waited out, and then it is gone on.
+    let output = run(&stage, &["uninstall", "--yes"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(stage.server.list("viptables").is_empty());
+}
