@@ -22,7 +22,7 @@ demo: ready ## Real connections through a VIP, in network namespaces of this mac
 
 test: ready ## All tests of all tiers; as root, or with what needs root left out loudly
 	cargo test --workspace --doc --quiet
-	$(NEXTEST)
+	env -u KUBECONFIG $(NEXTEST)
 
 golden: ready ## The loaded program against golden packets and against its host build (root)
 	$(NEXTEST) -E 'binary(/^golden|^differential|^datapath/)'
@@ -34,7 +34,7 @@ bench: ready ## Cost per packet of the shipped program, beside the design's goal
 	@cargo run --release -p vipline-perf --bin vipline-perf -- prog
 
 e2e: ready ## The operator's suite against the API server double, or against the cluster of KUBECONFIG
-	cargo nextest run -p vipline-operator -E 'binary(/^e2e/)'
+	cargo nextest run -p vipline-operator -E 'binary(/^e2e/)' $(if $(KUBECONFIG),--test-threads 1)
 
 manifests: ready ## Write deploy/manifests/{crds,install}.yaml anew, from operator/api and the other manifests
 	UPDATE_MANIFESTS=1 cargo test --quiet --locked -p operator-api --test manifests

@@ -1,0 +1,18 @@
+//! The operator end to end: through the API alone, against the double of the API server, or against the cluster of `KUBECONFIG`.
+//!
+//! Never assumes what only the double fulfils: no resourceVersions, no ranges of cluster IPs, no nodes of its own making. Each
+//! test has namespaces, class, pools and addresses of its own, and removes them, also when it has failed.
+
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+#![expect(
+    clippy::print_stderr,
+    reason = "what was skipped and what a failed test saw is for whoever runs it"
+)]
+
+mod changes;
+mod cluster;
+#[path = "../support/lb_node.rs"]
+mod lb_node;
+mod life;
+mod look;
+mod pools;
