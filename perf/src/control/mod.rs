@@ -33,6 +33,10 @@ use crate::{interrupt::Interrupt, machine::Machine, progress::Progress};
 
 /// Between two looks at something that is waited for.
 const LOOK: Duration = Duration::from_millis(5);
+/// Between two looks at whether the operator is done.
+const IDLE_LOOK: Duration = Duration::from_millis(500);
+/// Between two looks for a program, each of which is a process of its own.
+const PROGRAM_LOOK: Duration = Duration::from_millis(50);
 /// How long nothing more may be written for everything to count as written.
 const QUIET: Duration = Duration::from_secs(3);
 
@@ -259,7 +263,8 @@ impl Run<'_> {
                     if process::is_idle(&ns).unwrap_or(false) {
                         return Some(start.elapsed());
                     }
-                    thread::sleep(Duration::from_millis(20));
+                    // An answer of the metrics looks at every Service: asked often, it would be what is measured.
+                    thread::sleep(IDLE_LOOK);
                 }
                 None
             });
@@ -285,6 +290,7 @@ impl Run<'_> {
                 next = 0;
             }
             let Some(known) = &maps else {
+                thread::sleep(PROGRAM_LOOK);
                 return Ok(false);
             };
             // Found once is found: tables only grow here. A program that was replaced begins anew.
