@@ -76,7 +76,10 @@ impl Drop for KubeProxies {
         if let Some(thread) = self.thread.take()
             && let Ok(Err(error)) = thread.join()
         {
-            eprintln!("the stand-in for kube-proxy stopped: {error:#}");
+            assert!(
+                std::thread::panicking(),
+                "the stand-in for kube-proxy stopped: {error:#}"
+            );
         }
     }
 }

@@ -25,10 +25,10 @@ pub(crate) const SERVER_PORT: u16 = 8080;
 /// Everything at work. Fields drop in this order: daemons first, namespaces last.
 pub(crate) struct Site {
     pub(crate) operator: Option<Operator>,
-    pub(crate) proxies: KubeProxies,
+    _proxies: KubeProxies,
     pub(crate) lbs: Vec<Daemon>,
     pub(crate) nodes: Vec<Daemon>,
-    pub(crate) servers: Vec<Server>,
+    _servers: Vec<Server>,
     pub(crate) cluster: Cluster,
     pub(crate) topology: Topology,
 }
@@ -83,10 +83,10 @@ impl Site {
         let proxies = KubeProxies::start(&cluster.server, &topology, proxy_delay)?;
         let mut site = Self {
             operator,
-            proxies,
+            _proxies: proxies,
             lbs,
             nodes,
-            servers,
+            _servers: servers,
             cluster,
             topology,
         };
