@@ -7,7 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Condition,
 };
 use kube::{Api, ResourceExt as _, api::ListParams};
-use operator_api::{AddressClaim, CONDITION_PROGRAMMED, VipTable};
+use operator_api::{AddressClaim, Backends, CONDITION_PROGRAMMED, LocalNode, VipTable};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
@@ -32,6 +32,14 @@ impl Cluster {
         })
         .await;
         self.addresses(name).await
+    }
+
+    /// Waits until a Service's status names these addresses.
+    pub(crate) async fn has(&self, name: &str, wanted: &[String]) {
+        self.until(&format!("{name} has {wanted:?}"), || async {
+            self.addresses(name).await == wanted
+        })
+        .await;
     }
 
     /// A condition of a Service.
@@ -158,4 +166,12 @@ pub(crate) fn addresses(service: &Service) -> Vec<String> {
 pub(crate) fn ports(table: &VipTable) -> Vec<String> {
     let ports = table.spec.ports.iter();
     ports.map(|port| format!("{}/{:?}", port.port, port.protocol)).collect()
+}
+
+/// Nodes of a table with policy Local.
+pub(crate) fn local_nodes(table: &VipTable) -> Option<&[LocalNode]> {
+    match &table.spec.backends {
+        Backends::Local { nodes, .. } => Some(nodes),
+        Backends::NodeSet { .. } => None,
+    }
 }

@@ -5,14 +5,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 #![expect(
+    clippy::print_stdout,
     clippy::print_stderr,
     reason = "what was skipped and what a failed test saw is for whoever runs it"
 )]
 
 mod changes;
 mod cluster;
+mod families;
 #[path = "../support/lb_node.rs"]
 mod lb_node;
+mod leaving;
 mod life;
 mod look;
+mod policies;
 mod pools;
+mod requests;
+mod sharing;
