@@ -105,6 +105,16 @@ impl Cluster {
     async fn prepare(&mut self) {
         if self.is_real() {
             self.define().await;
+            // Claims are the whole cluster's: an operator of another class takes those of a Vipline that is there.
+            self.until("no Vipline has addresses in this cluster: use another one", || async {
+                self.claims()
+                    .list(&ListParams::default())
+                    .await
+                    .unwrap()
+                    .items
+                    .is_empty()
+            })
+            .await;
         } else {
             for number in 1..=3 {
                 self.node(&format!("w{number}"), &format!("10.0.0.{number}")).await;

@@ -187,8 +187,9 @@ async fn a_service_of_another_class_is_never_written() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_is_selected_keeps_the_address_of_its_former_balancer_and_keeps_it_when_let_go() {
     let cluster = Cluster::connect().await;
+    let label = &cluster.namespace;
     let selector = LabelSelector {
-        match_labels: Some([("vipline".to_owned(), "yes".to_owned())].into()),
+        match_labels: Some([("vipline-e2e".to_owned(), label.clone())].into()),
         match_expressions: None,
     };
     let _operator = cluster.operator(|options| options.settings.service_selector = Some(selector));
@@ -209,13 +210,13 @@ async fn a_service_that_is_selected_keeps_the_address_of_its_former_balancer_and
         .await;
 
     cluster
-        .patch("web", json!({"metadata": {"labels": {"vipline": "yes"}}}))
+        .patch("web", json!({"metadata": {"labels": {"vipline-e2e": label}}}))
         .await;
     assert_eq!(cluster.is_served("web").await.join(","), theirs);
     assert!(cluster.claim(&theirs).await.is_some());
 
     cluster
-        .patch("web", json!({"metadata": {"labels": {"vipline": null}}}))
+        .patch("web", json!({"metadata": {"labels": {"vipline-e2e": null}}}))
         .await;
     cluster.is_free(&theirs).await;
     cluster
@@ -270,4 +271,67 @@ async fn without_lb_nodes_the_status_stays_and_says_so_until_they_are_back() {
     assert!(cluster.table("web").await.is_some());
     let _lb = cluster.lb_node("lb1");
     assert_eq!(cluster.is_served("web").await, addresses);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_the_default_class_it_takes_services_without_one_and_no_others() {
+    let cluster = Cluster::connect().await;
+    if cluster.is_real() {
+        println!("skipped: it would take every Service without a class of this cluster");
+        return;
+    }
+    let _operator = cluster.operator(|options| options.settings.default_class = true);
+    let _lb = cluster.lb_node("lb1");
+    cluster.pool("main", &[cluster.range4(1, 4)], json!({})).await;
+    cluster
+        .service("foreign", json!({"loadBalancerClass": "e2e.example.com/other"}))
+        .await;
+    cluster.service("ours", json!({})).await;
+    cluster.service("classless", json!({"loadBalancerClass": null})).await;
+    cluster.is_served("ours").await;
+    cluster.is_served("classless").await;
+    let service = cluster.see("foreign").await;
+    assert!(service.finalizers().is_empty() && service.annotations().is_empty());
+    assert!(addresses(&service).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_waits_for_an_address_can_be_deleted_and_its_next_life_is_served() {
+    let (cluster, _running) = Cluster::running().await;
+    for _ in 0..2 {
+        cluster.service("web", json!({})).await;
+        cluster.is_refused("web", CONDITION_ALLOCATED, "AllocationFailed").await;
+        cluster.delete("web").await;
+        cluster.is_gone("web").await;
+    }
+    cluster.pool("main", &[cluster.range4(1, 1)], json!({})).await;
+    // The one address of the pool: each life gets it from the one before.
+    for _ in 0..3 {
+        cluster.service("web", json!({})).await;
+        assert_eq!(cluster.is_served("web").await, [cluster.ip4(1)]);
+        cluster.delete("web").await;
+        cluster.is_gone("web").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_condition_counts_the_lb_nodes_that_live() {
+    let cluster = Cluster::connect().await;
+    let _operator = cluster.operator(|_| {});
+    let _one = cluster.lb_node_with_lease("lb1", 40);
+    let two = cluster.lb_node_with_lease("lb2", 4);
+    cluster.pool("main", &[cluster.range4(1, 4)], json!({})).await;
+    cluster.service("web", json!({})).await;
+    let on = |words: &'static str| {
+        let cluster = &cluster;
+        async move {
+            let condition = cluster.condition("web", CONDITION_PROGRAMMED).await;
+            condition.is_some_and(|it| it.status == "True" && it.message == words)
+        }
+    };
+    cluster.until("on both", || on("on 2 of 2 LB nodes")).await;
+    drop(two);
+    cluster
+        .until("on the one that is left", || on("on 1 of 1 LB nodes"))
+        .await;
 }
