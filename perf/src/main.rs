@@ -147,15 +147,9 @@ fn prog(args: &ProgArgs) -> Result<ExitCode> {
         repeat: args.repeat.unwrap_or(repeat),
     };
     let report = prog::run(&options, &interrupt, &Progress::new())?;
-    let mut out = io::stdout().lock();
-    match args.output {
-        Output::Table => report::write_table(&report, &mut out)?,
-        Output::Json => {
-            serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from)?;
-            writeln!(out)?;
-        }
-    }
-    out.flush()?;
+    print(args.output, &report, |report, mut out| {
+        report::write_table(report, &mut out)
+    })?;
     Ok(if report.interrupted {
         ExitCode::from(130)
     } else if report.refused.is_empty() {
@@ -174,15 +168,7 @@ fn slow(args: &SlowArgs) -> Result<ExitCode> {
         paced: args.pace,
     };
     let report = slow::run(&options, &interrupt, &Progress::new())?;
-    let mut out = io::stdout().lock();
-    match args.output {
-        Output::Table => slow::write_table(&report, &mut out)?,
-        Output::Json => {
-            serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from)?;
-            writeln!(out)?;
-        }
-    }
-    out.flush()?;
+    print(args.output, &report, slow::write_table)?;
     Ok(if interrupt.came() {
         ExitCode::from(130)
     } else {
@@ -202,15 +188,7 @@ fn control(args: &ControlArgs) -> Result<ExitCode> {
         restarts: args.restarts,
     };
     let report = control::run(&options, &interrupt, &Progress::new())?;
-    let mut out = io::stdout().lock();
-    match args.output {
-        Output::Table => control::write_table(&report, &mut out)?,
-        Output::Json => {
-            serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from)?;
-            writeln!(out)?;
-        }
-    }
-    out.flush()?;
+    print(args.output, &report, control::write_table)?;
     Ok(if report.interrupted {
         ExitCode::from(130)
     } else if report.failed.is_empty() {
@@ -218,6 +196,23 @@ fn control(args: &ControlArgs) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Writes a report as it was asked for.
+fn print<T: serde::Serialize>(
+    output: Output,
+    report: &T,
+    write_table: impl FnOnce(&T, &mut dyn io::Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match output {
+        Output::Table => write_table(report, &mut out)?,
+        Output::Json => {
+            serde_json::to_writer_pretty(&mut out, report)?;
+            writeln!(out)?;
+        }
+    }
+    out.flush()
 }
 
 fn show(file: &Path) -> Result<ExitCode> {
