@@ -17,7 +17,7 @@ ready:
 	@scripts/setup.sh --quiet
 
 demo: ready ## Real connections through a VIP, in network namespaces of this machine (root)
-	@cargo build --locked --release --bins -p lb -p vipline-perf
+	@cargo build --locked --release --bins -p lb -p vipline-perf --no-default-features
 	@$(or $(CARGO_TARGET_DIR),target)/release/vipline-demo
 
 test: ready ## All tests of all tiers; as root, or with what needs root left out loudly

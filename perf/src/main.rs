@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "control")]
 mod control;
 mod interrupt;
 mod machine;
@@ -40,7 +41,8 @@ enum Mode {
     /// Packets a second and core of the slow path, and what the fast path keeps while the slow path is flooded (root)
     Slow(SlowArgs),
     /// The control plane at scale: operator and LB node beside an API server double, beside the design's goals (root)
-    Control(ControlArgs),
+    #[cfg(feature = "control")]
+    Control(control::Args),
     /// Print a recorded `prog`, `slow` or `control -o json` as a table
     Show {
         /// The record, such as perf/record/DATE_MACHINE/prog.json
@@ -83,31 +85,6 @@ struct SlowArgs {
     output: Output,
 }
 
-#[derive(Debug, Args)]
-struct ControlArgs {
-    /// Services, of one port each
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    services: u32,
-    /// How many of them have policy Local, and so a backend set of their own [default: a tenth]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=100_000))]
-    local: Option<u32>,
-    /// Worker nodes
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(4..=5_000))]
-    nodes: u32,
-    /// Changes of EndpointSlices of Local Services
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
-    changes: u32,
-    /// How many of them a second
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    rate: u32,
-    /// Restarts of each kind
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=1_000))]
-    restarts: u32,
-    /// How to print what was found
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// Columns, for people
@@ -117,12 +94,14 @@ enum Output {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "control")]
     if let Some(code) = control::role() {
         return code;
     }
     let outcome = match Cli::parse().mode {
         Mode::Prog(args) => prog(&args),
         Mode::Slow(args) => slow(&args),
+        #[cfg(feature = "control")]
         Mode::Control(args) => control(&args),
         Mode::Show { file } => show(&file),
     };
@@ -177,17 +156,10 @@ fn slow(args: &SlowArgs) -> Result<ExitCode> {
 }
 
 /// Exit codes as those of [`prog()`]; 1 where a part could not be measured.
-fn control(args: &ControlArgs) -> Result<ExitCode> {
+#[cfg(feature = "control")]
+fn control(args: &control::Args) -> Result<ExitCode> {
     let interrupt = Interrupt::hold()?;
-    let options = control::Options {
-        services: args.services,
-        local: args.local.unwrap_or(args.services.div_ceil(10)),
-        nodes: args.nodes,
-        changes: args.changes,
-        rate: args.rate,
-        restarts: args.restarts,
-    };
-    let report = control::run(&options, &interrupt, &Progress::new())?;
+    let report = control::run(&args.options(), &interrupt, &Progress::new())?;
     print(args.output, &report, control::write_table)?;
     Ok(if report.interrupted {
         ExitCode::from(130)
@@ -222,6 +194,7 @@ fn show(file: &Path) -> Result<ExitCode> {
         slow::write_table(&report, &mut out)?;
         return Ok(ExitCode::SUCCESS);
     }
+    #[cfg(feature = "control")]
     if let Ok(report) = serde_json::from_slice::<control::Report>(&text) {
         control::write_table(&report, &mut out)?;
         return Ok(ExitCode::SUCCESS);

@@ -3,6 +3,7 @@
 //! Never believes what the daemon says of itself: a VIP is there when the program's own match table has it, and a change is done when
 //! the lookup table that a packet would meet names the new nodes.
 
+mod args;
 mod latency;
 mod maps;
 mod measure;
@@ -20,6 +21,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
+pub(crate) use args::Args;
 pub(crate) use process::role;
 pub(crate) use report::{Report, write_table};
 
