@@ -14,7 +14,7 @@ pub(crate) const NAMED: NameRule = NameRule {
 };
 
 /// An address in use. Its name is the address, so that a second creation is refused with 409: IPv4 as it is, IPv6 as
-/// eight groups of four digits with dashes between. About 530 B, and 30 B for each further port.
+/// eight groups of four digits with dashes between. About 580 B, and 30 B for each further port.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(crates(kube_core = "::kube_core"))]
 #[kube(
@@ -31,11 +31,14 @@ pub(crate) const NAMED: NameRule = NameRule {
     printcolumn = r#"{"name":"Namespace","type":"string","jsonPath":".spec.holders[0].service.namespace"}"#,
     printcolumn = r#"{"name":"Service","type":"string","jsonPath":".spec.holders[0].service.name"}"#,
     printcolumn = r#"{"name":"Sharing-Key","type":"string","jsonPath":".spec.sharingKey"}"#,
+    printcolumn = r#"{"name":"Installation","type":"string","jsonPath":".spec.installation","priority":1}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[x_kube(
     validation = Rule::new("has(self.sharingKey) || self.holders.filter(h, h.use == 'LoadBalancer').size() <= 1")
         .message("without a sharing key there is one holder of a load balancer address"),
+    validation = Rule::new("!has(oldSelf.installation) || !has(self.installation) || self.installation == oldSelf.installation")
+        .message("a claim stays with its installation"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AddressClaimSpec {
@@ -46,6 +49,12 @@ pub struct AddressClaimSpec {
         validation = Rule::new("self == oldSelf").message("the address of a claim never changes"),
     )]
     pub address: String,
+    /// Installation of Vipline that the claim is of: the operator's namespace and its leader's Lease, `NAMESPACE/LEASE`. The
+    /// operators of others leave it alone. Absent in claims of versions that did not say: the installation that serves a holder
+    /// takes such a claim over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 3, max = 317))]
+    pub installation: Option<String>,
     /// Pool that the address came from.
     #[schemars(length(min = 1, max = 253))]
     pub pool: String,

@@ -73,5 +73,10 @@ pub const FIELD_MANAGER: &str = "vipline-operator";
 pub const LB_FIELD_MANAGER: &str = "vipline-lb";
 /// Lease for which operators compete.
 pub const LEADER_LEASE: &str = "vipline-operator";
+/// What an installation is called in its claims: the operator's namespace and its leader's Lease.
+pub fn installation(namespace: &str) -> String {
+    format!("{namespace}/{LEADER_LEASE}")
+}
+
 /// Prefix of an LB node's Lease (its liveness), before the node's name.
 pub const LB_LEASE_PREFIX: &str = "lb-";

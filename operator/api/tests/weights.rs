@@ -70,7 +70,7 @@ fn claim(name: &str, address: &str) -> usize {
     bytes::<AddressClaim>(stored(
         "AddressClaim",
         name,
-        json!({"address": address, "pool": "public", "holders": [{
+        json!({"address": address, "pool": "public", "installation": "vipline-system/vipline-operator", "holders": [{
             "service": {"namespace": "team-payments", "name": "checkout-frontend", "uid": "6f1c2b9e-2a07-4a34-9a57-3f0f4f3d1c55"},
             "use": "LoadBalancer",
             "ports": [{"protocol": "TCP", "port": 80}, {"protocol": "TCP", "port": 443}],
@@ -121,7 +121,7 @@ fn objects_weigh_what_the_documents_say() {
     weighs(65, each);
     weighs(400, node_set(0));
     weighs(105, (node_set(500) - node_set(0)) / 500);
-    weighs(530, claim("203.0.113.107", "203.0.113.107"));
+    weighs(580, claim("203.0.113.107", "203.0.113.107"));
     weighs(610, lb_node(0, 0));
     weighs(400, tunnel(4, 4));
 }

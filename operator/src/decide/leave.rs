@@ -2,8 +2,9 @@
 //!
 //! Never gives an address back while a table names it, never lets the finalizer go before, and never touches what others wrote.
 //!
-//! 1. the table goes: LB nodes serve it no more
-//! 2. claims are given back
+//! 1. the table goes: LB nodes serve it no more. (Claims that do not say whose they are become ours before: without the table,
+//!    nobody could tell.)
+//! 2. claims are given back, those of ours alone
 //! 3. the status is cleared, if the Service lives on and nobody else serves it; conditions of ours go
 //! 4. finalizer and annotation go
 
@@ -20,6 +21,7 @@ use super::{
 use crate::{
     ServiceKey,
     index::{Index, Why},
+    ipam::{Claim, Owner},
 };
 
 /// The next write on the way out.
@@ -36,7 +38,8 @@ pub(super) fn next(index: &Index, key: &ServiceKey, service: &Service, why: Why,
         },
     };
     leaving
-        .delete_table()
+        .take_over()
+        .or_else(|| leaving.delete_table())
         .or_else(|| leaving.give_back())
         .or_else(|| leaving.clear_status())
         .or_else(|| leaving.let_go())
@@ -53,6 +56,16 @@ struct Leaving<'a> {
 }
 
 impl Leaving<'_> {
+    /// A claim of a Service with a table of ours that does not say whose it is.
+    fn take_over(&self) -> Option<Next> {
+        self.index.table(self.key)?;
+        let (claims, service) = (self.index.claims(), self.service_ref());
+        let write = claims
+            .held_by(&service)
+            .find_map(|claim| claim.taken_over(claims.installation()))?;
+        Some(quietly(write.into()))
+    }
+
     fn delete_table(&self) -> Option<Next> {
         let table = self.index.table(self.key)?;
         let notes = vec![self.reporter.deleting(self.why.word())];
@@ -60,14 +73,24 @@ impl Leaving<'_> {
     }
 
     fn give_back(&self) -> Option<Next> {
-        let service = ServiceRef {
+        let service = self.service_ref();
+        // Of a Service that others may serve by now, a claim that does not say whose it is may be theirs.
+        let is_ours = |claim: &&Claim| match (claim.owner(), self.why) {
+            (Owner::Ours, _) => true,
+            (Owner::Others, _) | (Owner::Unsaid, Why::OtherClass | Why::LetGo) => false,
+            (Owner::Unsaid, Why::Deleted | Why::NotLoadBalancer | Why::ExternalName | Why::Headless) => true,
+        };
+        let mut held = self.index.claims().held_by(&service).filter(is_ours);
+        let write = held.find_map(|claim| claim.without(&service))?;
+        Some(quietly(write.into()))
+    }
+
+    fn service_ref(&self) -> ServiceRef {
+        ServiceRef {
             namespace: self.key.namespace.clone(),
             name: self.key.name.clone(),
             uid: self.reporter.uid.clone(),
-        };
-        let mut held = self.index.claims().held_by(&service);
-        let write = held.find_map(|claim| claim.without(&service))?;
-        Some(quietly(write.into()))
+        }
     }
 
     /// One that is being deleted has its status cleared only where somebody else's finalizer keeps it: its address is given to

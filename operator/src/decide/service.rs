@@ -450,6 +450,7 @@ fn passes(problem: &Problem) -> bool {
         | Problem::FormerLife { .. }
         | Problem::KeyDiffers { .. }
         | Problem::OtherNamespace { .. }
+        | Problem::OtherInstallation { .. }
         | Problem::PortsCollide { .. }
         | Problem::Full { .. }
         | Problem::ClaimUnreadable { .. }

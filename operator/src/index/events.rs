@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     Subject,
-    ipam::{Claim, Pool, Range},
+    ipam::{Claim, Owner, Pool, Range},
 };
 
 /// Large, and of no use to us.
@@ -239,7 +239,8 @@ impl Index {
             return;
         };
         let covering = self.pools.covering(address).map(|pool| pool.name().to_owned());
-        if covering.is_none() && old.is_some() != new.is_some() {
+        let owner = |claim: &Option<Claim>| claim.as_ref().map(Claim::owner);
+        if covering.is_none() && owner(&old) != owner(&new) {
             dirty.insert(Subject::Tunnel);
         }
         dirty.extend(covering.map(Subject::Pool));
@@ -256,6 +257,7 @@ impl Index {
         }
         if new
             .as_ref()
+            .filter(|claim| claim.owner() != Owner::Others)
             .is_some_and(|claim| claim.holders().any(|holder| !self.lives(&holder.service)))
         {
             dirty.insert(Subject::Orphans);

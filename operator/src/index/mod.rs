@@ -53,7 +53,7 @@ pub use wanted::{Deprecation, Refusal, RefusedPort, Serve, Wanted, Why};
 
 use crate::{
     ServiceKey,
-    ipam::{Claim, Claims, Pools, address_of_name},
+    ipam::{Claim, Claims, Owner, Pools, address_of_name},
 };
 
 /// Where kube-proxy says how it is (KEP-3836).
@@ -125,7 +125,6 @@ impl Index {
             .clone()
             .and_then(|selector| Selector::try_from(selector).ok());
         Self {
-            settings,
             selector,
             services: Store::default(),
             slices: Store::default(),
@@ -135,7 +134,7 @@ impl Index {
             namespaces: Store::default(),
             pools: Pools::default(),
             pool_versions: Store::default(),
-            claims: Claims::default(),
+            claims: Claims::of(settings.installation()),
             claim_versions: Store::default(),
             tables: Store::default(),
             node_sets: Store::default(),
@@ -147,6 +146,7 @@ impl Index {
             waiting: BTreeMap::new(),
             unpublished: BTreeSet::new(),
             ignored: 0,
+            settings,
         }
     }
 
@@ -190,10 +190,12 @@ impl Index {
             let none = BTreeMap::new();
             kube::core::SelectorExt::matches(selector, labels.unwrap_or(&none))
         };
+        let has_traces = self.table(key).is_some() || self.claims.marks(key);
         let around = service::Around {
             class: &self.settings.class,
             selected: self.settings.default_class || self.selector.as_ref().is_some_and(fits),
-            has_traces: self.table(key).is_some() || self.claims.of_service(key).next().is_some(),
+            has_traces,
+            of_others: !has_traces && self.claims.is_of_others(key),
             namespace_labels: self.labels_of(&key.namespace),
         };
         service::wanted(service, &around)
@@ -265,7 +267,8 @@ impl Index {
             let service = events::service_of_table(&key.name);
             service.is_none_or(|service| self.services.by_key(&service).is_none())
         });
-        let holders = self.claims.iter().flat_map(|claim| {
+        let claims = self.claims.iter().filter(|claim| claim.owner() != Owner::Others);
+        let holders = claims.flat_map(|claim| {
             let dead = claim.holders().filter(|holder| !self.lives(&holder.service));
             dead.map(|holder| Orphan::Holder(claim.object(), holder))
         });

@@ -147,3 +147,10 @@ pub struct Settings {
     /// Take Services without a class whose labels fit, whatever `default_class` says. One that makes no sense fits none.
     pub service_selector: Option<LabelSelector>,
 }
+
+impl Settings {
+    /// What this installation is called in its claims.
+    pub fn installation(&self) -> String {
+        operator_api::installation(&self.namespace)
+    }
+}

@@ -36,6 +36,8 @@ pub(super) struct Around<'a> {
     pub(super) selected: bool,
     /// There is a table or a claim of ours for it.
     pub(super) has_traces: bool,
+    /// There is none, and another installation has a claim for it.
+    pub(super) of_others: bool,
     /// Labels of its namespace.
     pub(super) namespace_labels: &'a BTreeMap<String, String>,
 }
@@ -68,6 +70,10 @@ pub(super) fn wanted(service: &Service, around: &Around<'_>) -> Wanted {
     let (Some(spec), Some(reference)) = (&service.spec, reference(service)) else {
         return Wanted::Foreign;
     };
+    // What is written on it is theirs; a class of ours says that they will let it go.
+    if around.of_others && spec.load_balancer_class.as_deref() != Some(around.class) {
+        return Wanted::Foreign;
+    }
     let cleaned_up = |why| {
         if around.has_traces || has_marks(service) {
             Wanted::Nothing(why)

@@ -97,12 +97,13 @@ impl<'a> Desk<'a> {
         self.key
     }
 
-    pub(super) const fn applicant(&self, used_as: Use) -> Applicant<'a> {
+    pub(super) fn applicant(&self, used_as: Use) -> Applicant<'a> {
         Applicant {
             service: &self.request.service,
             used_as,
             ports: &self.request.ports,
             key: self.key,
+            installation: self.claims.installation(),
         }
     }
 

@@ -1,5 +1,7 @@
-//! Claims: which Service has which address.
+//! Claims: which Service has which address, and which installation of Vipline the claim is of.
 //!
+//! Never changes a claim of another installation: its address is taken, and its holders are none of ours. One that does not say
+//! whose it is was written by a version that did not know; the installation that serves a holder takes it over by its next write.
 //! Never believes a claim whose name and address differ: its name is what the API server keeps unique, so the address of that
 //! name is taken, by nobody who could be asked.
 
@@ -14,11 +16,23 @@ use operator_api::{AddressClaim, Holder, ServiceRef};
 use super::{Range, runs::Runs};
 use crate::ServiceKey;
 
+/// Whose a claim is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// This installation's.
+    Ours,
+    /// It does not say.
+    Unsaid,
+    /// Another installation's.
+    Others,
+}
+
 /// A claim and the address that it is about.
 #[derive(Clone, Debug)]
 pub struct Claim {
     address: IpAddr,
     object: AddressClaim,
+    owner: Owner,
 }
 
 impl Claim {
@@ -37,14 +51,35 @@ impl Claim {
         self.object.metadata.name.as_deref().unwrap_or_default()
     }
 
-    /// Services that use it.
+    /// Whose it is.
+    pub const fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// The other installation whose it is.
+    pub fn other_installation(&self) -> Option<&str> {
+        let installation = self.object.spec.installation.as_deref();
+        installation.filter(|_| self.owner == Owner::Others)
+    }
+
+    /// The write that takes it over for an installation. `None`: it says already whose it is.
+    pub fn taken_over(&self, installation: &str) -> Option<ClaimWrite> {
+        (self.owner == Owner::Unsaid).then(|| {
+            let mut object = self.object.clone();
+            object.spec.installation = Some(installation.to_owned());
+            ClaimWrite::Replace(object)
+        })
+    }
+
+    /// Services that use it, whoever serves them.
     pub fn holders(&self) -> slice::Iter<'_, Holder> {
         self.object.spec.holders.iter()
     }
 
-    /// What this life of a Service holds of it.
+    /// What this life of a Service holds of it by us.
     pub fn holder(&self, service: &ServiceRef) -> Option<&Holder> {
-        self.holders().find(|holder| holder.service == *service)
+        let mut holders = self.holders().filter(|_| self.owner != Owner::Others);
+        holders.find(|holder| holder.service == *service)
     }
 
     /// Key by which its holders share it.
@@ -101,14 +136,33 @@ pub enum ClaimWrite {
 /// All claims.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
+    /// What this installation is called.
+    installation: String,
     by_address: BTreeMap<IpAddr, Claim>,
     by_service: BTreeMap<ServiceKey, BTreeSet<IpAddr>>,
+    /// As `by_service`, of other installations.
+    of_others: BTreeMap<ServiceKey, BTreeSet<IpAddr>>,
     by_key: BTreeMap<String, BTreeSet<IpAddr>>,
     runs: Runs,
+    /// Without those of other installations.
+    own_runs: Runs,
     reserved: Runs,
 }
 
 impl Claims {
+    /// None yet, as an installation sees them.
+    pub fn of(installation: String) -> Self {
+        Self {
+            installation,
+            ..Self::default()
+        }
+    }
+
+    /// What this installation is called.
+    pub fn installation(&self) -> &str {
+        &self.installation
+    }
+
     /// Puts a claim in the place of its earlier version. Returns whether its name is that of an address: another has no meaning
     /// and is not kept.
     pub fn apply(&mut self, object: &AddressClaim) -> bool {
@@ -116,23 +170,31 @@ impl Claims {
             return false;
         };
         self.take_out(address);
+        let owner = match &object.spec.installation {
+            None => Owner::Unsaid,
+            Some(installation) if *installation == self.installation => Owner::Ours,
+            Some(_) => Owner::Others,
+        };
+        let by_service = match owner {
+            Owner::Ours | Owner::Unsaid => &mut self.by_service,
+            Owner::Others => &mut self.of_others,
+        };
         for holder in &object.spec.holders {
-            self.by_service
-                .entry(key_of(&holder.service))
-                .or_default()
-                .insert(address);
+            by_service.entry(key_of(&holder.service)).or_default().insert(address);
         }
-        if let Some(key) = &object.spec.sharing_key {
-            self.by_key.entry(key.clone()).or_default().insert(address);
+        if owner != Owner::Others {
+            if let Some(key) = &object.spec.sharing_key {
+                self.by_key.entry(key.clone()).or_default().insert(address);
+            }
+            self.own_runs.insert(address);
         }
         self.runs.insert(address);
-        self.by_address.insert(
+        let claim = Claim {
             address,
-            Claim {
-                address,
-                object: object.clone(),
-            },
-        );
+            object: object.clone(),
+            owner,
+        };
+        self.by_address.insert(address, claim);
         true
     }
 
@@ -144,6 +206,7 @@ impl Claims {
     /// Puts a whole list in the place of all claims.
     pub fn reset<'a>(&mut self, objects: impl IntoIterator<Item = &'a AddressClaim>) {
         *self = Self {
+            installation: std::mem::take(&mut self.installation),
             reserved: std::mem::take(&mut self.reserved),
             ..Self::default()
         };
@@ -152,7 +215,7 @@ impl Claims {
         }
     }
 
-    /// All, in the order of their addresses.
+    /// All, those of other installations included, in the order of their addresses.
     pub fn iter(&self) -> impl Iterator<Item = &Claim> {
         self.by_address.values()
     }
@@ -169,7 +232,17 @@ impl Claims {
         self.by_address.get(&address)
     }
 
-    /// Those that a Service of this name holds, whichever life of it, in the order of their addresses.
+    /// Whether there is one of ours, said to be so, that a Service of this name holds.
+    pub fn marks(&self, service: &ServiceKey) -> bool {
+        self.of_service(service).any(|claim| claim.owner == Owner::Ours)
+    }
+
+    /// Whether another installation holds any for a Service of this name.
+    pub fn is_of_others(&self, service: &ServiceKey) -> bool {
+        self.of_others.contains_key(service)
+    }
+
+    /// Those of ours that a Service of this name holds, whichever life of it, in the order of their addresses.
     pub fn of_service(&self, service: &ServiceKey) -> impl Iterator<Item = &Claim> {
         let addresses = self.by_service.get(service).into_iter().flatten();
         addresses.filter_map(|address| self.by_address.get(address))
@@ -215,9 +288,14 @@ impl Claims {
         self.reserved.remove(address);
     }
 
-    /// Claimed addresses.
+    /// Claimed addresses, by whomever.
     pub(super) const fn runs(&self) -> &Runs {
         &self.runs
+    }
+
+    /// Addresses that this installation has claimed.
+    pub(super) const fn own_runs(&self) -> &Runs {
+        &self.own_runs
     }
 
     /// The last address after `address` that is not free without a gap; `None`: it is free itself.
@@ -230,8 +308,10 @@ impl Claims {
             return false;
         };
         self.runs.remove(address);
+        self.own_runs.remove(address);
         for holder in claim.holders() {
             remove_from(&mut self.by_service, &key_of(&holder.service), address);
+            remove_from(&mut self.of_others, &key_of(&holder.service), address);
         }
         if let Some(key) = &claim.object.spec.sharing_key {
             remove_from(&mut self.by_key, key, address);

@@ -16,6 +16,7 @@
 //! - A Service keeps what it holds as long as its request allows: no edit of a pool ever moves an address.
 //! - An address has one holder; more only by the same sharing key, or as external IP in one namespace; and then no port is
 //!   with two of them. The traffic policy does not matter: LB nodes tell Services apart by port.
+//! - What another installation of Vipline has claimed is taken, whatever keys say.
 //! - Ports are put into a claim before a table names them, and taken out after none does any more.
 
 mod assign;
@@ -40,7 +41,7 @@ use std::{
 };
 
 pub use assign::{Outcome, Surplus, assign};
-pub use claims::{Claim, ClaimWrite, Claims, address_of_name, key_of};
+pub use claims::{Claim, ClaimWrite, Claims, Owner, address_of_name, key_of};
 use operator_api::{ServiceRef, TransportPort, Use};
 pub use pool::{Pool, PoolFault};
 pub use pools::Pools;

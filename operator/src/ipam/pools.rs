@@ -67,14 +67,14 @@ impl Pools {
         if address <= *last { self.by_name.get(name) } else { None }
     }
 
-    /// The fewest CIDR blocks that have the addresses of all pools, and all claimed addresses outside of them: what worker
+    /// The fewest CIDR blocks that have the addresses of all pools, and all that we have claimed outside of them: what worker
     /// nodes accept by tunnel. Pools in conflict or with a fault count as well: their addresses may be in use.
     pub fn prefixes(&self, claims: &Claims) -> Vec<IpNet> {
         let owned = self
             .owners
             .iter()
             .filter_map(|(&first, &(last, _))| Range::new(first, last));
-        blocks(owned.chain(claims.runs().iter()).collect())
+        blocks(owned.chain(claims.own_runs().iter()).collect())
     }
 
     /// What to say in a pool's status, at `now`: a condition that says what it said keeps its time of transition. `None`: there

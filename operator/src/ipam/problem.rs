@@ -120,6 +120,16 @@ pub enum Problem {
         /// The first such port.
         port: TransportPort,
     },
+    /// Another installation of Vipline has it.
+    #[error("{address} is held by the installation {installation}{}: name another, or have it given back there", for_whom(.by))]
+    OtherInstallation {
+        /// The address.
+        address: IpAddr,
+        /// Namespace and Lease of its operator.
+        installation: String,
+        /// Its first holder.
+        by: Option<ServiceKey>,
+    },
     /// It has as many holders as it can have.
     #[error("{address} is shared by {MAX_HOLDERS} Services already")]
     Full {
@@ -203,6 +213,10 @@ pub enum Problem {
         /// Which.
         family: Family,
     },
+}
+
+fn for_whom(by: &Option<ServiceKey>) -> String {
+    by.as_ref().map(|by| format!(" for Service {by}")).unwrap_or_default()
 }
 
 fn protocol(protocol: Protocol) -> &'static str {

@@ -17,6 +17,8 @@ pub(super) struct Applicant<'a> {
     pub(super) used_as: Use,
     pub(super) ports: &'a BTreeSet<TransportPort>,
     pub(super) key: Option<&'a str>,
+    /// Ours.
+    pub(super) installation: &'a str,
 }
 
 impl Applicant<'_> {
@@ -36,6 +38,13 @@ impl Applicant<'_> {
             return Err(Problem::ClaimUnreadable {
                 address,
                 claim: claim.name().to_owned(),
+            });
+        }
+        if let Some(installation) = claim.other_installation() {
+            return Err(Problem::OtherInstallation {
+                address,
+                installation: installation.to_owned(),
+                by: claim.holders().next().map(|holder| key_of(&holder.service)),
             });
         }
         let others = || claim.holders().filter(|holder| holder.service != *self.service);
@@ -144,6 +153,7 @@ impl Applicant<'_> {
         holders.sort_unstable();
         AddressClaimSpec {
             address: address.to_string(),
+            installation: Some(self.installation.to_owned()),
             pool: pool.to_owned(),
             sharing_key: key.map(str::to_owned),
             holders,

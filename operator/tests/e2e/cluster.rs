@@ -105,7 +105,7 @@ impl Cluster {
     async fn prepare(&mut self) {
         if self.is_real() {
             self.define().await;
-            // Claims are the whole cluster's: an operator of another class takes those of a Vipline that is there.
+            // externalIPs have no class, and pools are the whole cluster's: a Vipline that is there would serve some of ours.
             self.until("no Vipline has addresses in this cluster: use another one", || async {
                 self.claims()
                     .list(&ListParams::default())
@@ -255,9 +255,18 @@ impl Cluster {
 
     /// Starts an LB node whose Lease holds so many seconds.
     pub(crate) fn lb_node_with_lease(&self, name: &str, lease_seconds: i32) -> ScriptedLbNode {
+        self.script(&self.own, name, lease_seconds)
+    }
+
+    /// Starts an LB node of another installation.
+    pub(crate) fn lb_node_in(&self, namespace: &str, name: &str) -> ScriptedLbNode {
+        self.script(namespace, name, 40)
+    }
+
+    fn script(&self, namespace: &str, name: &str, lease_seconds: i32) -> ScriptedLbNode {
         let script = LbNodeScript {
             name: name.to_owned(),
-            namespace: self.own.clone(),
+            namespace: namespace.to_owned(),
             source: "192.0.2.1/32".to_owned(),
             lease_seconds,
         };

@@ -13,6 +13,7 @@
 mod changes;
 mod cluster;
 mod families;
+mod installations;
 #[path = "../support/lb_node.rs"]
 mod lb_node;
 mod leaving;

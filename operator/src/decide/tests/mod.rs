@@ -5,6 +5,7 @@ mod changes;
 mod checks;
 mod deaths;
 mod faults;
+mod installations;
 mod refusals;
 mod server;
 mod world;

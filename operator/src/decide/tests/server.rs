@@ -254,6 +254,14 @@ impl Server {
         self.put_claim(claim);
     }
 
+    /// Claims are as versions wrote them that did not say whose they are.
+    pub(super) fn forget_installations(&mut self) {
+        for mut claim in self.claims.clone().into_values() {
+            claim.spec.installation = None;
+            self.put_claim(claim);
+        }
+    }
+
     fn put_claim(&mut self, mut claim: AddressClaim) {
         self.stamp(&mut claim.metadata);
         self.claims.insert(claim.metadata.name.clone().unwrap(), claim.clone());

@@ -4,6 +4,7 @@ mod cluster;
 mod external;
 mod families;
 mod histories;
+mod installations;
 mod metallb;
 mod pools;
 mod requests;

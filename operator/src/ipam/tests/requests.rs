@@ -210,6 +210,7 @@ fn claims_that_nobody_of_us_wrote_are_taken_addresses_and_never_a_panic() {
     let claim = |name: &str, address: &str| {
         let spec = AddressClaimSpec {
             address: address.to_owned(),
+            installation: None,
             pool: String::new(),
             sharing_key: Some("k".into()),
             holders: Vec::new(),

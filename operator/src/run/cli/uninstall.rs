@@ -3,6 +3,7 @@
 //! Never touches a Service that has nothing of ours, and never deletes what people made: pools.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     io::{self, BufRead as _, IsTerminal as _, Write as _},
     time::Duration,
@@ -30,6 +31,7 @@ use super::{
 use crate::{
     ServiceKey,
     index::{Index, Kind, Wanted},
+    ipam::key_of,
     run::{
         lead::Leadership,
         lease::{Candidate, LEASE_DURATION, RETRY, holder},
@@ -57,12 +59,12 @@ pub(super) async fn run(args: &UninstallArgs) -> anyhow::Result<()> {
     let mut candidate = Candidate::new(client.clone(), &args.api.namespace, LEADER_LEASE, &identity);
     let leadership = Leadership::default();
     if args.force {
-        return undo(&client, args, services).await;
+        return undo(&client, args, &index, services).await;
     }
     // An operator that starts now stays a candidate.
     leadership.acquire(&mut candidate).await;
     let end = tokio::select! {
-        end = undo(&client, args, services) => end,
+        end = undo(&client, args, &index, services) => end,
         () = leadership.keep(&mut candidate) => {
             Err(anyhow::anyhow!("an operator has taken the leader's Lease: stop it and run this again"))
         }
@@ -118,7 +120,9 @@ fn is_ours(index: &Index, key: &ServiceKey) -> bool {
         .finalizers()
         .iter()
         .any(|finalizer| finalizer == FINALIZER_EXTERNAL_IPS);
-    annotated || kept || index.table(key).is_some() || index.wanted(key) != Wanted::Foreign
+    // Annotation and finalizer are those of any installation.
+    let marked = (annotated || kept) && !index.claims().is_of_others(key);
+    marked || index.table(key).is_some() || index.wanted(key) != Wanted::Foreign
 }
 
 fn confirm(args: &UninstallArgs, services: usize) -> anyhow::Result<()> {
@@ -129,7 +133,7 @@ fn confirm(args: &UninstallArgs, services: usize) -> anyhow::Result<()> {
     };
     say(format_args!(
         "{services} Services of ours {addresses} and get rid of our finalizers; all VipTables (LB nodes stop serving), \
-         AddressClaims, NodeSets and the TunnelConfig of namespace {} are deleted. Pools and the seed stay.",
+         AddressClaims, NodeSets and the TunnelConfig of the installation in namespace {} are deleted. Pools and the seed stay.",
         args.api.namespace
     ));
     if args.yes {
@@ -148,26 +152,43 @@ fn confirm(args: &UninstallArgs, services: usize) -> anyhow::Result<()> {
     }
 }
 
-async fn undo(client: &Client, args: &UninstallArgs, services: Vec<ServiceKey>) -> anyhow::Result<()> {
+async fn undo(client: &Client, args: &UninstallArgs, index: &Index, services: Vec<ServiceKey>) -> anyhow::Result<()> {
     let namespace = &args.api.namespace;
+    let released: BTreeSet<ServiceKey> = services.iter().cloned().collect();
     let mut progress = Progress::new("Services", services.len());
-    let mut released = stream::iter(services)
+    let mut releases = stream::iter(services)
         .map(|key| release(client.clone(), key, args.keep_addresses))
         .buffer_unordered(AT_A_TIME);
-    while released.try_next().await?.is_some() {
+    while releases.try_next().await?.is_some() {
         progress.step();
     }
     progress.end();
     let own = || client.clone();
-    delete_all(Api::<VipTable>::namespaced(own(), namespace), Kind::Table, "VipTables").await?;
-    delete_all(Api::<AddressClaim>::all(own()), Kind::Claim, "AddressClaims").await?;
-    delete_all(Api::<NodeSet>::namespaced(own(), namespace), Kind::NodeSet, "NodeSets").await?;
     delete_all(
-        Api::<TunnelConfig>::namespaced(own(), namespace),
-        Kind::Tunnel,
-        "TunnelConfigs",
+        Api::<VipTable>::namespaced(own(), namespace),
+        Kind::Table,
+        "VipTables",
+        |_| true,
     )
     .await?;
+    let is_ours = |claim: &AddressClaim| match &claim.spec.installation {
+        Some(installation) => *installation == operator_api::installation(namespace),
+        // It does not say: ours, if nobody else can have it.
+        None => claim.spec.holders.iter().all(|holder| {
+            let key = key_of(&holder.service);
+            released.contains(&key) || index.service(&key).is_none()
+        }),
+    };
+    delete_all(Api::<AddressClaim>::all(own()), Kind::Claim, "AddressClaims", is_ours).await?;
+    delete_all(
+        Api::<NodeSet>::namespaced(own(), namespace),
+        Kind::NodeSet,
+        "NodeSets",
+        |_| true,
+    )
+    .await?;
+    let tunnels = Api::<TunnelConfig>::namespaced(own(), namespace);
+    delete_all(tunnels, Kind::Tunnel, "TunnelConfigs", |_| true).await?;
     say(format_args!(
         "done; left are AddressPools, the seed's Secret and the definitions. To remove them, too: kubectl delete namespace \
          {namespace}; vipline-operator crds | kubectl delete -f -"
@@ -230,12 +251,17 @@ async fn release_once(services: &Api<Service>, service: Service, keep_addresses:
     Ok(())
 }
 
-async fn delete_all<K>(api: Api<K>, kind: Kind, word: &'static str) -> anyhow::Result<()>
+/// Deletes all objects of a kind that are ours.
+async fn delete_all<K>(api: Api<K>, kind: Kind, word: &'static str, is_ours: impl Fn(&K) -> bool) -> anyhow::Result<()>
 where
     K: Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned,
 {
-    let names: Vec<String> = match list(api.clone(), kind, |object| object.name_any()).await {
-        Ok(names) => names,
+    let names: Vec<String> = match list(api.clone(), kind, |object| object).await {
+        Ok(objects) => objects
+            .iter()
+            .filter(|object| is_ours(object))
+            .map(K::name_any)
+            .collect(),
         // Its definition has gone already, and all objects with it.
         Err(error) if is_missing(&error) => return Ok(()),
         Err(error) => return Err(error),
