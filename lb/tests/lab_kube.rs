@@ -400,7 +400,7 @@ fn another_seed_than_the_pinned_one_is_refused() -> Result<()> {
         cluster.put_seed(&other).expect("a seed");
     })?;
     eventually("it waits", || Ok(bed.cluster.ready(bed.name()) == "False SeedRefused"))?;
-    assert!(bed.lb.status().is_err(), "nothing is served");
+    assert!(!bed.lb.status()?.serving, "nothing is served");
     bed.cluster.put_seed(lab_support::SEED)?;
     bed.lb.end(Signal::SIGTERM)?;
     bed.lb.start_again()?;
@@ -412,6 +412,78 @@ fn another_seed_than_the_pinned_one_is_refused() -> Result<()> {
     eventually("it is said", || Ok(bed.kube()?.seed_alarm.is_some()))?;
     eventually("to all", || Ok(bed.cluster.ready(bed.name()) == "False SeedRefused"))?;
     bed.assert_served(1)?;
+    Ok(())
+}
+
+/// What it waits for, in its own words.
+fn waits(kube: &KubeView) -> Vec<&str> {
+    kube.waiting.iter().map(|wait| &*wait.what).collect()
+}
+
+/// Before it serves: it says so, is alive to who asks, and not ready.
+fn assert_waits(daemon: &Daemon, wait: &str) -> Result<()> {
+    let status = daemon.status()?;
+    assert!(!status.serving && status.interfaces.is_empty(), "{status:?}");
+    let text = daemon.cli(&["status"])?;
+    assert!(
+        text.contains("NOT YET") && text.contains(&format!("WAITS for {wait}, for ")),
+        "{text}"
+    );
+    assert!(daemon.cli(&["status", "--ready"]).is_err(), "{text}");
+    let refused = daemon.cli(&["counters"]).expect_err("there is none").to_string();
+    assert!(
+        refused.contains("nothing is served yet") && refused.contains(wait),
+        "{refused}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_daemon_that_waits_for_the_cluster_says_what_for_and_since_when() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    const SETS: &str = "a complete NodeSet";
+    let topology = Topology::builder().workers(1).build()?;
+    let cluster = Cluster::start(&topology)?;
+    let (to_lb, to_worker) = (cluster.endpoint(topology.lb(0)), cluster.endpoint(topology.worker(0)));
+    to_lb.close();
+    to_worker.close();
+    let mut lb = cluster.spawn("run", topology.lb(0))?;
+    let mut node = cluster.spawn("node", topology.worker(0))?;
+    let kube = |daemon: &Daemon| -> Result<KubeView> { daemon.status()?.kube.context("a cluster in the status") };
+    for daemon in [&lb, &node] {
+        eventually("it answers", || Ok(daemon.status().is_ok()))?;
+        eventually("and misses the API server", || Ok(!kube(daemon)?.away.is_empty()))?;
+        eventually("for some time", || Ok(kube(daemon)?.waiting[0].seconds > 0))?;
+    }
+    assert_eq!(waits(&kube(&lb)?), ["the first lists of VipTables and NodeSets", SETS]);
+    assert_eq!(waits(&kube(&node)?), ["the TunnelConfig"]);
+    assert_waits(&lb, SETS)?;
+    assert_waits(&node, "the TunnelConfig")?;
+    assert_eq!(lb.cli(&["kube", "accept"])?, "nothing is held\n");
+    let refused = node.cli(&["kube", "accept"]).expect_err("it holds nothing").to_string();
+    assert!(refused.contains("only an LB node"), "{refused}");
+
+    // The API server is heard, and has no NodeSet: that wait goes on as long as it does.
+    let deleted = cluster.server.delete("nodesets", NAMESPACE, "workers-0");
+    assert!(deleted.is_ok(), "{deleted:?}");
+    let before = kube(&lb)?.waiting[1].seconds;
+    to_lb.reopen()?;
+    eventually("only the NodeSet is missing", || Ok(waits(&kube(&lb)?) == [SETS]))?;
+    let view = kube(&lb)?;
+    assert!(view.waiting[0].seconds >= before && before > 0, "{view:?}");
+    assert_waits(&lb, SETS)?;
+
+    cluster.put_workers(&topology, lab_support::FINGERPRINT);
+    to_worker.reopen()?;
+    for daemon in [&mut lb, &mut node] {
+        daemon.ready()?;
+        daemon.cli(&["status", "--ready"])?;
+        let status = daemon.status()?;
+        assert_eq!(waits(&status.kube.context("a cluster")?), [""; 0]);
+        assert!(status.uptime_s >= before, "it counts from the daemon's start");
+    }
     Ok(())
 }
 

@@ -45,7 +45,7 @@ pub(super) enum Command {
     /// Validate a configuration without root; prints every error with its path.
     Check(CheckArgs),
     /// How the daemon is: interfaces, revision, last reload, packets by fate.
-    Status(AskArgs),
+    Status(StatusArgs),
     /// VIPs: backends, lookup tables, traffic.
     Vips(AskArgs),
     /// Backends: next hops, shares of slots, traffic.
@@ -194,6 +194,16 @@ pub(super) struct AskArgs {
     /// How to print.
     #[arg(long, short, value_enum, default_value = "table")]
     pub(super) output: Format,
+}
+
+#[derive(Debug, Arguments)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    pub(super) ask: AskArgs,
+    /// Fail while it does not serve yet: with --kube, while it waits for the cluster's first word. For readiness probes; without it,
+    /// the command fails only where nobody answers.
+    #[arg(long)]
+    pub(super) ready: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -18,7 +18,7 @@ use crate::{
     control::{self, AcceptView, BackendView, ClientError, CounterView, ExplainView, Request, StatusView, VipView},
     daemon,
 };
-use args::{Args, AskArgs, Command, Format, KubeCommand, LB_CACHE, LB_FILE, NODE_CACHE, NODE_FILE};
+use args::{Args, AskArgs, Command, Format, KubeCommand, LB_CACHE, LB_FILE, NODE_CACHE, NODE_FILE, StatusArgs};
 
 pub use args::LogFormat;
 
@@ -50,7 +50,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             None => daemon::node(&args.config.unwrap_or_else(|| NODE_FILE.into()), args.log),
         },
         Command::Check(args) => check(&args),
-        Command::Status(args) => print::<StatusView>(&args, &Request::Status, show::status),
+        Command::Status(args) => status(&args),
         Command::Vips(args) => print::<Vec<VipView>>(&args, &Request::Vips, |out, view| show::vips(out, view)),
         Command::Backends(args) => {
             print::<Vec<BackendView>>(&args, &Request::Backends, |out, view| show::backends(out, view))
@@ -75,6 +75,16 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
+fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    let view: StatusView = control::ask(&args.ask.socket, &Request::Status)?;
+    show(args.ask.output, &view, show::status)?;
+    Ok(if view.serving || !args.ready {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
 /// Asks, and prints the answer as data or as a table.
 fn print<T>(
     args: &AskArgs,
@@ -84,14 +94,21 @@ fn print<T>(
 where
     T: serde::Serialize + serde::de::DeserializeOwned,
 {
-    let view: T = control::ask(&args.socket, request)?;
-    let mut out = io::stdout().lock();
-    match args.output {
-        Format::Json => output::json(&mut out, &view)?,
-        Format::Table => table(&mut out, &view)?,
-    }
-    out.flush()?;
+    show(args.output, &control::ask(&args.socket, request)?, table)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn show<T: serde::Serialize>(
+    output: Format,
+    view: &T,
+    table: impl FnOnce(&mut dyn io::Write, &T) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match output {
+        Format::Json => output::json(&mut out, view)?,
+        Format::Table => table(&mut out, view)?,
+    }
+    out.flush()
 }
 
 fn accept(socket: &Path) -> anyhow::Result<ExitCode> {

@@ -23,6 +23,14 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
         view.pid,
         duration(view.uptime_s)
     )?;
+    if !view.serving {
+        writeln!(out, "config     {}", view.config)?;
+        writeln!(out, "serving    NOT YET: nothing is attached")?;
+        return match &view.kube {
+            Some(kube) => self::kube(out, kube, view),
+            None => Ok(()),
+        };
+    }
     writeln!(out, "config     {} (revision {})", view.config, view.revision)?;
     let ago = duration(view.last_reload.seconds_ago);
     match &view.last_reload.error {
@@ -35,7 +43,7 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
         }
     }
     if let Some(kube) = &view.kube {
-        self::kube(out, kube, view.role)?;
+        self::kube(out, kube, view)?;
     }
     for interface in &view.interfaces {
         write!(
@@ -71,11 +79,13 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
     }
 }
 
-fn kube(out: &mut dyn io::Write, view: &KubeView, role: Role) -> io::Result<()> {
-    let state = match (view.connected_s, view.from_cache) {
-        (Some(seconds), _) => format!("connected for {}", duration(seconds)),
-        (None, true) => "AWAY since the start: served from the cache".to_owned(),
-        (None, false) => "AWAY, what it said last holds".to_owned(),
+fn kube(out: &mut dyn io::Write, view: &KubeView, status: &StatusView) -> io::Result<()> {
+    let state = match (view.connected_s, view.from_cache, status.serving) {
+        (Some(seconds), _, _) => format!("connected for {}", duration(seconds)),
+        (None, true, _) => "AWAY since the start: served from the cache".to_owned(),
+        (None, false, true) => "AWAY, what it said last holds".to_owned(),
+        (None, false, false) if view.away.is_empty() => "not heard yet".to_owned(),
+        (None, false, false) => "AWAY".to_owned(),
     };
     writeln!(
         out,
@@ -92,7 +102,12 @@ fn kube(out: &mut dyn io::Write, view: &KubeView, role: Role) -> io::Result<()> 
         )?;
     }
     for waiting in &view.waiting {
-        writeln!(out, "           WAITS for {waiting}")?;
+        writeln!(
+            out,
+            "           WAITS for {}, for {}",
+            waiting.what,
+            duration(waiting.seconds)
+        )?;
     }
     for alarm in [&view.seed_alarm, &view.trouble].into_iter().flatten() {
         writeln!(out, "           ALARM: {alarm}")?;
@@ -106,7 +121,7 @@ fn kube(out: &mut dyn io::Write, view: &KubeView, role: Role) -> io::Result<()> 
             duration(held.seconds_left)
         )?;
     }
-    if role == Role::Node {
+    if status.role == Role::Node || !status.serving {
         return Ok(());
     }
     writeln!(

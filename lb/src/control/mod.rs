@@ -14,7 +14,8 @@ pub use client::{ClientError, Stream, ask, follow};
 pub use server::{Answer, ListenError, Listener};
 pub use view::{
     AcceptView, Affinity, AwayView, BackendView, CountedBy, CounterView, ExplainView, HeldView, InterfaceView,
-    KubeView, NextHopKind, ReloadView, Role, SetView, SlowKindView, SlowPathView, StatusView, VipView, WorkerView,
+    KubeView, NextHopKind, ReloadView, Role, SetView, SlowKindView, SlowPathView, StatusView, VipView,
+    WaitView, WorkerView,
 };
 
 use std::net::SocketAddr;

@@ -26,6 +26,10 @@ pub struct StatusView {
     pub pid: u32,
     /// Seconds since it started.
     pub uptime_s: u64,
+    /// Whether its program is in place with whole tables. Before, [`KubeView::waiting`] and [`KubeView::trouble`] say what it waits
+    /// for, and there is nothing to tell of interfaces, tables and packets.
+    #[serde(default = "serves")]
+    pub serving: bool,
     /// Its configuration file.
     pub config: String,
     /// Counts changes of the tables; 1 after the first.
@@ -53,6 +57,11 @@ pub struct StatusView {
     pub kube: Option<KubeView>,
 }
 
+/// Daemons that do not say so answer only when they serve.
+fn serves() -> bool {
+    true
+}
+
 /// A cluster as a source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KubeView {
@@ -65,7 +74,7 @@ pub struct KubeView {
     /// What cannot be watched.
     pub away: Vec<AwayView>,
     /// What serving waits for.
-    pub waiting: Vec<String>,
+    pub waiting: Vec<WaitView>,
     /// What is served comes from the cache: the API server has said nothing since the start.
     pub from_cache: bool,
     /// Highest `resourceVersion` of VipTables (of a worker node: of the TunnelConfig) that is in the maps.
@@ -88,6 +97,15 @@ pub struct KubeView {
     pub delay_p50_ms: Option<f64>,
     /// The same of 99 in 100.
     pub delay_p99_ms: Option<f64>,
+}
+
+/// What a daemon waits for before it serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitView {
+    /// What.
+    pub what: String,
+    /// For how long, in seconds.
+    pub seconds: u64,
 }
 
 /// What cannot be watched.

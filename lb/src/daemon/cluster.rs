@@ -7,6 +7,7 @@ use std::{
     net::IpAddr,
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -25,10 +26,15 @@ use rtnetlink::{
         route::{RouteAttribute, RouteMessage, RouteType},
     },
 };
+use sd_notify::NotifyState;
 
+use super::life;
 use crate::{
     control::Answer,
-    source::kube::index::{Own, Snapshot},
+    source::kube::{
+        agent::Standing,
+        index::{Own, Snapshot},
+    },
 };
 
 /// Most outer sources that an LbNode may have.
@@ -219,9 +225,32 @@ where
     started.context("the start was cut short")?.map_err(Into::into)
 }
 
-/// Answers a question while nothing is served yet.
-pub(super) fn not_yet(question: Answer, waiting: &[String]) {
-    question.with::<()>(Err(format!("nothing is served yet: waits for {}", waiting.join("; "))));
+/// How often the service manager is told that the wait goes on, and for how long it shall have patience: systemd would call a start
+/// that takes 90 s a failure.
+pub(super) const STILL_WAITING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(60));
+
+/// Refuses a question about tables or packets while there are none.
+pub(super) fn not_yet(question: Answer, standing: &Standing) {
+    question.with::<()>(Err(format!("nothing is served yet: {}", said(standing))));
+}
+
+/// Tells the service manager that the wait goes on.
+pub(super) fn still_waiting(standing: &Standing) {
+    let patience = u32::try_from(STILL_WAITING.1.as_micros()).unwrap_or(u32::MAX);
+    life::tell(&[
+        NotifyState::Status(&said(standing)),
+        NotifyState::ExtendTimeoutUsec(patience),
+    ]);
+}
+
+/// What is waited for, in a line.
+fn said(standing: &Standing) -> String {
+    let waits: Vec<&str> = standing.waiting.iter().map(|wait| &*wait.what).collect();
+    match (&standing.trouble, waits.as_slice()) {
+        (Some(trouble), []) => format!("the maps cannot take what the cluster says: {trouble}"),
+        (None, []) => "the tables are being written".to_owned(),
+        (_, waits) => format!("waits for {}", waits.join("; ")),
+    }
 }
 
 /// What stands in the place of the file's name in the status.

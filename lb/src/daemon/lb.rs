@@ -109,7 +109,7 @@ async fn serve_from(source: Source, file: LbFile, mut life: Life, mut listener: 
         .context("next hops are no longer followed")?;
     wait_for_next_hops(&mut view, &file.config.desired).await;
 
-    let mut lb = Lb::start(source, file, driver, &view).await?;
+    let mut lb = Lb::start(source, file, driver, (&view, life.started)).await?;
     life::tell(&[sd_notify::NotifyState::Ready]);
     let why = loop {
         tokio::select! {
@@ -144,7 +144,12 @@ async fn serve_from(source: Source, file: LbFile, mut life: Life, mut listener: 
 }
 
 impl Lb {
-    async fn start(source: Source, file: LbFile, driver: NextHopDriver, view: &View) -> anyhow::Result<Self> {
+    async fn start(
+        source: Source,
+        file: LbFile,
+        driver: NextHopDriver,
+        (view, started): (&View, Instant),
+    ) -> anyhow::Result<Self> {
         for warning in file.config.warnings() {
             tracing::warn!("{warning}");
         }
@@ -178,7 +183,7 @@ impl Lb {
             attachments,
             unclaimed,
             revision: 1,
-            started: now,
+            started,
             last_reload: (now, None),
         };
         lb.say_programmed();
@@ -343,7 +348,7 @@ impl Lb {
         let config = &self.file.config;
         match question.request.clone() {
             Request::Status => question.with(self.status(&view.borrow()).map_err(text)),
-            Request::KubeAccept => question.with(self.accept()),
+            Request::KubeAccept => question.with(kube::accept(&self.source)),
             Request::Vips => question.with(self.tables.vips(&config.desired, &view.borrow()).map_err(text)),
             Request::Backends => question.with(self.tables.backends(&view.borrow()).map_err(text)),
             Request::Counters => question.with(self.counters().map_err(text)),

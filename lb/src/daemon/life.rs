@@ -1,6 +1,6 @@
 //! What ends, wakes and announces a daemon: signals, the file's changes, readiness.
 
-use std::fmt;
+use std::{fmt, time::Instant};
 
 use anyhow::Context as _;
 use nix::sys::signal::SigSet;
@@ -38,6 +38,8 @@ impl fmt::Display for Cause {
 
 /// Signals and the file, as one stream of wakes.
 pub(super) struct Life {
+    /// When the daemon started.
+    pub(super) started: Instant,
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
@@ -64,6 +66,7 @@ impl Life {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
+            started: Instant::now(),
             terminate: on(SignalKind::terminate())?,
             interrupt: on(SignalKind::interrupt())?,
             hang_up: on(SignalKind::hangup())?,

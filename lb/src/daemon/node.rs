@@ -14,7 +14,10 @@ use lb_core::{
     nexthop::{NextHopView, Settings},
     worker::WorkerTables,
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{interval, timeout},
+};
 use xdp_prog::abi::{Config, Range};
 
 use super::{
@@ -79,6 +82,7 @@ pub(super) async fn serve_kube(
     let mut listener = Listener::open(&config.control_socket)?;
     config.interfaces = cluster::interfaces(config.interfaces).await?;
     let mut link = cluster::off_this_thread(move || WorkerLink::start(settings)).await?;
+    let mut still = interval(cluster::STILL_WAITING.0);
     let accepts = loop {
         tokio::select! {
             accepts = link.first() => break accepts,
@@ -87,13 +91,40 @@ pub(super) async fn serve_kube(
                 Wake::Reload(_) => tracing::info!("nothing is served yet: the file is read at the next start"),
             },
             question = listener.next() => match question {
-                Some(question) => cluster::not_yet(question, &link.standing().waiting),
+                Some(question) => answer_waiting(question, path.as_deref(), life.started, &link),
                 None => anyhow::bail!("the control socket closed"),
             },
+            _ = still.tick() => cluster::still_waiting(&link.standing()),
         }
     };
     take(&mut config, accepts);
     serve_from(Source::Kube(link, path), config, life, listener).await
+}
+
+/// Answers while nothing is accepted yet.
+fn answer_waiting(question: Answer, path: Option<&Path>, started: Instant, link: &WorkerLink) {
+    match question.request {
+        Request::Status => {
+            let config = cluster::config_name(path);
+            question.with(Ok(views::waiting(Role::Node, &config, started, &link.standing())));
+        }
+        Request::Counters => cluster::not_yet(question, &link.standing()),
+        Request::Vips | Request::Backends | Request::Explain { .. } | Request::KubeAccept | Request::Capture { .. } => {
+            only_lb_nodes(question)
+        }
+    }
+}
+
+/// Refuses what only an LB node's daemon can answer.
+fn only_lb_nodes(question: Answer) {
+    let why = match question.request {
+        Request::KubeAccept => "only an LB node holds lists: ask one",
+        Request::Capture { .. } => "only an LB node's daemon captures: ask one",
+        Request::Vips | Request::Backends | Request::Explain { .. } | Request::Status | Request::Counters => {
+            "a worker node's agent has no VIPs: ask an LB node's daemon"
+        }
+    };
+    question.with::<()>(Err(why.to_owned()));
 }
 
 /// What a cluster says, in the place of what a file would say.
@@ -122,7 +153,7 @@ async fn serve_from(
         .context("the kernel did not list this node's addresses in time")?
         .context("next hops are no longer followed")?;
 
-    let mut node = Node::start(source, config, &view).await?;
+    let mut node = Node::start(source, config, (&view, life.started)).await?;
     life::tell(&[sd_notify::NotifyState::Ready]);
     let why = loop {
         tokio::select! {
@@ -151,7 +182,11 @@ async fn serve_from(
 }
 
 impl Node {
-    async fn start(source: Source, config: NodeConfig, view: &watch::Receiver<NextHopView>) -> anyhow::Result<Self> {
+    async fn start(
+        source: Source,
+        config: NodeConfig,
+        (view, started): (&watch::Receiver<NextHopView>, Instant),
+    ) -> anyhow::Result<Self> {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
@@ -168,7 +203,7 @@ impl Node {
             unclaimed,
             half: 1,
             revision: 0,
-            started: Instant::now(),
+            started,
             last_reload: (Instant::now(), None),
         };
         node.write(tunnel(&node.config, &view.borrow()))?;
@@ -278,15 +313,11 @@ impl Node {
                 let counters = self.decapsulator.counters.read();
                 question.with(counters.map(views::counters).map_err(|error| error.to_string()));
             }
-            Request::Vips | Request::Backends | Request::Explain { .. } => {
-                question.with::<()>(Err(
-                    "a worker node's agent has no VIPs: ask an LB node's daemon".to_owned()
-                ));
-            }
-            Request::KubeAccept => question.with::<()>(Err("only an LB node holds lists: ask one".to_owned())),
-            Request::Capture { .. } => {
-                question.with::<()>(Err("only an LB node's daemon captures: ask one".to_owned()));
-            }
+            Request::Vips
+            | Request::Backends
+            | Request::Explain { .. }
+            | Request::KubeAccept
+            | Request::Capture { .. } => only_lb_nodes(question),
         }
     }
 

@@ -7,11 +7,11 @@ use xdp_prog::{abi::feature, verdict::Fate, verdict::Verdict};
 
 use crate::{
     control::{
-        AwayView, CountedBy, CounterView, HeldView, InterfaceView, KubeView, ReloadView, Role, SlowKindView,
-        SlowPathView, StatusView, WorkerView,
+        AwayView, CountedBy, CounterView, HeldView, InterfaceView, KubeView, ReloadView, Role,
+        SlowKindView, SlowPathView, StatusView, WaitView, WorkerView,
     },
     datapath::{Attachment, Interface},
-    source::kube::agent::Standing,
+    source::kube::agent::{Standing, Wait},
     xsk::{SlowPath, Tally, WorkerStatus},
 };
 
@@ -29,6 +29,7 @@ pub(super) fn status(
         role,
         pid: process::id(),
         uptime_s: started.elapsed().as_secs(),
+        serving: true,
         config: config.to_owned(),
         revision,
         last_reload: ReloadView {
@@ -69,7 +70,7 @@ pub(super) fn kube(standing: &Standing) -> KubeView {
         namespace: standing.namespace.clone(),
         connected_s: standing.connected.map(|since| since.elapsed().as_secs()),
         away: away.collect(),
-        waiting: standing.waiting.clone(),
+        waiting: standing.waiting.iter().map(wait).collect(),
         from_cache: standing.from_cache,
         tables_revision: standing.revisions.tables,
         node_sets_revision: standing.revisions.node_sets,
@@ -81,6 +82,22 @@ pub(super) fn kube(standing: &Standing) -> KubeView {
         changes: standing.delays.total(),
         delay_p50_ms: ms(0.5),
         delay_p99_ms: ms(0.99),
+    }
+}
+
+fn wait(wait: &Wait) -> WaitView {
+    WaitView {
+        what: wait.what.clone(),
+        seconds: wait.since.elapsed().as_secs(),
+    }
+}
+
+/// A daemon that waits for the cluster's first word.
+pub(super) fn waiting(role: Role, config: &str, started: Instant, standing: &Standing) -> StatusView {
+    StatusView {
+        serving: false,
+        kube: Some(kube(standing)),
+        ..status(role, config, 0, (started, &(started, None)), &[], &[])
     }
 }
 

@@ -179,7 +179,7 @@ impl Daemon {
     /// Waits until it serves.
     pub(crate) fn ready(&mut self) -> Result<()> {
         let start = Instant::now();
-        while self.status().is_err() {
+        while !self.status().is_ok_and(|status| status.serving) {
             if let Some(status) = self.process.ended()? {
                 bail!("vipline {} ended with {status}:\n{}", self.role, self.log()?);
             }

@@ -11,17 +11,18 @@ use lb_core::{
     plan::PlanError,
     worker::unclaimed_prefixes,
 };
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
 use super::{Lb, NEXT_HOP_PATIENCE, Source, View, addresses, names};
 use crate::{
     cli::report,
-    control::{AcceptView, Listener},
+    control::{AcceptView, Answer, Listener, Request, Role},
     daemon::{
         cluster,
         lb::capture,
         life::{Life, Wake},
         tables::Tables,
+        views,
     },
     source::{
         file::{self, LbFile},
@@ -59,6 +60,14 @@ pub(super) async fn next(source: &mut Source) -> Update {
     }
 }
 
+/// Lets what is held go.
+pub(super) fn accept(source: &Source) -> Result<AcceptView, String> {
+    match source {
+        Source::File(_) => Err("this daemon is told by a file: nothing is held".to_owned()),
+        Source::Kube(kube) => Ok(kube.accept()),
+    }
+}
+
 impl Kube {
     /// Begins to listen.
     pub(super) async fn start(
@@ -81,8 +90,13 @@ impl Kube {
     }
 
     /// Waits for the first word; `None` when it shall stop before.
-    pub(super) async fn first(&mut self, life: &mut Life, listener: &mut Listener) -> anyhow::Result<Option<LbFile>> {
+    pub(super) async fn first(
+        &mut self,
+        life: &mut Life,
+        listener: &mut Listener,
+    ) -> anyhow::Result<Option<LbFile>> {
         tracing::info!(node = %self.node, "waiting for the cluster's word, or the cache's");
+        let mut still = interval(cluster::STILL_WAITING.0);
         loop {
             tokio::select! {
                 update = self.link.next() => {
@@ -102,10 +116,38 @@ impl Kube {
                     Wake::Reload(_) => tracing::info!("nothing is served yet: the file is read at the next start"),
                 },
                 question = listener.next() => match question {
-                    Some(question) => cluster::not_yet(question, &self.link.standing().waiting),
+                    Some(question) => self.answer(question, life.started),
                     None => anyhow::bail!("the control socket closed"),
                 },
+                _ = still.tick() => cluster::still_waiting(&self.link.standing()),
             }
+        }
+    }
+
+    /// Answers while nothing is served yet.
+    fn answer(&self, question: Answer, started: Instant) {
+        match question.request {
+            Request::Status => {
+                let config = cluster::config_name(self.path.as_deref());
+                question.with(Ok(views::waiting(Role::Lb, &config, started, &self.link.standing())));
+            }
+            Request::KubeAccept => question.with(Ok(self.accept())),
+            Request::Vips
+            | Request::Backends
+            | Request::Counters
+            | Request::Explain { .. }
+            | Request::Capture { .. } => cluster::not_yet(question, &self.link.standing()),
+        }
+    }
+
+    /// Lets what is held go.
+    fn accept(&self) -> AcceptView {
+        let held = self.link.standing().held;
+        if held.is_some() {
+            self.link.tell(Word::Accept);
+        }
+        AcceptView {
+            vips: held.map_or(0, |(vips, _, _)| vips),
         }
     }
 
@@ -262,22 +304,6 @@ impl Lb {
                 sources: cluster::tunnel_sources(&self.file.config),
                 own: cluster::own(&kube.node, &self.file.config),
             });
-        }
-    }
-
-    /// Lets what is held go.
-    pub(super) fn accept(&self) -> Result<AcceptView, String> {
-        match &self.source {
-            Source::File(_) => Err("this daemon is told by a file: nothing is held".to_owned()),
-            Source::Kube(kube) => {
-                let held = kube.link.standing().held;
-                if held.is_some() {
-                    kube.link.tell(Word::Accept);
-                }
-                Ok(AcceptView {
-                    vips: held.map_or(0, |(vips, _, _)| vips),
-                })
-            }
         }
     }
 

@@ -36,6 +36,20 @@ pub enum Kind {
     Tunnel,
 }
 
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tables, Self::NodeSets, Self::Tunnel];
+
+    /// In the words of the API.
+    pub fn resource(self) -> &'static str {
+        match self {
+            Self::Tables => "viptables",
+            Self::NodeSets => "nodesets",
+            Self::Tunnel => "tunnelconfigs",
+        }
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

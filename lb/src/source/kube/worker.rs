@@ -12,7 +12,7 @@ use operator_api::{TUNNEL_CONFIG, TunnelConfig, TunnelConfigSpec};
 use tokio::sync::{mpsc, watch as latest};
 
 use super::{
-    agent::{Standing, lock, note_away},
+    agent::{Awaited, Standing, Waits, lock, note_away},
     cache::{Cache, Origin},
     client::{self, ConnectError, KubeSettings},
     index::{Accepts, Kept, TableError},
@@ -37,12 +37,14 @@ impl WorkerLink {
     pub fn start(settings: KubeSettings) -> Result<Self, ConnectError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (client, origin) = runtime.block_on(client::connect(&settings))?;
-        let standing = Arc::new(Mutex::new(Standing {
+        let mut standing = Standing {
             server: origin.server.clone(),
             namespace: origin.namespace.clone(),
-            waiting: vec!["the TunnelConfig".to_owned()],
             ..Standing::default()
-        }));
+        };
+        let awaited = vec![(Awaited::Tunnel, "the TunnelConfig".to_owned())];
+        standing.waiting.are(Instant::now(), awaited);
+        let standing = Arc::new(Mutex::new(standing));
         let (sender, accepts) = latest::channel(None);
         let shared = Arc::clone(&standing);
         std::thread::Builder::new().name("kube".into()).spawn(move || {
@@ -116,7 +118,7 @@ async fn follow(
                             to.send_replace(Some(accepts));
                             let mut standing = lock(standing);
                             standing.from_cache = true;
-                            standing.waiting.clear();
+                            standing.waiting = Waits::default();
                         }
                         Err(error) => tracing::error!("what the cache says cannot be read: {error}"),
                     }
@@ -150,7 +152,7 @@ async fn follow(
                 });
                 let mut standing = lock(standing);
                 standing.from_cache = false;
-                standing.waiting.clear();
+                standing.waiting = Waits::default();
                 standing.revisions.tables = revision;
                 drop(standing);
                 save(settings, origin, spec);

@@ -2,6 +2,7 @@
 //!
 //! Never touches a map and never waits for the daemon: while one snapshot is being written, events gather for the next.
 
+mod waits;
 mod work;
 
 use std::{
@@ -14,12 +15,14 @@ use std::{
 use lb_core::{config::SeedKey, desired::VipKey};
 use tokio::sync::mpsc;
 
+pub use self::waits::{Awaited, Wait, Waits};
 use self::work::Agent;
+pub use super::watch::Kind;
 use super::{
     client::{self, ConnectError, KubeSettings},
     delay::Delays,
     index::{Failing, Own, Revisions, Snapshot},
-    watch::{Kind, Told},
+    watch::Told,
 };
 
 /// Something for the maps.
@@ -77,7 +80,7 @@ pub struct Standing {
     /// Since when all can.
     pub connected: Option<Instant>,
     /// What serving waits for; empty when it does not.
-    pub waiting: Vec<String>,
+    pub waiting: Waits,
     /// What runs came from the cache, and the API server has said nothing yet.
     pub from_cache: bool,
     /// How far the maps are.

@@ -25,7 +25,7 @@ use super::{
         seed::Seeds,
         watch::{self, Kind, Told, say_client},
     },
-    Standing, Update, Word, lock, note_away,
+    Awaited, Standing, Update, Word, lock, note_away,
 };
 
 /// How long the API server has at a start before what the cache says is taken.
@@ -146,6 +146,8 @@ impl Agent {
         let mut head_start = Some(self.start + HEAD_START);
         let mut saved = self.start;
         let mut tried = self.start;
+        // What it waits for is said from the beginning.
+        self.step(false);
         loop {
             let now = Instant::now();
             let held_until = self.index.held_until().map(|until| self.start + until);
@@ -359,11 +361,11 @@ impl Agent {
     }
 
     /// What serving waits for.
-    fn waiting(&self, head_start_over: bool) -> Vec<String> {
+    fn waiting(&self, head_start_over: bool) -> Vec<(Awaited, String)> {
         let mut waiting = Vec::new();
         let is_known = (self.listed.0 && self.listed.1) || (head_start_over && self.recalled);
         if !is_known {
-            waiting.push("the first lists of VipTables and NodeSets".to_owned());
+            waiting.push((Awaited::Lists, "the first lists of VipTables and NodeSets".to_owned()));
         }
         match self.index.fingerprint() {
             None => {
@@ -372,14 +374,12 @@ impl Agent {
                     .waiting()
                     .map(|(set, why)| format!(" ({set}: {why})"))
                     .collect();
-                waiting.push(format!("a complete NodeSet{}", missing.concat()));
+                waiting.push((Awaited::NodeSet, format!("a complete NodeSet{}", missing.concat())));
             }
             Some(_) if self.seeds.in_use().is_none() => {
                 let why = self.seed_error.as_ref().map(|why| format!(": {why}"));
-                waiting.push(format!(
-                    "the seed in the Secret {SEED_SECRET}{}",
-                    why.unwrap_or_default()
-                ));
+                let what = format!("the seed in the Secret {SEED_SECRET}{}", why.unwrap_or_default());
+                waiting.push((Awaited::Seed, what));
             }
             Some(_) => {}
         }
@@ -397,7 +397,7 @@ impl Agent {
             if self.serving && !(self.listed.0 && self.listed.1) {
                 tracing::warn!("the API server has said nothing yet: what was served last is served, from the cache");
             }
-            lock(&self.standing).waiting = waiting;
+            lock(&self.standing).waiting.are(Instant::now(), waiting);
         }
         let (true, None, Some(seed)) = (self.serving, &self.in_flight, self.seeds.in_use()) else {
             return;
@@ -460,7 +460,8 @@ impl Agent {
         } else if let Some(trouble) = &self.trouble {
             (Some("MapsRefuse"), trouble.clone())
         } else if !self.serving {
-            (Some("Waiting"), format!("waits for {}", self.waiting(false).join("; ")))
+            let waiting: Vec<String> = self.waiting(false).into_iter().map(|(_, what)| what).collect();
+            (Some("Waiting"), format!("waits for {}", waiting.join("; ")))
         } else if self.programmed.failing_count > 0 {
             (
                 None,
