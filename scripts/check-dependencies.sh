@@ -17,15 +17,17 @@ readonly RULES='
 may   xdp-prog                                        # the packet path stands on its own: it is compiled for the kernel too
 may   lb-core          xdp-prog                       # decisions know the map ABI and nothing else
 may   lab              xdp-prog                       # the bench knows packets, not the balancer it tests
-may   lb               xdp-prog lb-core operator-api dev:lab dev:apiserver dev:vipline-operator # the shell drives the core; the bench is for its tests only
+may   exposition                                      # how something is shown over HTTP, and not what
+may   lb               xdp-prog lb-core operator-api exposition dev:lab dev:apiserver dev:vipline-operator # the shell drives the core; the bench is for its tests only
 may   operator-api                                    # the CRDs are the contract between the two programs: no program in it
-may   vipline-operator operator-api dev:apiserver                  # the operator never talks to a node
+may   vipline-operator operator-api exposition dev:apiserver       # the operator never talks to a node
 may   vipline-perf     xdp-prog lb-core lb lab operator-api vipline-operator apiserver        # measures the shipped object in the lab
 may   apiserver        operator-api                   # the double knows the CRDs and nobody who uses them
 only  aya              lb lab vipline-perf            # loading programs is IO, and belongs to the shell
 only  xsk-rs           lb vipline-perf                # AF_XDP belongs to the slow path
 never xdp-prog         aya tokio libc nix             # the packet path has no user space in it
 never lb-core          aya xsk-rs kube kube-client tokio nix libc rtnetlink # lb-core does no IO and reads no clock
+never exposition       aya xsk-rs kube kube-client    # it serves both programs and knows neither
 never operator-api     aya xsk-rs tokio               # types only
 never vipline-operator lb lb-core xdp-prog lab aya xsk-rs # the operator never talks to a node
 '

@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
+use lb::metrics::{MAX_BACKEND_SERIES, MAX_VIP_SERIES, METRICS, Shape};
 use lb_core::slow::{End, Kind, Outcome};
 use xdp_prog::verdict::{Fate, Verdict};
 
@@ -106,5 +107,35 @@ fn the_packet_walk_says_what_is_done_about_every_kind_of_work_and_for_which_verd
         for verdict in verdicts {
             assert!(row[1].split(", ").any(|said| said == verdict), "{kind:?}: {verdict}");
         }
+    }
+}
+
+#[test]
+fn the_metrics_page_has_every_metric_in_order_with_its_kind_labels_and_meaning() {
+    let text = document("metrics.md");
+    let said = rows(&text, "\n## Metrics\n");
+    let meant: Vec<Vec<String>> = METRICS
+        .iter()
+        .map(|metric| {
+            let kind = match metric.shape {
+                Shape::Gauge => "gauge",
+                Shape::Counter => "counter",
+                Shape::Histogram => "histogram",
+            };
+            let labels = metric.labels.join(", ");
+            vec![metric.name(), kind.to_owned(), labels, metric.help.replace('`', "")]
+        })
+        .collect();
+    assert_eq!(said, meant);
+    for alert in rows(&text, "\n## Worth an alert\n") {
+        let of_ours = METRICS.iter().any(|metric| {
+            let name = metric.name();
+            alert[1].contains(&name) || alert[1].contains(&format!("{name}_bucket"))
+        });
+        assert!(of_ours, "no metric of ours in {alert:?}");
+    }
+    for bound in [MAX_VIP_SERIES, MAX_BACKEND_SERIES] {
+        let thousands = format!("{},{:03}", bound / 1000, bound % 1000);
+        assert!(text.contains(&thousands), "the bound {thousands}");
     }
 }

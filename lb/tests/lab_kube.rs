@@ -6,7 +6,9 @@ use std::{collections::BTreeSet, fs, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
 use lab::{Proto, Server, Topology, require_root};
-use lab_support::{Cluster, Daemon, NAMESPACE, assert_spread, count_servers, eventually, vip_v4, vip_v6};
+use lab_support::{
+    Cluster, Daemon, METRICS, NAMESPACE, Scrape, assert_spread, count_servers, eventually, vip_v4, vip_v6,
+};
 use lb::control::{AcceptView, KubeView, Request};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -449,7 +451,8 @@ fn a_daemon_that_waits_for_the_cluster_says_what_for_and_since_when() -> Result<
     let (to_lb, to_worker) = (cluster.endpoint(topology.lb(0)), cluster.endpoint(topology.worker(0)));
     to_lb.close();
     to_worker.close();
-    let mut lb = cluster.spawn("run", topology.lb(0))?;
+    let lines = format!("interfaces: [eth0]\nmetrics: {{ listen: {METRICS} }}\n");
+    let mut lb = cluster.spawn_with("run", topology.lb(0), &lines)?;
     let mut node = cluster.spawn("node", topology.worker(0))?;
     let kube = |daemon: &Daemon| -> Result<KubeView> { daemon.status()?.kube.context("a cluster in the status") };
     for daemon in [&lb, &node] {
@@ -462,6 +465,13 @@ fn a_daemon_that_waits_for_the_cluster_says_what_for_and_since_when() -> Result<
     assert_waits(&lb, SETS)?;
     assert_waits(&node, "the TunnelConfig")?;
     assert_eq!(lb.cli(&["kube", "accept"])?, "nothing is held\n");
+    let shown = Scrape::of(topology.lb(0))?;
+    let away = "vipline_kube_watch_away{resource=\"nodesets\"}";
+    assert_eq!(
+        (shown.value("vipline_serving"), shown.value(away)),
+        (Some(0.0), Some(1.0))
+    );
+    assert_eq!(shown.value("vipline_vips"), None);
     let refused = node.cli(&["kube", "accept"]).expect_err("it holds nothing").to_string();
     assert!(refused.contains("only an LB node"), "{refused}");
 
@@ -484,6 +494,25 @@ fn a_daemon_that_waits_for_the_cluster_says_what_for_and_since_when() -> Result<
         assert_eq!(waits(&status.kube.context("a cluster")?), [""; 0]);
         assert!(status.uptime_s >= before, "it counts from the daemon's start");
     }
+    // From the watch's word to the maps.
+    let changes = || -> Result<f64> {
+        std::thread::sleep(lb::metrics::KEPT);
+        let shown = Scrape::of(topology.lb(0))?;
+        assert_eq!(shown.value("vipline_serving"), Some(1.0));
+        Ok(shown
+            .value("vipline_programming_delay_seconds_count")
+            .unwrap_or_default())
+    };
+    let before = changes()?;
+    let revision = cluster.put_table("shop.web", "203.0.113.1", 80, &all_workers());
+    eventually("the table is in the maps", || {
+        Ok(cluster.programmed(topology.lb(0).name()) >= revision)
+    })?;
+    assert_eq!(changes()?, before + 1.0);
+    let shown = Scrape::of(topology.lb(0))?;
+    let all = shown.value("vipline_programming_delay_seconds_bucket{le=\"+Inf\"}");
+    assert_eq!(all, shown.value("vipline_programming_delay_seconds_count"));
+    assert_eq!(Some(lb.status()?.kube.context("a cluster")?.changes as f64), all);
     Ok(())
 }
 

@@ -71,6 +71,7 @@ fn the_smallest_file_has_safe_defaults() {
         }
     );
     assert_eq!(config.control_socket, PathBuf::from("/run/vipline/lb.sock"));
+    assert_eq!(config.metrics_listen, None, "nothing listens unless it is asked to");
     assert_eq!(config.desired, Default::default());
     assert_eq!(config.slow_path, SlowPathConfig::default());
     assert_eq!(config.l2, L2Config::default());
@@ -396,12 +397,43 @@ fn the_annotated_files_of_the_reference_are_right() {
 
 /// Every key is asked for by the reader, so an unknown key's error knows them all.
 #[test]
+fn metrics_listen_where_the_file_says_with_a_cluster_too() {
+    for (text, address) in [
+        ("127.0.0.1:9430", "127.0.0.1:9430"),
+        ("'[::]:9430'", "[::]:9430"),
+        ("'[2001:db8::1]:65535'", "[2001:db8::1]:65535"),
+    ] {
+        let key = format!("metrics: {{ listen: {text} }}\n");
+        assert_eq!(lb(&key).metrics_listen, Some(address.parse().unwrap()));
+        let own = LbConfig::parse_kube(&key).unwrap();
+        assert_eq!(own.metrics_listen, Some(address.parse().unwrap()));
+        assert_eq!(lb(&key).differs_fixed(&lb("")), [""; 0], "a reload takes it over");
+    }
+    for wrong in [
+        "'9430'",
+        "localhost:9430",
+        "127.0.0.1:0",
+        "127.0.0.1",
+        "':9430'",
+        "'::1:70000'",
+    ] {
+        let yaml = format!("metrics: {{ listen: {wrong} }}\n");
+        let error = LbConfig::parse_kube(&yaml).unwrap_err().errors.remove(0);
+        assert_eq!(error.path, "metrics.listen", "{wrong}");
+        assert!(
+            matches!(error.problem, Problem::NotASocketAddress { .. }),
+            "{wrong}: {error}"
+        );
+    }
+}
+
+#[test]
 fn every_key_is_in_the_reference() {
     let x = "{nobody: 1}";
     let kinds = Kind::ALL.map(|kind| format!("{}: {x}", kind.name())).join(", ");
     let slow_path = format!("{{nobody: 1, limits: {{nobody: 1, {kinds}}}, fragments: {x}, hold: {x}}}");
     let lb = format!(
-        "{{nobody: 1, interfaces: [{x}], encap: {x}, protection: {x}, capacity: {x}, tunnel: {x}, l2: {x}, slow_path: {slow_path}, \
+        "{{nobody: 1, interfaces: [{x}], encap: {x}, protection: {x}, capacity: {x}, tunnel: {x}, l2: {x}, metrics: {x}, slow_path: {slow_path}, \
          backend_sets: {{web: {x}}}, vips: [{{nobody: 1, limits: {x}, backends: [{x}]}}]}}"
     );
     let errors = [LbConfig::parse(&lb).unwrap_err(), NodeConfig::parse(x).unwrap_err()];
@@ -422,8 +454,8 @@ fn every_key_is_in_the_reference() {
         }
     }
     assert_eq!(
-        places, 24,
-        "places where keys stand: 23 in an LB node's file, one in a worker node's"
+        places, 25,
+        "places where keys stand: 24 in an LB node's file, one in a worker node's"
     );
 }
 

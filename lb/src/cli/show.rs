@@ -73,6 +73,12 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
         .map(|(fate, count)| format!("{fate} {count}"))
         .collect();
     writeln!(out, "packets    {}", packets.join(", "))?;
+    if let Some(metrics) = &view.metrics {
+        match &metrics.error {
+            None => writeln!(out, "metrics    http://{}/metrics", metrics.listen)?,
+            Some(error) => writeln!(out, "metrics    DOWN: cannot listen at {}: {error}", metrics.listen)?,
+        }
+    }
     match &view.slow_path {
         Some(slow_path) => self::slow_path(out, slow_path),
         None => Ok(()),

@@ -14,7 +14,7 @@ pub use client::{ClientError, Stream, ask, follow};
 pub use server::{Answer, ListenError, Listener};
 pub use view::{
     AcceptView, Affinity, AwayView, BackendView, CountedBy, CounterView, ExplainView, HeldView, InterfaceView,
-    KubeView, NextHopKind, ReloadView, Role, SetView, SlowKindView, SlowPathView, StatusView, VipView,
+    KubeView, MetricsView, NextHopKind, ReloadView, Role, SetView, SlowKindView, SlowPathView, StatusView, VipView,
     WaitView, WorkerView,
 };
 

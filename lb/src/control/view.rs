@@ -1,7 +1,7 @@
 //! What the daemon tells: plain data, the same for tables and for `-o json`. Field names are an interface; they change with a word
 //! in the CHANGELOG.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,18 @@ pub struct StatusView {
     /// The cluster that says what there is, with `--kube`.
     #[serde(default)]
     pub kube: Option<KubeView>,
+    /// Where metrics are, where they are configured.
+    #[serde(default)]
+    pub metrics: Option<MetricsView>,
+}
+
+/// Where metrics are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetricsView {
+    /// Address and port of `/metrics`.
+    pub listen: SocketAddr,
+    /// Why they are not there; absent when they are.
+    pub error: Option<String>,
 }
 
 /// Daemons that do not say so answer only when they serve.

@@ -204,6 +204,7 @@ fn own_part(local: &LbConfig) -> LbConfig {
         capacity: local.capacity,
         slow_path: local.slow_path.clone(),
         l2: local.l2.clone(),
+        metrics_listen: local.metrics_listen,
         control_socket: local.control_socket.clone(),
         desired: Desired::default(),
         unused_sets: Vec::new(),

@@ -2,6 +2,7 @@
 
 mod capture;
 mod kube;
+mod metrics;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,6 +38,7 @@ use crate::{
     cli::report,
     control::{Answer, CounterView, Listener, Request, Role, StatusView},
     datapath::Attachment,
+    metrics::Metrics,
     nexthop::NextHopDriver,
     source::{
         file::{self, LbFile, Watch},
@@ -73,13 +75,17 @@ struct Lb {
     revision: u64,
     started: Instant,
     last_reload: (Instant, Option<String>),
+    /// When the file was applied and refused last.
+    read: metrics::Read,
+    metrics: Metrics,
 }
 
 /// Serves until it is told to stop.
 pub(super) async fn serve(path: &Path, file: LbFile, watch: Watch) -> anyhow::Result<ExitCode> {
     let life = Life::new(watch)?;
     let listener = Listener::open(&file.config.control_socket)?;
-    serve_from(Source::File(path.to_owned()), file, life, listener).await
+    let metrics = Metrics::start(file.config.metrics_listen)?;
+    serve_from(Source::File(path.to_owned()), file, life, listener, metrics).await
 }
 
 /// Serves what a cluster says until it is told to stop; not before it has said it, or the cache.
@@ -91,9 +97,10 @@ pub(super) async fn serve_kube(
 ) -> anyhow::Result<ExitCode> {
     let mut life = Life::new(watch)?;
     let mut listener = Listener::open(&local.control_socket)?;
+    let mut metrics = Metrics::start(local.metrics_listen)?;
     let mut kube = kube::Kube::start(settings, path, local).await?;
-    match kube.first(&mut life, &mut listener).await? {
-        Some(file) => serve_from(Source::Kube(Box::new(kube)), file, life, listener).await,
+    match kube.first(&mut life, &mut listener, &mut metrics).await? {
+        Some(file) => serve_from(Source::Kube(Box::new(kube)), file, life, listener, metrics).await,
         None => {
             kube.stop();
             Ok(ExitCode::SUCCESS)
@@ -101,7 +108,13 @@ pub(super) async fn serve_kube(
     }
 }
 
-async fn serve_from(source: Source, file: LbFile, mut life: Life, mut listener: Listener) -> anyhow::Result<ExitCode> {
+async fn serve_from(
+    source: Source,
+    file: LbFile,
+    mut life: Life,
+    mut listener: Listener,
+    metrics: Metrics,
+) -> anyhow::Result<ExitCode> {
     let (driver, mut view) = NextHopDriver::start(settings(&file.config), addresses(&file.config.desired))?;
     timeout(PATIENCE, view.wait_for(|view| view.complete))
         .await
@@ -109,7 +122,7 @@ async fn serve_from(source: Source, file: LbFile, mut life: Life, mut listener: 
         .context("next hops are no longer followed")?;
     wait_for_next_hops(&mut view, &file.config.desired).await;
 
-    let mut lb = Lb::start(source, file, driver, (&view, life.started)).await?;
+    let mut lb = Lb::start(source, file, driver, (&view, life.started), metrics).await?;
     life::tell(&[sd_notify::NotifyState::Ready]);
     let why = loop {
         tokio::select! {
@@ -131,6 +144,7 @@ async fn serve_from(source: Source, file: LbFile, mut life: Life, mut listener: 
             },
             ended = capture::ended(&mut lb.capture) => lb.end_capture(ended, &mut view).await,
             update = kube::next(&mut lb.source) => lb.absorb(update, &mut view).await,
+            question = lb.metrics.next() => question.with(lb.facts(&view.borrow())),
         }
     };
     tracing::info!(signal = why, "stopping: detaching");
@@ -149,6 +163,7 @@ impl Lb {
         file: LbFile,
         driver: NextHopDriver,
         (view, started): (&View, Instant),
+        metrics: Metrics,
     ) -> anyhow::Result<Self> {
         for warning in file.config.warnings() {
             tracing::warn!("{warning}");
@@ -185,6 +200,8 @@ impl Lb {
             revision: 1,
             started,
             last_reload: (now, None),
+            read: metrics::Read::applied(now),
+            metrics,
         };
         lb.say_programmed();
         Ok(lb)
@@ -246,6 +263,7 @@ impl Lb {
             tracing::error!("configuration refused, the state before it stays:\n{}", report(error));
         }
         self.last_reload = (Instant::now(), result.err().map(|error| report(&error)));
+        self.read.again(&self.last_reload);
         life::tell(&[sd_notify::NotifyState::Ready]);
     }
 
@@ -283,6 +301,7 @@ impl Lb {
         if let Source::Kube(kube) = &mut self.source {
             kube.take_local();
         }
+        self.metrics.listen(new.config.metrics_listen);
         self.file = new;
         self.revision += 1;
         self.say_own();
@@ -387,6 +406,7 @@ impl Lb {
             tables: sizes.tables,
             slow_path: self.slow.view(&self.tables.shed()?),
             kube: self.standing().as_ref().map(views::kube),
+            metrics: self.metrics.standing().map(views::metrics),
             ..views::status(
                 Role::Lb,
                 &self.config_name(),

@@ -1,6 +1,12 @@
 //! A loaded program with its tables, and the planner that knows what stands where.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use anyhow::Context as _;
 use lb_core::{
@@ -16,7 +22,8 @@ use xdp_prog::{
 
 use crate::{
     control::{BackendView, NextHopKind, SetView, VipView},
-    datapath::{Attachment, Balancer, grace_period, jiffies_per_second},
+    datapath::{Attachment, Balancer, Readings, grace_period, jiffies_per_second},
+    metrics::{MAX_BACKEND_SERIES, MAX_VIP_SERIES, Meters, Place},
     source::file::LbFile,
 };
 
@@ -43,6 +50,12 @@ pub(super) struct Tables {
     pub(super) balancer: Balancer,
     pub(super) planner: Planner,
     carried: Carried,
+    /// The counters, for the thread of the metrics.
+    readings: Arc<Readings>,
+    /// Grows before each write: what stands at a position of the counters may change.
+    changes: Arc<AtomicU64>,
+    /// What the metrics were told last; good while `changes` is what it was.
+    meters: Option<Arc<Meters>>,
     /// A write failed half-way: the maps are in a safe state that the planner does not know.
     lost: bool,
 }
@@ -74,9 +87,12 @@ impl Tables {
             None => planner,
         };
         Ok(Self {
+            readings: Arc::new(balancer.counters.readings()?),
             balancer,
             planner,
             carried: Carried::default(),
+            changes: Arc::default(),
+            meters: None,
             lost: false,
         })
     }
@@ -127,6 +143,9 @@ impl Tables {
     }
 
     fn write(&mut self, plan: &Plan) -> anyhow::Result<usize> {
+        if !plan.writes.is_empty() {
+            self.changes.fetch_add(1, Ordering::SeqCst);
+        }
         let applied = self.balancer.apply(&plan.writes).inspect_err(|_| self.lost = true)?;
         if applied.writes > 0 {
             let summary = plan.summary;
@@ -171,6 +190,44 @@ impl Tables {
             tracing::error!("what the program before this one counted is not known: {error}");
             old.carried.clone()
         });
+        self.meters = None;
+    }
+
+    /// The counters and what stands where in them, for the thread of the metrics.
+    pub(super) fn meters(&mut self) -> Arc<Meters> {
+        let seen = self.changes.load(Ordering::SeqCst);
+        if let Some(meters) = &self.meters
+            && meters.seen == seen
+        {
+            return Arc::clone(meters);
+        }
+        let carried = &self.carried;
+        let vips = self.planner.vips().map(|vip| Place {
+            who: vip.key,
+            index: vip.index.0,
+            before: carried.vips.get(&vip.key).copied().unwrap_or_default(),
+        });
+        let backends = self.planner.backends().map(|backend| Place {
+            who: (backend.id.clone(), backend.address),
+            index: u32::from(backend.index.0),
+            before: carried.backends.get(backend.id).copied().unwrap_or_default(),
+        });
+        let left_out = (
+            self.planner.vips().count().saturating_sub(MAX_VIP_SERIES),
+            self.planner.backends().count().saturating_sub(MAX_BACKEND_SERIES),
+        );
+        let meters = Arc::new(Meters {
+            readings: Arc::clone(&self.readings),
+            changes: Arc::clone(&self.changes),
+            seen,
+            verdicts: carried.verdicts.clone(),
+            shed: carried.shed.clone(),
+            vips: vips.take(MAX_VIP_SERIES).collect(),
+            backends: backends.take(MAX_BACKEND_SERIES).collect(),
+            left_out,
+        });
+        self.meters = Some(Arc::clone(&meters));
+        meters
     }
 
     fn totals(&self) -> anyhow::Result<Carried> {

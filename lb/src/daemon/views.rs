@@ -1,13 +1,13 @@
 //! From what the datapath says to what the CLI shows. Never asks anything of the kernel itself.
 
-use std::{process, time::Instant};
+use std::{net::SocketAddr, process, time::Instant};
 
 use lb_core::slow::{Common, Counts, End, Kind, Outcome};
 use xdp_prog::{abi::feature, verdict::Fate, verdict::Verdict};
 
 use crate::{
     control::{
-        AwayView, CountedBy, CounterView, HeldView, InterfaceView, KubeView, ReloadView, Role,
+        AwayView, CountedBy, CounterView, HeldView, InterfaceView, KubeView, MetricsView, ReloadView, Role,
         SlowKindView, SlowPathView, StatusView, WaitView, WorkerView,
     },
     datapath::{Attachment, Interface},
@@ -45,6 +45,7 @@ pub(super) fn status(
         packets: by_fate(counts),
         slow_path: None,
         kube: None,
+        metrics: None,
     }
 }
 
@@ -212,17 +213,28 @@ fn by_fate(counts: &[(Verdict, u64)]) -> Vec<(String, u64)> {
         .collect()
 }
 
-/// An interface with the program, or without it: a link goes with its interface, and does not come back with it.
-fn interface(attachment: &Attachment) -> InterfaceView {
+/// An interface's name, and how the program is attached to it; not at all where the interface is gone: a link goes with its
+/// interface, and does not come back with it.
+pub(super) fn attached(attachment: &Attachment) -> (String, &'static str) {
     let attached = attachment.interface();
     let is_there = Interface::find(&attached.name).is_ok_and(|now| now.index == attached.index);
     let mode = if is_there { attachment.mode().name() } else { "gone" };
+    (attached.name.clone(), mode)
+}
+
+fn interface(attachment: &Attachment) -> InterfaceView {
+    let (name, mode) = attached(attachment);
     InterfaceView {
-        name: attached.name.clone(),
-        ifindex: attached.index,
+        name,
+        ifindex: attachment.interface().index,
         mode: mode.to_owned(),
         native_refused: attachment.native_refused().map(ToString::to_string),
     }
+}
+
+/// Where metrics are, and why they are not.
+pub(super) fn metrics((listen, error): (SocketAddr, Option<String>)) -> MetricsView {
+    MetricsView { listen, error }
 }
 
 /// Says where the program is, and loudly where it is slow.

@@ -2,7 +2,10 @@
 //!
 //! Never measures: what was shed is in [`Counters`].
 
-use xdp_prog::verdict::{Fate, Verdict};
+use xdp_prog::{
+    abi::SlowState,
+    verdict::{Fate, Verdict},
+};
 
 use super::{Balancer, Counters, DatapathError};
 
@@ -33,11 +36,14 @@ impl Counters {
     /// bpf(2)'s.
     pub fn shed(&self) -> Result<Vec<(Verdict, u64)>, DatapathError> {
         let count = u32::try_from(Verdict::ALL.len()).unwrap_or(u32::MAX);
-        let states = self.slow.sums(count)?;
-        let all = Verdict::ALL.iter().copied().zip(states);
-        Ok(all
-            .filter(|(verdict, _)| verdict.fate() == Fate::Slow)
-            .map(|(verdict, state)| (verdict, state.shed))
-            .collect())
+        Ok(sheds(self.slow.sums(count)?))
     }
+}
+
+/// Of all verdicts' states, the sheds of those for the slow path.
+pub(super) fn sheds(states: Vec<SlowState>) -> Vec<(Verdict, u64)> {
+    let all = Verdict::ALL.iter().copied().zip(states);
+    all.filter(|(verdict, _)| verdict.fate() == Fate::Slow)
+        .map(|(verdict, state)| (verdict, state.shed))
+        .collect()
 }

@@ -2,7 +2,12 @@
 //!
 //! Never writes a counter that a packet may be counting at: zeroing is for positions that no table names any more.
 
-use std::{io, os::fd::AsFd as _, sync::Arc};
+use std::{
+    io,
+    marker::PhantomData,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
 
 use aya::maps::{IterableMap as _, MapData, PerCpuArray};
 use xdp_prog::{
@@ -139,7 +144,59 @@ impl<V: Sum> PerCpu<V> {
     ///
     /// bpf(2)'s.
     pub fn sums(&self, count: u32) -> Result<Vec<V>, DatapathError> {
-        let count = count.min(self.entries()) as usize;
+        self.shape().sums(self.data().fd().as_fd(), count)
+    }
+
+    /// The same array for another thread.
+    ///
+    /// # Errors
+    ///
+    /// When there is no further descriptor.
+    pub(super) fn shares(&self) -> Result<Shares<V>, DatapathError> {
+        let fd = self.data().fd().as_fd().try_clone_to_owned();
+        Ok(Shares {
+            shape: self.shape(),
+            fd: fd.map_err(|source| self.shape().error("F_DUPFD_CLOEXEC", source))?,
+            value: PhantomData,
+        })
+    }
+
+    fn shape(&self) -> Shape {
+        Shape {
+            map: self.map,
+            entries: self.entries(),
+            cpus: self.cpus,
+            words: self.words,
+        }
+    }
+}
+
+/// A per-CPU array that is only read. The map lives as long as this does.
+pub(super) struct Shares<V> {
+    shape: Shape,
+    fd: OwnedFd,
+    value: PhantomData<fn() -> V>,
+}
+
+impl<V: Sum> Shares<V> {
+    /// As [`PerCpu::sums`].
+    pub(super) fn sums(&self, count: u32) -> Result<Vec<V>, DatapathError> {
+        self.shape.sums(self.fd.as_fd(), count)
+    }
+}
+
+/// How the values of a per-CPU array lie.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    map: &'static str,
+    entries: u32,
+    cpus: usize,
+    words: usize,
+}
+
+impl Shape {
+    fn sums<V: Sum>(self, fd: BorrowedFd<'_>, count: u32) -> Result<Vec<V>, DatapathError> {
+        let count = count.min(self.entries) as usize;
         let stride = self.words * self.cpus;
         let mut keys = vec![0_u32; count.min(BATCH)];
         let mut values = vec![0_u64; keys.len() * stride];
@@ -147,18 +204,22 @@ impl<V: Sum> PerCpu<V> {
         while sums.len() < count {
             let wanted = keys.len().min(count - sums.len());
             let from = u32::try_from(sums.len()).unwrap_or(u32::MAX);
-            let fd = self.data().fd().as_fd();
             let came = syscall::lookup_batch(fd, from, &mut keys[..wanted], &mut values, stride)
                 .map_err(|source| self.error("BPF_MAP_LOOKUP_BATCH", source))?;
             if came == 0 {
                 return Err(self.error("BPF_MAP_LOOKUP_BATCH", io::ErrorKind::UnexpectedEof.into()));
             }
-            sums.extend(values.chunks_exact(stride).take(came).map(|entry| self.sum_of(entry)));
+            sums.extend(
+                values
+                    .chunks_exact(stride)
+                    .take(came)
+                    .map(|entry| self.sum_of::<V>(entry)),
+            );
         }
         Ok(sums)
     }
 
-    fn sum_of(&self, entry: &[u64]) -> V {
+    fn sum_of<V: Sum>(self, entry: &[u64]) -> V {
         let mut sum = V::default();
         for share in entry.chunks_exact(self.words) {
             // The chunk holds at least the value's bytes: `words` is its size rounded up.
@@ -167,6 +228,14 @@ impl<V: Sum> PerCpu<V> {
             }
         }
         sum
+    }
+
+    fn error(self, call: &'static str, source: io::Error) -> DatapathError {
+        DatapathError::Map {
+            map: self.map,
+            call,
+            source,
+        }
     }
 }
 

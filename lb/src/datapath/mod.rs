@@ -16,6 +16,7 @@
 //! | `grace` | [`grace_period`]: no packet that is being handled now can see what was there before |
 //! | `passed` | what the slow path sent to backends |
 //! | `counters`, `memory`, `ports` | per-CPU [`Counters`], summed; what maps cost; the [`Ports`] to redirect to |
+//! | `readings` | [`Readings`]: counters for another thread |
 //! | `probe`, `clock` | [`TestRun`]: one frame through the program; how long a jiffy is |
 //! | `error`, `advice`, `verifier_log` | [`DatapathError`]: what failed, and what to do |
 //!
@@ -41,6 +42,7 @@ mod plain;
 mod ports;
 mod probe;
 mod program;
+mod readings;
 mod samples;
 mod slots;
 mod sockets;
@@ -66,6 +68,7 @@ pub use plain::Plain;
 pub use ports::Ports;
 pub use probe::{Ingress, TestRun};
 pub use program::{Program, ProgramFacts};
+pub use readings::Readings;
 pub use samples::{Aim, SampleRing};
 pub use slots::SlotMemory;
 pub use sockets::Sockets;

@@ -12,12 +12,12 @@ use super::{Counters, DatapathError, Sum as _};
 /// Traffic of VIPs and backends that the slow path carried, by their positions in the program's own counters.
 #[derive(Debug)]
 pub struct Passed {
-    vips: Box<[Count]>,
-    backends: Box<[Count]>,
+    pub(super) vips: Box<[Count]>,
+    pub(super) backends: Box<[Count]>,
 }
 
 #[derive(Debug, Default)]
-struct Count {
+pub(super) struct Count {
     packets: AtomicU64,
     bytes: AtomicU64,
 }
@@ -92,7 +92,7 @@ impl Counters {
     }
 }
 
-fn together(mut sums: Vec<Traffic>, passed: &[Count]) -> Vec<Traffic> {
+pub(super) fn together(mut sums: Vec<Traffic>, passed: &[Count]) -> Vec<Traffic> {
     for (sum, passed) in sums.iter_mut().zip(passed) {
         sum.add(passed.traffic());
     }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::EncodeLabelSet,
     metrics::{
         counter::Counter,
         family::Family,
@@ -267,14 +267,8 @@ impl Metrics {
     }
 
     /// All of them, in the text format of OpenMetrics.
-    pub(super) fn text(&self) -> String {
-        let mut text = String::new();
-        if let Err(error) = encode(&mut text, &self.registry) {
-            text.clear();
-            text.push_str("# EOF\n");
-            tracing::error!(%error, "metrics were not encoded");
-        }
-        text
+    pub(super) fn text(&self) -> Result<String, std::fmt::Error> {
+        exposition::text(&self.registry)
     }
 }
 

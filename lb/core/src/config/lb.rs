@@ -2,7 +2,11 @@
 //!
 //! Never lists the node's own addresses and never reads the seed's file: the daemon does.
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use ipnet::IpNet;
 use xdp_prog::abi::feature;
@@ -10,7 +14,7 @@ use xdp_prog::abi::feature;
 use super::{
     Capacity, ConfigErrors, Encap, Interface, L2Config, Seed, SlowPathConfig, Warning, address,
     capacity::{self, MAX_CAPACITY_BACKENDS, MAX_CAPACITY_VIPS},
-    encap, interface, l2,
+    encap, interface, l2, metrics,
     problem::Problem,
     read::{Fields, Spot},
     read_file, seed,
@@ -40,6 +44,8 @@ pub struct LbConfig {
     pub slow_path: SlowPathConfig,
     /// Which VIP addresses this node answers for.
     pub l2: L2Config,
+    /// Where `/metrics` is; `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// Unix socket of the CLI. An absolute path.
     pub control_socket: PathBuf,
     /// What the tables should say. `own_addresses` and the tunnel's `locals` are empty: the daemon fills them.
@@ -100,6 +106,7 @@ impl LbConfig {
             capacity: Capacity::KUBE,
             slow_path: SlowPathConfig::default(),
             l2: L2Config::default(),
+            metrics_listen: None,
             control_socket: DEFAULT_LB_SOCKET.into(),
             desired: Desired::default(),
             unused_sets: Vec::new(),
@@ -227,6 +234,7 @@ fn lb(fields: &mut Fields<'_>, says: Says) -> Option<LbConfig> {
     let control_socket = fields.or("control_socket", DEFAULT_LB_SOCKET.into(), |at| socket_path(&at));
     let slow_path = fields.or("slow_path", SlowPathConfig::default(), |at| slow_path::slow_path(&at));
     let l2 = fields.or("l2", L2Config::default(), |at| l2::l2(&at));
+    let metrics_listen = fields.or("metrics", None, |at| metrics::listen(&at).map(Some));
     let mut sets = Sets::default();
     let mut vips = Vips::default();
     let tunnel = match says {
@@ -278,6 +286,7 @@ fn lb(fields: &mut Fields<'_>, says: Says) -> Option<LbConfig> {
         capacity,
         slow_path: slow_path?,
         l2: l2?,
+        metrics_listen: metrics_listen?,
         control_socket: control_socket?,
         desired,
         unused_sets: sets.unused(),

@@ -20,6 +20,7 @@ mod errors;
 mod interface;
 mod l2;
 mod lb;
+mod metrics;
 mod node;
 mod problem;
 mod raw;

@@ -151,6 +151,12 @@ pub enum Problem {
         /// What it is.
         why: NotUnicast,
     },
+    /// Not an address with a port.
+    #[error("{value} is not ADDRESS:PORT, as 127.0.0.1:9430 or [::]:9430, with a port from 1 to 65535")]
+    NotASocketAddress {
+        /// What stands there.
+        value: Quoted,
+    },
     /// Not a network.
     #[error("{value} is not a network in CIDR notation, as 192.0.2.0/24 or 2001:db8::/32")]
     NotANetwork {

@@ -24,6 +24,7 @@ use crate::{
         tables::Tables,
         views,
     },
+    metrics::Metrics,
     source::{
         file::{self, LbFile},
         kube::{
@@ -94,6 +95,7 @@ impl Kube {
         &mut self,
         life: &mut Life,
         listener: &mut Listener,
+        metrics: &mut Metrics,
     ) -> anyhow::Result<Option<LbFile>> {
         tracing::info!(node = %self.node, "waiting for the cluster's word, or the cache's");
         let mut still = interval(cluster::STILL_WAITING.0);
@@ -119,6 +121,9 @@ impl Kube {
                     Some(question) => self.answer(question, life.started),
                     None => anyhow::bail!("the control socket closed"),
                 },
+                question = metrics.next() => {
+                    question.with(super::metrics::waiting(life.started, self.link.standing()));
+                }
                 _ = still.tick() => cluster::still_waiting(&self.link.standing()),
             }
         }

@@ -27,6 +27,7 @@ use crate::{
     announce::Groups,
     control::SlowPathView,
     datapath::{Balancer, Sockets, jiffies_per_second},
+    metrics::{SlowFacts, WorkerFacts},
     xsk::{BusyPoll, Register, SlowPath, WorkerStatus, XskError, XskInterface, XskSettings},
 };
 
@@ -342,6 +343,21 @@ impl Slow {
             counts.merge(&path.counts());
         }
         counts
+    }
+
+    /// For metrics; none where it is off.
+    pub(super) fn facts(&self) -> Option<SlowFacts> {
+        let path = self.path.as_ref()?;
+        let worker = |status: WorkerStatus| WorkerFacts {
+            interface: status.interface,
+            queue: status.queue,
+            running: status.running,
+            restarts: status.restarts,
+        };
+        Some(SlowFacts {
+            counts: Box::new(self.counts()),
+            workers: path.status().into_iter().map(worker).collect(),
+        })
     }
 
     /// For people.

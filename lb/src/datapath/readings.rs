@@ -1,0 +1,81 @@
+//! A loaded program's counters for who reads them on a thread of its own.
+//!
+//! Never writes. The maps live as long as somebody reads them: a program that was replaced is read to the end, and then gone.
+
+use std::sync::Arc;
+
+use xdp_prog::{
+    abi::{SlowState, Traffic},
+    verdict::Verdict,
+};
+
+use super::{Counters, DatapathError, Passed, budgets::sheds, counters::Shares, passed::together};
+
+/// The counters of a loaded program, to be read. Four descriptors.
+pub struct Readings {
+    verdicts: Shares<u64>,
+    vips: Shares<Traffic>,
+    backends: Shares<Traffic>,
+    slow: Shares<SlowState>,
+    passed: Arc<Passed>,
+}
+
+impl Counters {
+    /// The same counters, for another thread.
+    ///
+    /// # Errors
+    ///
+    /// When there are no further descriptors.
+    pub fn readings(&self) -> Result<Readings, DatapathError> {
+        Ok(Readings {
+            verdicts: self.verdicts.0.shares()?,
+            vips: self.vips.shares()?,
+            backends: self.backends.shares()?,
+            slow: self.slow.shares()?,
+            passed: Arc::clone(&self.passed),
+        })
+    }
+}
+
+impl Readings {
+    /// Every verdict with its packets, in the order of the counters.
+    ///
+    /// # Errors
+    ///
+    /// bpf(2)'s.
+    pub fn verdicts(&self) -> Result<Vec<(Verdict, u64)>, DatapathError> {
+        Ok(Verdict::ALL.iter().copied().zip(self.verdicts.sums(all())?).collect())
+    }
+
+    /// As [`Counters::shed`].
+    ///
+    /// # Errors
+    ///
+    /// bpf(2)'s.
+    pub fn shed(&self) -> Result<Vec<(Verdict, u64)>, DatapathError> {
+        Ok(sheds(self.slow.sums(all())?))
+    }
+
+    /// As [`Counters::of_vips`].
+    ///
+    /// # Errors
+    ///
+    /// bpf(2)'s.
+    pub fn of_vips(&self, count: u32) -> Result<Vec<Traffic>, DatapathError> {
+        Ok(together(self.vips.sums(count)?, &self.passed.vips))
+    }
+
+    /// As [`Counters::of_backends`].
+    ///
+    /// # Errors
+    ///
+    /// bpf(2)'s.
+    pub fn of_backends(&self, count: u32) -> Result<Vec<Traffic>, DatapathError> {
+        Ok(together(self.backends.sums(count)?, &self.passed.backends))
+    }
+}
+
+/// Of verdicts.
+fn all() -> u32 {
+    u32::try_from(Verdict::ALL.len()).unwrap_or(u32::MAX)
+}

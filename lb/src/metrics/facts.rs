@@ -1,0 +1,76 @@
+//! What the daemon's loop says of itself. Never a counter of the program: those are read beside the loop.
+
+use std::{sync::Arc, time::SystemTime};
+
+use lb_core::slow::Counts;
+
+use super::Meters;
+use crate::source::kube::agent::Standing;
+
+/// How things stand.
+pub struct Facts {
+    /// Whether the program is in place with whole tables.
+    pub serving: bool,
+    /// When the daemon started.
+    pub started: SystemTime,
+    /// Its configuration.
+    pub config: ConfigFacts,
+    /// How much there is; none while nothing is served.
+    pub tables: Option<TableFacts>,
+    /// Interfaces with the program, and how it is attached: `native`, `generic`, `gone`.
+    pub interfaces: Vec<(String, &'static str)>,
+    /// The slow path, where it is on.
+    pub slow: Option<SlowFacts>,
+    /// The cluster, where one is the source.
+    pub kube: Option<Standing>,
+    /// Counters; none while nothing is served.
+    pub meters: Option<Arc<Meters>>,
+}
+
+/// The file.
+#[derive(Clone, Copy, Debug)]
+pub struct ConfigFacts {
+    /// Counts changes of the tables, those that a cluster asks for included.
+    pub revision: u64,
+    /// When the file was applied last.
+    pub applied: SystemTime,
+    /// When it was refused last.
+    pub refused: Option<SystemTime>,
+    /// What was read last was refused: what was applied last is in force.
+    pub stale: bool,
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Debug)]
+pub struct TableFacts {
+    /// VIPs.
+    pub vips: usize,
+    /// Backends with a next hop, or that are this node.
+    pub resolved: usize,
+    /// The others.
+    pub unresolved: usize,
+    /// Distinct lookup tables.
+    pub lookup_tables: usize,
+}
+
+/// The slow path.
+#[derive(Clone, Debug)]
+pub struct SlowFacts {
+    /// What became of packets.
+    pub counts: Box<Counts>,
+    /// One for each receive queue.
+    pub workers: Vec<WorkerFacts>,
+}
+
+/// A worker.
+#[derive(Clone, Debug)]
+pub struct WorkerFacts {
+    /// Its interface.
+    pub interface: String,
+    /// Its receive queue.
+    pub queue: u32,
+    /// Whether it runs.
+    pub running: bool,
+    /// Times that it was started again.
+    pub restarts: u64,
+}
