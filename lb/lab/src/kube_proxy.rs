@@ -1,10 +1,10 @@
 //! A stand-in for kube-proxy: what a worker's netfilter does with packets to a VIP, as the real one (nftables mode) does it.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use anyhow::{Result, ensure};
 
-use crate::{Netns, Node};
+use crate::{Netns, Node, wiring};
 
 /// TCP or UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,10 +55,10 @@ pub struct ServiceRule {
     pub policy: Policy,
     /// `sessionAffinity: ClientIP`: a client stays with its endpoint. By hash; the real one remembers for the timeout.
     pub affinity: bool,
-    /// Endpoints that this node may send to: with policy Local those on the node itself. Of the VIP's family.
+    /// All endpoints, of the VIP's family: a client of none is refused.
     pub endpoints: Vec<SocketAddr>,
-    /// Whether there are endpoints anywhere: a client of none is refused, one whose node has none (policy Local) hears nothing.
-    pub served: bool,
+    /// Those on the node itself: with policy Local clients from outside get only these, and hear nothing where there are none.
+    pub local: Vec<SocketAddr>,
 }
 
 /// The rules on one node. They stay until [`KubeProxy::remove`], with or without this handle; installing again replaces them.
@@ -165,36 +165,52 @@ table {family} kube-proxy {{
     )
 }
 
-/// The table of one family with its Services.
+/// The table of one family with its Services. With policy Local, what comes from the node itself or from a pod goes to all
+/// endpoints, as if it had left the cluster and come back in; `ip saddr` of pods is what `--cluster-cidr` tells the real one.
 fn service_table<'a>(family: &str, rules: impl Iterator<Item = &'a ServiceRule>) -> String {
-    let (mut translate, mut refuse) = (String::new(), String::new());
-    for rule in rules {
+    let pods = if family == "ip" {
+        wiring::PODS_V4
+    } else {
+        wiring::PODS_V6
+    };
+    let mark = format!("meta mark set meta mark or {MASQUERADE}");
+    let (mut chains, mut translate, mut refuse) = (String::new(), String::new(), String::new());
+    let mut hairpins = BTreeSet::new();
+    for (index, rule) in rules.enumerate() {
         let (address, port, proto) = (rule.vip.ip(), rule.vip.port(), rule.proto.word());
         let vip = format!("{family} daddr {address} {proto} dport {port}");
-        match (rule.endpoints.len(), rule.served) {
-            (0, false) => refuse += &format!("    ct state new {vip} reject\n"),
-            (0, true) => refuse += &format!("    ct state new {vip} drop\n"),
-            (count, _) => {
-                if rule.policy == Policy::Cluster {
-                    translate += &format!("    {vip} meta mark set meta mark or {MASQUERADE}\n");
-                }
-                for (index, endpoint) in rule.endpoints.iter().enumerate() {
-                    let left = count - index;
-                    let chance = match (left, rule.affinity) {
-                        (1, _) => String::new(),
-                        (_, true) => format!("jhash {family} saddr mod {count} seed 0x1 {index}"),
-                        (_, false) => format!("numgen random mod {left} 0"),
-                    };
-                    translate += &format!("    {vip} {chance} dnat to {endpoint}\n");
-                }
-            }
+        if rule.endpoints.is_empty() {
+            refuse += &format!("    ct state new {vip} reject\n");
+            continue;
         }
+        let body = match rule.policy {
+            Policy::Cluster => format!("    {mark}\n    goto all-{index}\n"),
+            Policy::Local => {
+                if rule.local.is_empty() {
+                    refuse += &format!("    ct state new {vip} drop\n");
+                }
+                format!(
+                    "    {family} saddr {pods} goto all-{index}\n    fib saddr type local {mark}\n    \
+                     fib saddr type local goto all-{index}\n{}",
+                    choose(family, rule, &rule.local)
+                )
+            }
+        };
+        let all = choose(family, rule, &rule.endpoints);
+        chains += &format!("  chain all-{index} {{\n{all}  }}\n  chain vip-{index} {{\n{body}  }}\n");
+        translate += &format!("    {vip} goto vip-{index}\n");
+        hairpins.extend(rule.endpoints.iter().map(SocketAddr::ip));
     }
+    // A server that is its own client must see another address, or it would answer itself.
+    let hairpins: String = hairpins
+        .iter()
+        .map(|ip| format!("    {family} saddr {ip} {family} daddr {ip} masquerade\n"))
+        .collect();
     format!(
         "table {family} kube-proxy
 delete table {family} kube-proxy
 table {family} kube-proxy {{
-  chain services {{
+{chains}  chain services {{
 {translate}  }}
   chain refused {{
 {refuse}  }}
@@ -207,20 +223,36 @@ table {family} kube-proxy {{
     jump services
   }}
   chain forward {{
-    type filter hook forward priority -110; policy accept;
+    type filter hook forward priority filter; policy accept;
     jump refused
   }}
   chain local-output {{
-    type filter hook output priority -110; policy accept;
+    type filter hook output priority filter; policy accept;
     jump refused
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     meta mark & {MASQUERADE} == {MASQUERADE} masquerade
-  }}
+{hairpins}  }}
 }}
 "
     )
+}
+
+/// Rules that send a packet to one of `endpoints`.
+fn choose(family: &str, rule: &ServiceRule, endpoints: &[SocketAddr]) -> String {
+    let count = endpoints.len();
+    let rule_of = |(index, endpoint): (usize, &SocketAddr)| {
+        let left = count - index;
+        let chance = match (left, rule.affinity) {
+            (1, _) => String::new(),
+            (_, true) => format!("jhash {family} saddr mod {count} seed 0x1 {index} "),
+            (_, false) => format!("numgen random mod {left} 0 "),
+        };
+        let proto = rule.proto.word();
+        format!("    {chance}meta l4proto {proto} dnat to {endpoint}\n")
+    };
+    endpoints.iter().enumerate().map(rule_of).collect()
 }
 
 fn elements(entries: impl Iterator<Item = String>) -> String {

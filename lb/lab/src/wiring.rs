@@ -18,6 +18,11 @@ pub(crate) const WORKERS_V4: &str = "10.30.0.0/16";
 /// See [`WORKERS_V4`].
 pub(crate) const WORKERS_V6: &str = "fd00:30::/32";
 
+/// All pods' subnets.
+pub(crate) const PODS_V4: &str = "10.244.0.0/16";
+/// See [`PODS_V4`].
+pub(crate) const PODS_V6: &str = "fd00:244::/32";
+
 /// Address `host` of the subnet numbered (`group`, `index`).
 pub(crate) fn v4(group: u8, index: u8, host: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, group, index, host)

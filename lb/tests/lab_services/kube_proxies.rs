@@ -35,10 +35,11 @@ struct Proxy {
 }
 
 impl KubeProxies {
-    /// On all nodes, LB nodes as well.
-    pub(crate) fn start(server: &ApiServer, topology: &Topology, delay: Duration) -> Result<Self> {
+    /// On all nodes; on LB nodes only where `on_lbs`.
+    pub(crate) fn start(server: &ApiServer, topology: &Topology, delay: Duration, on_lbs: bool) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let nodes = topology.workers().iter().chain(topology.lbs());
+        let lbs = topology.lbs().iter().filter(|_| on_lbs);
+        let nodes = topology.workers().iter().chain(lbs);
         let mut proxies: Vec<Proxy> = nodes
             .zip(1..)
             .map(|(node, number)| Proxy {
@@ -137,9 +138,7 @@ fn rules(node: &str, services: &[Value], slices: &[Value]) -> Vec<ServiceRule> {
                 let number = port["port"].as_u64().and_then(|port| u16::try_from(port).ok());
                 let Some(number) = number else { continue };
                 let endpoints = endpoints(&own, address, word(port, "name"));
-                let local = endpoints
-                    .iter()
-                    .filter(|(of, _)| policy == Policy::Cluster || of == node);
+                let local = endpoints.iter().filter(|(of, _)| of == node);
                 rules.push(ServiceRule {
                     vip: SocketAddr::new(address, number),
                     proto: if word(port, "protocol") == "UDP" {
@@ -149,8 +148,8 @@ fn rules(node: &str, services: &[Value], slices: &[Value]) -> Vec<ServiceRule> {
                     },
                     policy,
                     affinity: word(spec, "sessionAffinity") == "ClientIP",
-                    endpoints: local.map(|(_, at)| *at).collect(),
-                    served: !endpoints.is_empty(),
+                    local: local.map(|(_, at)| *at).collect(),
+                    endpoints: endpoints.iter().map(|(_, at)| *at).collect(),
                 });
             }
         }

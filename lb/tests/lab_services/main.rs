@@ -4,6 +4,7 @@
 mod kube_proxies;
 #[path = "../lab_support/mod.rs"]
 mod lab_support;
+mod reach;
 mod site;
 
 use std::{
@@ -294,27 +295,6 @@ fn a_client_stays_with_its_pod_where_the_service_asks_for_it() -> Result<()> {
         json!({"spec": {"sessionAffinity": "None", "sessionAffinityConfig": null}}),
     )?;
     site.wait_for_servers("web", vip, &["worker-1", "worker-2", "worker-3"])
-}
-
-#[test]
-fn a_vip_is_reached_from_pods_workers_and_lb_nodes() -> Result<()> {
-    if !require_root()? {
-        return Ok(());
-    }
-    let site = start(2)?;
-    let vip = at(&site.serving("web", &HTTP, json!({}))?, 80)?;
-    let worker = site.worker(0);
-    for (place, ns) in [
-        ("a worker", worker.ns()),
-        ("a pod", worker.pod()?.ns()),
-        ("an LB node", site.topology.lb(0).ns()),
-    ] {
-        let line = format!("curl -sS --max-time 2 -o /dev/null -w %{{http_code}} http://{vip}/");
-        eventually(&format!("{place} reaches {vip}"), || {
-            Ok((0..5).all(|_| ns.sh(&line).is_ok_and(|code| code.trim() == "200")))
-        })?;
-    }
-    Ok(())
 }
 
 #[test]

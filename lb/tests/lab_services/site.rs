@@ -56,6 +56,11 @@ impl Site {
     /// Starts everything, with a pool of 203.0.113.10-40 and 2001:db8:f00d::10-40, and no Service. kube-proxy on each node learns of
     /// anything after up to `proxy_delay`.
     pub(crate) fn start(topology: Topology, proxy_delay: Duration) -> Result<Self> {
+        Self::start_with(topology, proxy_delay, true)
+    }
+
+    /// As [`Self::start`], without kube-proxy on LB nodes unless `proxies_on_lbs`.
+    pub(crate) fn start_with(topology: Topology, proxy_delay: Duration, proxies_on_lbs: bool) -> Result<Self> {
         let pods = topology.workers().iter().chain(topology.lbs());
         let pods = pods.filter_map(|node| Some((node, node.pod().ok()?)));
         let servers = pods.map(|(node, pod)| Server::start(pod.ns(), node.name(), SERVER_PORT));
@@ -80,7 +85,7 @@ impl Site {
         let nodes = nodes.collect::<Result<Vec<_>>>()?;
         let lbs = topology.lbs().iter().map(|lb| cluster.spawn("run", lb));
         let lbs = lbs.collect::<Result<Vec<_>>>()?;
-        let proxies = KubeProxies::start(&cluster.server, &topology, proxy_delay)?;
+        let proxies = KubeProxies::start(&cluster.server, &topology, proxy_delay, proxies_on_lbs)?;
         let mut site = Self {
             operator,
             _proxies: proxies,

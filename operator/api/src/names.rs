@@ -40,6 +40,8 @@ pub const FINALIZER_EXTERNAL_IPS: &str = "vipline.dev/cleanup";
 pub const CONDITION_ALLOCATED: &str = "vipline.dev/Allocated";
 /// Condition of a Service: LB nodes have it in their maps.
 pub const CONDITION_PROGRAMMED: &str = "vipline.dev/Programmed";
+/// Condition of a Service: its addresses are announced to the network, and by whom.
+pub const CONDITION_ANNOUNCED: &str = "vipline.dev/Announced";
 /// Condition of a Service that asks for what is not served, with the reason.
 pub const CONDITION_ACCEPTED: &str = "vipline.dev/Accepted";
 /// Condition of an [`crate::AddressPool`]: it overlaps with an earlier one and hands nothing out.

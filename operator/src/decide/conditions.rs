@@ -20,8 +20,8 @@ const MAX_MESSAGE: usize = 32_768;
 pub(super) struct Said {
     /// Which.
     pub(super) kind: &'static str,
-    /// `True`, else `False`.
-    pub(super) is: bool,
+    /// `None`: `Unknown`. Nobody here can tell.
+    pub(super) is: Option<bool>,
     /// In UpperCamelCase.
     pub(super) reason: String,
     /// For people.
@@ -30,6 +30,11 @@ pub(super) struct Said {
 
 impl Said {
     pub(super) fn new(kind: &'static str, is: bool, reason: &str, message: impl Into<String>) -> Self {
+        Self::maybe(kind, Some(is), reason, message)
+    }
+
+    /// As [`Self::new`]; `None`: unknown.
+    pub(super) fn maybe(kind: &'static str, is: Option<bool>, reason: &str, message: impl Into<String>) -> Self {
         let mut message = message.into();
         if message.len() > MAX_MESSAGE {
             let end = (0..=MAX_MESSAGE)
@@ -48,11 +53,25 @@ impl Said {
 
     /// What a condition says already.
     pub(super) fn again(kind: &'static str, before: &Condition) -> Self {
-        Self::new(kind, before.status == "True", &before.reason, before.message.clone())
+        let is = match before.status.as_str() {
+            "True" => Some(true),
+            "False" => Some(false),
+            _ => None,
+        };
+        Self::maybe(kind, is, &before.reason, before.message.clone())
+    }
+
+    /// Whether it is true.
+    pub(super) fn is_true(&self) -> bool {
+        self.is == Some(true)
     }
 
     const fn status(&self) -> &'static str {
-        if self.is { "True" } else { "False" }
+        match self.is {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "Unknown",
+        }
     }
 
     /// Whether a condition says just this.

@@ -4,7 +4,7 @@
 
 use crate::ServiceKey;
 
-use super::{About, Note};
+use super::{About, Note, standing::NOT_ANNOUNCED};
 
 /// Whom Events are about.
 #[derive(Clone, Debug)]
@@ -30,12 +30,15 @@ impl Reporter {
         self.note(false, "EnsuringLoadBalancer", "Ensuring load balancer")
     }
 
-    pub(super) fn ensured(&self, addresses: &str) -> Note {
-        self.note(
-            false,
-            "EnsuredLoadBalancer",
-            format!("Ensured load balancer: {addresses}"),
-        )
+    /// With all that `kubectl describe` does not show of a Service: it prints no conditions.
+    pub(super) fn ensured(&self, addresses: &str, programmed: &str) -> Note {
+        let message = format!("Ensured load balancer: {addresses}; {programmed}; {NOT_ANNOUNCED}");
+        self.note(false, "EnsuredLoadBalancer", message)
+    }
+
+    /// Other addresses, in the same words.
+    pub(super) fn moved(&self, addresses: &str, programmed: &str) -> Note {
+        self.updated(&format!("{addresses}; {programmed}; {NOT_ANNOUNCED}"))
     }
 
     pub(super) fn updated(&self, what: &str) -> Note {

@@ -212,7 +212,7 @@ impl<'a> Look<'a> {
             Err(standing) => return Some(standing),
         };
         let mut ingress = there.to_vec();
-        if programmed.is || self.balanced().all(|wish| self.published.contains(&wish.address)) {
+        if programmed.is_true() || self.balanced().all(|wish| self.published.contains(&wish.address)) {
             let wanted = status::wanted(self.serve, &self.outcome.assignments);
             if !wanted.is_empty() && !status::is_same(&wanted, there) {
                 ingress = wanted;
@@ -221,12 +221,14 @@ impl<'a> Look<'a> {
         if self.serve.request.families.is_empty() {
             ingress.clear();
         }
-        let mut said = vec![self.accepted(), self.allocated(), programmed];
+        let is_on = programmed.message.clone();
+        let announced = standing::announced(self.wanted.is_some());
+        let mut said = vec![self.accepted(), self.allocated(), programmed, announced];
         said.extend(self.ports());
         if ingress == there && conditions::are_said(&said, before) {
             return None;
         }
-        let notes = self.notes(&said, &ingress);
+        let notes = self.notes(&said, &ingress, &is_on);
         let merged = conditions::merge(&said, before, self.now);
         let action = if ingress.is_empty() && !there.is_empty() {
             let mut conditions = conditions::of_others(before);
@@ -276,7 +278,7 @@ impl<'a> Look<'a> {
                 before.filter(|before| before.status == "True"),
             )),
             Standing::Soon => Err(Next::Wait(SOON)),
-            Standing::Not if said.is => Err(Next::Wait(SOON)),
+            Standing::Not if said.is_true() => Err(Next::Wait(SOON)),
             Standing::Not => Ok(said),
         }
     }
@@ -364,8 +366,8 @@ impl<'a> Look<'a> {
         Some(Said::new(CONDITION_PORTS, true, reason, message))
     }
 
-    /// Events for what is new in a status.
-    fn notes(&self, said: &[Said], ingress: &[LoadBalancerIngress]) -> Vec<Note> {
+    /// Events for what is new in a status; `is_on`: how many LB nodes have it, in words.
+    fn notes(&self, said: &[Said], ingress: &[LoadBalancerIngress], is_on: &str) -> Vec<Note> {
         let before = conditions::of(self.service);
         let mut notes = Vec::new();
         for said in said {
@@ -373,8 +375,8 @@ impl<'a> Look<'a> {
             if old.is_some_and(|old| said.is_said_by(old)) {
                 continue;
             }
-            let is_other = old.is_none_or(|old| old.reason != said.reason || (old.status == "True") != said.is);
-            notes.extend(match (said.kind, said.is) {
+            let is_other = old.is_none_or(|old| old.reason != said.reason || (old.status == "True") != said.is_true());
+            notes.extend(match (said.kind, said.is_true()) {
                 (CONDITION_ACCEPTED, false) => Some(self.reporter.refused(&said.message)),
                 (CONDITION_ALLOCATED, false) if self.serve.is_accepted() => {
                     Some(self.reporter.not_allocated(self.problem_reason(), &said.message))
@@ -395,9 +397,9 @@ impl<'a> Look<'a> {
         if now != self.published && !now.is_empty() {
             let first = self.published.is_empty();
             notes.push(if first {
-                self.reporter.ensured(&named)
+                self.reporter.ensured(&named, is_on)
             } else {
-                self.reporter.updated(&named)
+                self.reporter.moved(&named, is_on)
             });
             if first && self.index.eligible_nodes() == 0 {
                 notes.push(
@@ -406,10 +408,12 @@ impl<'a> Look<'a> {
                 );
             }
         } else if self.serve.request.families.is_empty() {
-            let is_programmed = said.iter().any(|said| said.kind == CONDITION_PROGRAMMED && said.is);
+            let is_programmed = said
+                .iter()
+                .any(|said| said.kind == CONDITION_PROGRAMMED && said.is_true());
             let was = conditions::find(before, CONDITION_PROGRAMMED).is_some_and(|before| before.status == "True");
             if is_programmed && !was {
-                notes.push(self.reporter.ensured("external IPs"));
+                notes.push(self.reporter.ensured("external IPs", is_on));
             }
         }
         notes

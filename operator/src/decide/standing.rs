@@ -1,10 +1,11 @@
-//! On which LB nodes a table is, and what that means for its Service.
+//! On which LB nodes a table is, who tells the network of its addresses, and what that means for its Service.
 //!
-//! Never takes an LB node that has only not caught up yet for one that fails.
+//! Never takes an LB node that has only not caught up yet for one that fails, and never names an LB node in what it says of
+//! announcing: each LB node that comes or goes would cost a write of every Service.
 
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use operator_api::CONDITION_PROGRAMMED;
+use operator_api::{CONDITION_ANNOUNCED, CONDITION_PROGRAMMED};
 
 use super::conditions::Said;
 use crate::index::Coverage;
@@ -23,6 +24,12 @@ const QUOTED: usize = 160;
 pub(super) const NO_LB_NODE: &str = "NoLbNode";
 /// Reason of the condition where those that are there cannot program it.
 pub(super) const FAILING: &str = "Failing";
+
+/// Reason of the condition about announcing: nobody here does.
+const NOT_BY_VIPLINE: &str = "NotByVipline";
+/// What is to be done about it, for an Event and for the condition.
+pub(super) const NOT_ANNOUNCED: &str = "not announced by Vipline, which has no BGP and elects no owners in this release: \
+     the network must route it to LB nodes, or an LB node own it by hand (l2.owned)";
 
 /// Whether clients may be told of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +76,24 @@ pub(super) fn said(coverage: &Coverage, before: Option<&Condition>) -> Said {
         Said::new(kind, false, FAILING, on + &failing(coverage))
     };
     match before {
-        Some(before) if pending(coverage) > 0 && (before.status == "True" || !says.is) => Said::again(kind, before),
+        Some(before) if pending(coverage) > 0 && (before.status == "True" || !says.is_true()) => {
+            Said::again(kind, before)
+        }
         Some(_) | None => says,
+    }
+}
+
+/// The condition about announcing. Whether the network brings packets for the addresses to LB nodes nobody here can tell.
+pub(super) fn announced(has_table: bool) -> Said {
+    if has_table {
+        Said::maybe(CONDITION_ANNOUNCED, None, NOT_BY_VIPLINE, NOT_ANNOUNCED)
+    } else {
+        Said::new(
+            CONDITION_ANNOUNCED,
+            false,
+            "NotAllocated",
+            "there is nothing to announce",
+        )
     }
 }
 
@@ -128,9 +151,12 @@ mod tests {
         assert_eq!(said(&coverage(2, 3, &[]), before), good);
         let failing = said(&coverage(2, 3, &["lb-3"]), before);
         assert_eq!(failing.message, "on 2 of 3 LB nodes; failing on lb-3: no room");
-        assert!(failing.is);
-        assert!(!said(&coverage(0, 0, &[]), before).is);
+        assert!(failing.is_true());
+        assert!(!said(&coverage(0, 0, &[]), before).is_true());
         let five = said(&coverage(0, 5, &["a", "b", "c", "d", "e"]), before);
-        assert!(!five.is && five.message.ends_with("c: no room, and 2 more"), "{five:?}");
+        assert!(
+            !five.is_true() && five.message.ends_with("c: no room, and 2 more"),
+            "{five:?}"
+        );
     }
 }

@@ -6,7 +6,8 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use operator_api::{
-    ANNOTATION_ALLOCATED_FROM, CONDITION_ACCEPTED, CONDITION_ALLOCATED, CONDITION_PROGRAMMED, FINALIZER,
+    ANNOTATION_ALLOCATED_FROM, CONDITION_ACCEPTED, CONDITION_ALLOCATED, CONDITION_ANNOUNCED, CONDITION_PROGRAMMED,
+    FINALIZER,
 };
 use serde_json::json;
 
@@ -42,6 +43,31 @@ async fn a_service_gets_address_annotation_finalizer_conditions_and_events() {
     for reason in ["EnsuringLoadBalancer", "EnsuredLoadBalancer"] {
         assert_eq!(cluster.is_told("web", reason).await.len(), 1, "{reason}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_told_on_how_many_lb_nodes_a_service_is_and_who_announces_it_or_why_not() {
+    let (cluster, _running) = Cluster::served().await;
+    cluster.service("web", json!({})).await;
+    let address = cluster.is_served("web").await.remove(0);
+    let told = cluster.is_told("web", "EnsuredLoadBalancer").await.remove(0);
+    let start = format!("Ensured load balancer: {address}; on 1 of 1 LB nodes; not announced by Vipline");
+    assert!(told.starts_with(&start), "{told}");
+    let announced = cluster.condition("web", CONDITION_ANNOUNCED).await.unwrap();
+    assert_eq!(
+        (announced.status.as_str(), announced.reason.as_str()),
+        ("Unknown", "NotByVipline")
+    );
+    assert!(told.ends_with(&announced.message), "{told}: {}", announced.message);
+    assert!(
+        told.contains("route it to LB nodes") && told.contains("l2.owned"),
+        "{told}"
+    );
+    // One that has nothing says so, too.
+    cluster
+        .annotated("poor", json!({"vipline.dev/address-pool": "nobodys"}), json!({}))
+        .await;
+    cluster.is_refused("poor", CONDITION_ANNOUNCED, "NotAllocated").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! `services`, `pools` and `uninstall` against a cluster that an operator has left behind.
+//! What people look with: `services`, `pools` and `uninstall` against a cluster that an operator has left behind, and kubectl.
 
 use std::{
     process::{Command, Output, Stdio},
@@ -9,7 +9,7 @@ use kube::{ResourceExt as _, api::ListParams};
 use operator_api::{ANNOTATION_ALLOCATED_FROM, CONDITION_PROGRAMMED, FINALIZER, LOAD_BALANCER_CLASS};
 use serde_json::{Value, json};
 
-use crate::stage::{OWN, Stage};
+use crate::stage::{OWN, Stage, eventually};
 
 const ADDRESS: &str = "203.0.113.5";
 const TIME: &str = "2026-01-01T00:00:00Z";
@@ -103,6 +103,59 @@ async fn run(stage: &Stage, args: &[&str]) -> Output {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// `kubectl describe service`; `None`: there is no kubectl here.
+async fn describe(stage: &Stage, name: &str) -> Option<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("kubeconfig");
+    std::fs::write(&file, stage.server.kubeconfig()).unwrap();
+    let mut command = Command::new("kubectl");
+    command
+        .arg("--kubeconfig")
+        .arg(&file)
+        .arg("--cache-dir")
+        .arg(directory.path());
+    command.args(["describe", "service", name]).stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap();
+    if let Err(error) = &output
+        && error.kind() == std::io::ErrorKind::NotFound
+    {
+        assert!(std::env::var_os("REQUIRE_ROOT").is_none(), "no kubectl: `make setup`");
+        return None;
+    }
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    Some(text(&output.stdout))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_describe_tells_from_which_pool_on_how_many_lb_nodes_and_who_announces() {
+    let stage = Stage::new().await;
+    let _one = stage.lb_node("lb1", "192.0.2.1/32");
+    let _two = stage.lb_node("lb2", "192.0.2.2/32");
+    let _operator = stage.operator(|_| {});
+    stage.service("web", json!({})).await;
+    stage.served("web").await;
+    let address = stage.addresses("web").await.remove(0);
+    // Events come after the writes.
+    eventually("all is told", || async {
+        let shown = describe(&stage, "web").await;
+        shown.is_none_or(|shown| shown.contains("EnsuredLoadBalancer"))
+    })
+    .await;
+    let Some(shown) = describe(&stage, "web").await else {
+        return;
+    };
+    for words in [
+        format!("{ANNOTATION_ALLOCATED_FROM}: main"),
+        format!("{address} (VIP)"),
+        format!("Allocated {address} from pool main"),
+        format!("Ensured load balancer: {address}; on 2 of 2 LB nodes; not announced by Vipline"),
+        "the network must route it to LB nodes, or an LB node own it by hand (l2.owned)".to_owned(),
+    ] {
+        assert!(shown.contains(&words), "{words:?} is not in\n{shown}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,13 +1,16 @@
 //! Births, and restarts after them.
 
-use operator_api::{CONDITION_ACCEPTED, CONDITION_ALLOCATED, CONDITION_PROGRAMMED, FINALIZER, FINALIZER_EXTERNAL_IPS};
+use operator_api::{
+    CONDITION_ACCEPTED, CONDITION_ALLOCATED, CONDITION_ANNOUNCED, CONDITION_PROGRAMMED, FINALIZER,
+    FINALIZER_EXTERNAL_IPS,
+};
 use serde_json::json;
 
 use super::{
     balanced, with, words,
     world::{Operator, World, key},
 };
-use crate::decide::Next;
+use crate::decide::{Action, Next};
 
 #[test]
 fn a_single_stack_service_is_born_in_four_writes_and_a_restart_takes_none() {
@@ -50,6 +53,59 @@ fn a_dual_stack_service_is_born_in_five_writes_in_the_order_of_its_families() {
     world.server.service("web", json!({}), spec);
     assert_eq!(words(&world.settle()), ["mark", "claim", "claim", "table", "status"]);
     assert_eq!(world.ingress("web"), ["2001:db8::10", "203.0.113.10"]);
+}
+
+#[test]
+fn a_birth_tells_from_where_it_has_its_address_on_how_many_it_is_and_that_nobody_here_announces_it() {
+    let mut world = World::ready();
+    world.server.lb_node("lb-2");
+    world.settle();
+    world.notes.clear();
+    world.server.service("web", json!({}), balanced());
+    assert_eq!(words(&world.settle()), ["mark", "claim", "table", "status"]);
+    let said = world.condition("web", CONDITION_ANNOUNCED);
+    assert!(
+        said.starts_with("Unknown/NotByVipline: not announced by Vipline"),
+        "{said}"
+    );
+    assert!(
+        said.contains("must route it to LB nodes") && said.contains("l2.owned"),
+        "what to do: {said}"
+    );
+    let told: Vec<&str> = world.notes.iter().map(|note| note.message.as_str()).collect();
+    assert_eq!(told[1], "Allocated 203.0.113.10 from pool public");
+    let ensured = "Ensured load balancer: 203.0.113.10; on 2 of 2 LB nodes; not announced by Vipline";
+    assert!(
+        told[2].starts_with(ensured) && told[2].ends_with("(l2.owned)"),
+        "{told:?}"
+    );
+    assert!(told[2].len() < 512, "room for addresses and for LB nodes that fail");
+}
+
+#[test]
+fn what_is_not_allocated_is_not_announced_and_of_those_that_are_lb_nodes_change_nothing() {
+    let mut world = World::ready();
+    world.server.pool("public", json!({"addresses": ["203.0.113.10/32"]}));
+    world.server.service("first", json!({}), balanced());
+    world.server.service("second", json!({}), balanced());
+    world.settle();
+    assert_eq!(
+        world.condition("second", CONDITION_ANNOUNCED),
+        "False/NotAllocated: there is nothing to announce"
+    );
+    let before = world.condition("first", CONDITION_ANNOUNCED);
+    // LB nodes that come and go cost what `Programmed` costs, and not a write more.
+    world.server.lb_node("lb-2");
+    world.settle();
+    world.server.lose_lb_nodes();
+    world.operator = Operator::start(&world.server, world.settings.clone());
+    world.settle();
+    assert_eq!(world.condition("first", CONDITION_ANNOUNCED), before);
+    let statuses = world
+        .actions
+        .iter()
+        .filter(|action| matches!(action, Action::ApplyServiceStatus { service, .. } if *service == key("first")));
+    assert_eq!(statuses.count(), 3, "birth, a second LB node, no LB node");
 }
 
 #[test]
