@@ -22,6 +22,7 @@
 
 mod claim;
 mod lb_node;
+mod lean;
 mod names;
 mod node_set;
 mod pool;
@@ -31,6 +32,7 @@ mod vip_table;
 
 pub use claim::{AddressClaim, AddressClaimSpec, Holder, Use};
 pub use lb_node::{FailingTable, LbNode, LbNodeSpec, LbNodeStatus, MAX_FAILING_TABLES, MAX_LB_NODE_BYTES, Programmed};
+pub use lean::Lean;
 pub use names::*;
 pub use node_set::{MAX_NODES_PER_CHUNK, NodeEntry, NodeSet, NodeSetSpec};
 pub use pool::{AddressPool, AddressPoolSpec, AddressPoolStatus, Usage};

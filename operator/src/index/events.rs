@@ -61,9 +61,10 @@ impl Index {
     }
 
     /// Puts a whole list in the place of all that is known of a kind: what is not in it is gone, and its versions count, be they
-    /// older (the API server may have been restored from a backup).
+    /// older (the API server may have been restored from a backup). Services are looked at once all kinds have been listed.
     pub fn reset(&mut self, kind: Kind, objects: Vec<Object>) -> BTreeSet<Subject> {
         let mut dirty = Dirty::new();
+        self.is_filling = !self.is_complete();
         let mut listed = BTreeSet::new();
         let mut slices_of = BTreeSet::new();
         for object in objects.into_iter().filter(|object| object.kind() == kind) {
@@ -77,6 +78,10 @@ impl Index {
             slices_of.extend(self.after_loss(gone, &mut dirty));
         }
         self.locate(slices_of, &mut dirty);
+        if std::mem::take(&mut self.is_filling) && self.is_complete() {
+            let services: Vec<Key> = self.services().cloned().collect();
+            services.iter().for_each(|key| self.look_at(key, &mut dirty));
+        }
         dirty
     }
 
@@ -124,6 +129,9 @@ impl Index {
 
     /// Notes what a Service waits for, and says so unless it is and was none of ours.
     fn look_at(&mut self, key: &Key, dirty: &mut Dirty) {
+        if self.is_filling && self.services.by_key(key).is_some() {
+            return;
+        }
         let was_ours = self.ours.contains(key);
         self.note(key);
         if was_ours || self.ours.contains(key) {

@@ -98,6 +98,8 @@ pub struct Index {
     waiting: BTreeMap<ServiceKey, Wish>,
     /// Services with a table of which clients cannot know yet, until an LB node has it.
     unpublished: BTreeSet<ServiceKey>,
+    /// A first list is being taken in while others are missing: what Services wait for is noted when the last of them has come.
+    is_filling: bool,
     /// Objects that were left out because they are none that an API server can have.
     ignored: u64,
 }
@@ -145,6 +147,7 @@ impl Index {
             ours: BTreeSet::new(),
             waiting: BTreeMap::new(),
             unpublished: BTreeSet::new(),
+            is_filling: false,
             ignored: 0,
             settings,
         }

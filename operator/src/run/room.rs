@@ -201,15 +201,18 @@ impl Room {
         self.lock().journal.insert(kind, BTreeMap::new());
     }
 
-    /// What was written while the kind was listed and is not among `names`.
-    pub(super) fn missing(&self, kind: Kind, names: &BTreeSet<Name>) -> Vec<Name> {
-        let inner = self.lock();
-        let journal = inner.journal.get(&kind).into_iter().flatten();
-        journal
-            .map(|(name, _)| name)
-            .filter(|name| !names.contains(*name))
-            .cloned()
-            .collect()
+    /// What was written while the kind was listed and is not in the list.
+    pub(super) fn missing(&self, kind: Kind, list: &[Object]) -> Vec<Name> {
+        let written: Vec<Name> = {
+            let inner = self.lock();
+            let journal = inner.journal.get(&kind).into_iter().flatten();
+            journal.map(|(name, _)| name.clone()).collect()
+        };
+        if written.is_empty() {
+            return written;
+        }
+        let listed: BTreeSet<Name> = list.iter().map(|object| identify(object).1).collect();
+        written.into_iter().filter(|name| !listed.contains(name)).collect()
     }
 
     /// The whole list of a kind. `checked` are names whose absence or presence in it is certain, although they were written
@@ -382,7 +385,7 @@ mod tests {
         let room = Room::new(Settings::default());
         room.listing(Kind::Claim);
         write(&room, claim("203.0.113.2", "20"));
-        let missing = room.missing(Kind::Claim, &BTreeSet::new());
+        let missing = room.missing(Kind::Claim, &[]);
         assert_eq!(missing, [(String::new(), "203.0.113.2".to_owned())]);
         room.reset(Kind::Claim, Vec::new(), &missing);
         assert_eq!(claims(&room), Vec::<String>::new());

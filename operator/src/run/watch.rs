@@ -5,23 +5,19 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
-use k8s_openapi::api::{
-    coordination::v1::Lease,
-    core::v1::{Namespace, Node, Secret, Service},
-    discovery::v1::EndpointSlice,
-};
+use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client, Resource,
     core::ObjectMeta,
     runtime::watcher::{self, Config, Event},
 };
-use operator_api::{AddressClaim, AddressPool, LbNode, NodeSet, SEED_SECRET, TunnelConfig, VipTable};
+use operator_api::{Lean, SEED_SECRET};
 use serde::de::DeserializeOwned;
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     explain::Target,
-    room::{Name, Room, identify},
+    room::{Name, Room},
 };
 use crate::index::{Kind, Object};
 
@@ -45,82 +41,57 @@ pub(super) fn start(tasks: &mut JoinSet<()>, room: &Arc<Room>, client: &Client, 
     let all = Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
     let seed = all.clone().fields(&format!("metadata.name={SEED_SECRET}"));
     let slices = all.clone().labels(SERVICE_NAME);
-    let own = namespace;
-    let to = client;
+    let (to, own) = (|| client.clone(), namespace);
+    tasks.spawn(follow(room, Api::all(to()), &all, Kind::Service, Object::Service));
     tasks.spawn(follow(
         room,
-        Api::<Service>::all(to.clone()),
-        &all,
-        Kind::Service,
-        Object::Service,
-    ));
-    tasks.spawn(follow(
-        room,
-        Api::<EndpointSlice>::all(to.clone()),
+        Api::all(to()),
         &slices,
         Kind::EndpointSlice,
         Object::EndpointSlice,
     ));
-    tasks.spawn(follow(room, Api::<Node>::all(to.clone()), &all, Kind::Node, slim_node));
+    tasks.spawn(follow(room, Api::all(to()), &all, Kind::Node, slim_node));
+    tasks.spawn(follow(room, Api::all(to()), &all, Kind::Namespace, Object::Namespace));
+    tasks.spawn(follow(room, Api::all(to()), &all, Kind::Pool, Object::Pool));
+    tasks.spawn(follow(room, Api::all(to()), &all, Kind::Claim, Object::Claim));
     tasks.spawn(follow(
         room,
-        Api::<Namespace>::all(to.clone()),
-        &all,
-        Kind::Namespace,
-        Object::Namespace,
-    ));
-    tasks.spawn(follow(
-        room,
-        Api::<AddressPool>::all(to.clone()),
-        &all,
-        Kind::Pool,
-        Object::Pool,
-    ));
-    tasks.spawn(follow(
-        room,
-        Api::<AddressClaim>::all(to.clone()),
-        &all,
-        Kind::Claim,
-        Object::Claim,
-    ));
-    tasks.spawn(follow(
-        room,
-        Api::<VipTable>::namespaced(to.clone(), own),
+        Api::namespaced(to(), own),
         &all,
         Kind::Table,
         Object::Table,
     ));
     tasks.spawn(follow(
         room,
-        Api::<NodeSet>::namespaced(to.clone(), own),
+        Api::namespaced(to(), own),
         &all,
         Kind::NodeSet,
         Object::NodeSet,
     ));
     tasks.spawn(follow(
         room,
-        Api::<TunnelConfig>::namespaced(to.clone(), own),
+        Api::namespaced(to(), own),
         &all,
         Kind::Tunnel,
         Object::Tunnel,
     ));
     tasks.spawn(follow(
         room,
-        Api::<LbNode>::namespaced(to.clone(), own),
+        Api::namespaced(to(), own),
         &all,
         Kind::LbNode,
         Object::LbNode,
     ));
     tasks.spawn(follow(
         room,
-        Api::<Lease>::namespaced(to.clone(), own),
+        Api::namespaced(to(), own),
         &all,
         Kind::Lease,
         Object::Lease,
     ));
     tasks.spawn(follow(
         room,
-        Api::<Secret>::namespaced(to.clone(), own),
+        Api::namespaced(to(), own),
         &seed,
         Kind::Seed,
         Object::Seed,
@@ -147,7 +118,7 @@ fn slim_node(mut node: Node) -> Object {
 
 fn follow<K>(
     room: &Arc<Room>,
-    api: Api<K>,
+    api: Api<Lean<K>>,
     config: &Config,
     kind: Kind,
     wrap: fn(K) -> Object,
@@ -167,7 +138,7 @@ where
 
 struct Follower<K> {
     room: Arc<Room>,
-    api: Api<K>,
+    api: Api<Lean<K>>,
     kind: Kind,
     wrap: fn(K) -> Object,
     /// The list so far, while one is read.
@@ -198,7 +169,7 @@ where
         }
     }
 
-    async fn take(&mut self, event: Event<K>) {
+    async fn take(&mut self, event: Event<Lean<K>>) {
         self.room.metrics.watch_event(self.kind);
         match event {
             Event::Init => {
@@ -219,10 +190,9 @@ where
     /// would vanish, and one that was deleted by others would stay for ever if it were simply kept. So those few are asked for.
     async fn init_done(&mut self) {
         let objects = std::mem::take(&mut self.listed);
-        let names = objects.iter().map(|object| identify(object).1).collect();
         let mut fresh = Vec::new();
         let mut checked: Vec<Name> = Vec::new();
-        for name in self.room.missing(self.kind, &names) {
+        for name in self.room.missing(self.kind, &objects) {
             // A Service is never created by us: one that is not in the list is gone.
             if self.kind == Kind::Service {
                 checked.push(name);
@@ -245,7 +215,7 @@ where
         tracing::debug!(kind = ?self.kind, count, "listed");
     }
 
-    fn object(&self, mut object: K) -> Object {
+    fn object(&self, Lean(mut object): Lean<K>) -> Object {
         slim(object.meta_mut());
         (self.wrap)(object)
     }

@@ -27,7 +27,7 @@ pub(crate) use report::{Report, write_table};
 
 use self::{
     maps::Maps,
-    report::{Creation, MemoryRow, Restart, Writes},
+    report::{Cpu, Creation, MemoryRow, Restart, Writes},
     site::{Site, Written},
     world::World,
 };
@@ -145,6 +145,7 @@ impl Run<'_> {
                 is_cold_sync,
                 found_s: Vec::new(),
                 idle_s: Vec::new(),
+                cpu: Vec::new(),
                 writes: Vec::new(),
             };
             report.restarts.push(restart);
@@ -154,10 +155,11 @@ impl Run<'_> {
                     "restarts",
                     &format!("restart {} of {}: {what}", number + 1, self.options.restarts),
                 );
-                let (found, idle) = self.restart(with_operator, with_cache)?;
+                let (found, idle, cpu) = self.restart(with_operator, with_cache)?;
                 if let Some(restart) = report.restarts.last_mut() {
                     restart.found_s.push(found.as_secs_f64());
                     restart.idle_s.extend(idle.map(|idle| idle.as_secs_f64()));
+                    restart.cpu.push(cpu);
                     restart.writes = self.operator_writes(&before);
                 }
             }
@@ -240,8 +242,9 @@ impl Run<'_> {
             .collect()
     }
 
-    /// Kills, starts, and waits until all VIPs are found; and, with the operator, until it has nothing left to do.
-    fn restart(&mut self, with_operator: bool, with_cache: bool) -> Result<(Duration, Option<Duration>)> {
+    /// Kills, starts, and waits until all VIPs are found; and, with the operator, until it has nothing left to do. How long each took,
+    /// and the processor time of both.
+    fn restart(&mut self, with_operator: bool, with_cache: bool) -> Result<(Duration, Option<Duration>, Cpu)> {
         self.site.lb = None;
         if with_operator {
             self.site.operator = None;
@@ -252,7 +255,7 @@ impl Run<'_> {
         self.wait("the old program to go", Duration::from_secs(10), |run| {
             Ok(run.site.maps()?.is_none())
         })?;
-        let start = Instant::now();
+        let (start, server_s) = (Instant::now(), process::own_cpu()?);
         if with_operator {
             self.site.start_operator()?;
         }
@@ -278,8 +281,14 @@ impl Run<'_> {
             !with_operator || idle.is_some(),
             "the operator is not done after {patience:?}"
         );
+        let of = |child: &Option<process::Child>| child.as_ref().map_or(Ok(0.0), process::Child::cpu);
+        let cpu = Cpu {
+            operator_s: if with_operator { of(&self.site.operator)? } else { 0.0 },
+            lb_s: of(&self.site.lb)?,
+            server_s: process::own_cpu()? - server_s,
+        };
         self.settle()?;
-        Ok((found, idle))
+        Ok((found, idle, cpu))
     }
 
     /// Until every VIP is in the match table with a lookup table that has backends.

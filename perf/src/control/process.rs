@@ -25,6 +25,8 @@ const LB: &str = "lb";
 pub(crate) const CACHE: &str = "kube.json";
 /// Where the operator's metrics are, in the LB node's namespace.
 const OPERATOR_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9091);
+/// Ticks of a second in `/proc`: `USER_HZ`, the same on all of Linux' architectures that are left.
+const TICKS: f64 = 100.0;
 /// Longest wait for an answer over HTTP.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -112,6 +114,11 @@ impl Child {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
+    /// Processor time that it has had, in seconds.
+    pub(crate) fn cpu(&self) -> Result<f64> {
+        cpu(&self.process.id().to_string())
+    }
+
     /// What it takes now (proc_pid_status(5)).
     pub(crate) fn memory(&self) -> Result<Memory> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
@@ -125,6 +132,20 @@ impl Child {
             most: field("VmHWM:")?,
         })
     }
+}
+
+/// Processor time that this process has had, in seconds: nearly all of it is the API server's double.
+pub(crate) fn own_cpu() -> Result<f64> {
+    cpu("self")
+}
+
+/// User and system time of all threads (proc_pid_stat(5)), in seconds.
+fn cpu(process: &str) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The second field is a name in parentheses, which may have spaces in it; the 14th and 15th are the times.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
+    let ticks: Vec<f64> = fields.take(2).map(str::parse).collect::<Result<_, _>>()?;
+    Ok(ticks.iter().sum::<f64>() / TICKS)
 }
 
 /// Whether the operator has listed everything and has nothing left to do.
@@ -157,4 +178,22 @@ fn get(ns: &Netns, path: &str) -> Result<String> {
         stream.read_to_string(&mut text)?;
         Ok(text)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::own_cpu;
+
+    #[test]
+    fn processor_time_grows_with_work() {
+        let (before, start) = (own_cpu().unwrap(), Instant::now());
+        while own_cpu().unwrap() < before + 0.1 {
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "a busy loop takes no processor time"
+            );
+        }
+    }
 }

@@ -87,8 +87,22 @@ pub(crate) struct Restart {
     pub(crate) found_s: Vec<f64>,
     /// Of each run with the operator: seconds until it had listed everything and nothing was left to do.
     pub(crate) idle_s: Vec<f64>,
+    /// Of each run: processor time until both were so.
+    #[serde(default)]
+    pub(crate) cpu: Vec<Cpu>,
     /// The operator's writes in all runs together, Events and Leases left out.
     pub(crate) writes: Vec<Writes>,
+}
+
+/// Processor time, user and system, in seconds. Says more than the clock where others have the processors, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Cpu {
+    /// The operator's; 0 where it was not restarted.
+    pub(crate) operator_s: f64,
+    /// The LB node's.
+    pub(crate) lb_s: f64,
+    /// The benchmark's own: the API server's double.
+    pub(crate) server_s: f64,
 }
 
 /// Changes under way at a pace.
@@ -255,6 +269,16 @@ pub(crate) fn write_table(report: &Report, out: &mut dyn io::Write) -> io::Resul
             seconds(&restart.found_s),
             seconds(&restart.idle_s)
         )?;
+        if !restart.cpu.is_empty() {
+            let of = |part: fn(&Cpu) -> f64| seconds(&restart.cpu.iter().map(part).collect::<Vec<_>>());
+            writeln!(
+                out,
+                "  CPU, s: operator {}; LB node {}; API server {}",
+                of(|cpu| cpu.operator_s),
+                of(|cpu| cpu.lb_s),
+                of(|cpu| cpu.server_s)
+            )?;
+        }
         table_of_writes(&restart.writes, out)?;
     }
     if let Some(changes) = &report.changes {

@@ -3,9 +3,8 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use kube::{
-    Api, Client, Config,
+    Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
-    core::{ApiResource, DynamicObject, Resource},
 };
 
 use super::cache::Origin;
@@ -69,9 +68,4 @@ pub(super) async fn connect(settings: &KubeSettings) -> Result<(Client, Origin),
         namespace: settings.namespace.clone(),
     };
     Ok((Client::try_from(config)?, origin))
-}
-
-/// Objects of one of our kinds, read one by one: see [`super::object`].
-pub(super) fn objects<K: Resource<DynamicType = ()>>(client: &Client, namespace: &str) -> Api<DynamicObject> {
-    Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<K>(&()))
 }

@@ -2,10 +2,53 @@
 //!
 //! Never lets one bad object stand in the way of the others: what cannot be read is an error of its own.
 
-use std::sync::Arc;
+use std::{borrow::Cow, marker::PhantomData, sync::Arc};
 
-use kube::core::DynamicObject;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::Resource;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+/// An object of kind `K` as the API server sent it, its spec not read yet.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound = "")]
+pub struct Received<K> {
+    #[serde(default)]
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: Value,
+    #[serde(skip)]
+    kind: PhantomData<K>,
+}
+
+impl<K: Resource<DynamicType = ()>> Resource for Received<K> {
+    type DynamicType = ();
+    type Scope = K::Scope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        K::kind(&())
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        K::group(&())
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        K::version(&())
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        K::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
 
 /// A named object with a spec.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,17 +65,12 @@ pub struct Object<S> {
 
 impl<S: DeserializeOwned> Object<S> {
     /// Reads what the API server sent.
-    pub fn read(mut raw: DynamicObject) -> Self {
-        let spec = raw
-            .data
-            .get_mut("spec")
-            .map(serde_json::Value::take)
-            .unwrap_or_default();
-        let created = raw.metadata.creation_timestamp.map_or(0, |time| time.0.as_second());
+    pub fn read<K>(received: Received<K>) -> Self {
+        let Received { metadata, spec, .. } = received;
         Self {
-            name: raw.metadata.name.unwrap_or_default().into(),
-            created,
-            revision: revision(raw.metadata.resource_version.as_deref()),
+            name: metadata.name.unwrap_or_default().into(),
+            created: metadata.creation_timestamp.map_or(0, |time| time.0.as_second()),
+            revision: revision(metadata.resource_version.as_deref()),
             spec: serde_json::from_value(spec).map_err(|error| error.to_string().into()),
         }
     }

@@ -6,17 +6,18 @@ use std::{fmt, pin::pin, time::Duration};
 
 use futures_util::StreamExt as _;
 use kube::{
-    Api,
-    core::DynamicObject,
+    Api, Resource,
+    core::object::HasSpec,
     runtime::watcher::{self, Event, watcher},
 };
+use operator_api::Lean;
 use serde::de::DeserializeOwned;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
 
-use super::object::{Object, revision};
+use super::object::{Object, Received, revision};
 
 /// Shortest and longest wait before the API server is asked again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
@@ -76,16 +77,19 @@ pub(super) enum Told<S> {
 }
 
 /// Watches until nobody listens.
-pub(super) async fn follow<S: DeserializeOwned, T>(
-    api: Api<DynamicObject>,
+pub(super) async fn follow<K, T>(
+    api: Api<Lean<Received<K>>>,
     config: watcher::Config,
-    wrap: fn(Told<S>, Instant) -> T,
+    wrap: fn(Told<K::Spec>, Instant) -> T,
     to: mpsc::Sender<T>,
-) {
+) where
+    K: Resource<DynamicType = ()> + HasSpec + Clone + fmt::Debug + Send + Sync + 'static,
+    K::Spec: DeserializeOwned,
+{
     let mut wait = BACKOFF.0;
     'anew: loop {
         let mut stream = pin!(watcher(api.clone(), config.clone()));
-        let mut list: Option<Vec<Object<S>>> = Some(Vec::new());
+        let mut list: Option<Vec<Object<K::Spec>>> = Some(Vec::new());
         let mut away = false;
         loop {
             let patience = match (&list, away) {
@@ -102,15 +106,16 @@ pub(super) async fn follow<S: DeserializeOwned, T>(
                     list = Some(Vec::new());
                     continue;
                 }
-                Ok(Some(Ok(Event::InitApply(object)))) => {
+                Ok(Some(Ok(Event::InitApply(Lean(object))))) => {
                     list.get_or_insert_default().push(Object::read(object));
                     continue;
                 }
                 Ok(Some(Ok(Event::InitDone))) => Told::List(list.take().unwrap_or_default()),
-                Ok(Some(Ok(Event::Apply(object)))) => Told::Apply(Object::read(object)),
-                Ok(Some(Ok(Event::Delete(object)))) => {
-                    let revision = revision(object.metadata.resource_version.as_deref());
-                    Told::Delete(object.metadata.name.unwrap_or_default(), revision)
+                Ok(Some(Ok(Event::Apply(Lean(object))))) => Told::Apply(Object::read(object)),
+                Ok(Some(Ok(Event::Delete(mut object)))) => {
+                    let metadata = std::mem::take(object.meta_mut());
+                    let revision = revision(metadata.resource_version.as_deref());
+                    Told::Delete(metadata.name.unwrap_or_default(), revision)
                 }
             };
             let failed = matches!(told, Told::Away(_));

@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::runtime::watcher;
-use operator_api::{TUNNEL_CONFIG, TunnelConfig, TunnelConfigSpec};
+use kube::{Api, runtime::watcher};
+use operator_api::{Lean, TUNNEL_CONFIG, TunnelConfig, TunnelConfigSpec};
 use tokio::sync::{mpsc, watch as latest};
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
     cache::{Cache, Origin},
     client::{self, ConnectError, KubeSettings},
     index::{Accepts, Kept, TableError},
+    object::Received,
     watch::{self, Kind, Told},
 };
 
@@ -48,7 +49,7 @@ impl WorkerLink {
         let (sender, accepts) = latest::channel(None);
         let shared = Arc::clone(&standing);
         std::thread::Builder::new().name("kube".into()).spawn(move || {
-            let objects = client::objects::<TunnelConfig>(&client, &settings.namespace);
+            let objects = Api::<Lean<Received<TunnelConfig>>>::namespaced(client, &settings.namespace);
             let only = watcher::Config::default().fields(&format!("metadata.name={TUNNEL_CONFIG}"));
             runtime.block_on(async {
                 let (to, heard) = mpsc::channel(16);

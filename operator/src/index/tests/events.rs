@@ -73,7 +73,11 @@ fn a_late_answer_does_not_bring_back_what_was_deleted() {
 
 #[test]
 fn a_list_counts_even_if_its_versions_went_back() {
-    let mut index = index([Object::Service(service(version(1_000)))]);
+    let mut index = index([]);
+    for kind in Kind::ALL {
+        index.reset(kind, vec![]);
+    }
+    index.apply(Object::Service(service(version(1_000))));
     let restored = json!({"metadata": {"resourceVersion": "10"}, "spec": {"externalTrafficPolicy": "Local"}});
     assert_eq!(
         index.reset(Kind::Service, vec![Object::Service(service(restored))]),
@@ -82,6 +86,27 @@ fn a_list_counts_even_if_its_versions_went_back() {
     assert!(matches!(index.wanted(&key("web")), Wanted::Serve(serve) if serve.local));
     assert_eq!(index.reset(Kind::Service, vec![]), dirty([web()]));
     assert_eq!(index.services().count(), 0);
+}
+
+#[test]
+fn what_was_listed_is_looked_at_when_the_last_kind_is() {
+    let mut index = index([]);
+    for kind in Kind::ALL {
+        let list = if kind == Kind::Service {
+            vec![Object::Service(service(version(1)))]
+        } else {
+            vec![]
+        };
+        let woken = index.reset(kind, list);
+        assert_eq!(woken.contains(&web()), index.is_complete(), "{kind:?}");
+        assert_eq!(index.ours().count(), usize::from(index.is_complete()), "{kind:?}");
+    }
+    assert_eq!(index.waiting(), 1);
+    // What a list does not have any more is gone at once.
+    let mut index = self::index([Object::Service(service(version(1)))]);
+    assert_eq!(index.waiting(), 1);
+    assert_eq!(index.reset(Kind::Service, vec![]), dirty([web()]));
+    assert_eq!((index.ours().count(), index.waiting()), (0, 0));
 }
 
 #[test]

@@ -63,6 +63,10 @@ fn cluster() -> Vec<(Kind, Vec<Object>)> {
         (Kind::Table, tables.collect()),
         (Kind::LbNode, lb_nodes.collect()),
         (Kind::Seed, vec![seed_secret()]),
+        (Kind::Namespace, vec![]),
+        (Kind::NodeSet, vec![]),
+        (Kind::Tunnel, vec![]),
+        (Kind::Lease, vec![]),
     ]
 }
 

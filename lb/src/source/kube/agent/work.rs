@@ -8,8 +8,8 @@ use std::{
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, runtime::watcher};
 use operator_api::{
-    NodeSet, NodeSetSpec, Programmed, SEED_KEY, SEED_SECRET, TUNNEL_CONFIG, TunnelConfig, TunnelConfigSpec, VipTable,
-    VipTableSpec,
+    Lean, NodeSet, NodeSetSpec, Programmed, SEED_KEY, SEED_SECRET, TUNNEL_CONFIG, TunnelConfig, TunnelConfigSpec,
+    VipTable, VipTableSpec,
 };
 use tokio::{
     sync::{mpsc, watch as latest},
@@ -19,8 +19,9 @@ use tokio::{
 use super::{
     super::{
         cache::{Cache, Origin},
-        client::{self, KubeSettings},
+        client::KubeSettings,
         index::{Failing, Index, Own, Revisions, TableError},
+        object::Received,
         report::{self, Reporter, Say},
         seed::Seeds,
         watch::{self, Kind, Told, say_client},
@@ -38,6 +39,8 @@ const CACHE_GAP: Duration = Duration::from_secs(10);
 const SEED_POLL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 /// How often what the maps refused is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
+/// Objects of a page of a list: 10,000 tables are ten requests, one after another.
+const PAGE: u32 = 1000;
 /// Events on their way from the watches.
 const EVENTS: usize = 4096;
 
@@ -200,12 +203,12 @@ impl Agent {
 
     fn listen(&self, client: &Client, to: mpsc::Sender<Heard>) {
         let namespace = &self.settings.namespace;
-        let all = watcher::Config::default;
-        let tables = client::objects::<VipTable>(client, namespace);
+        let all = || watcher::Config::default().page_size(PAGE);
+        let tables = Api::<Lean<Received<VipTable>>>::namespaced(client.clone(), namespace);
         tokio::spawn(watch::follow(tables, all(), Heard::Tables, to.clone()));
-        let node_sets = client::objects::<NodeSet>(client, namespace);
+        let node_sets = Api::<Lean<Received<NodeSet>>>::namespaced(client.clone(), namespace);
         tokio::spawn(watch::follow(node_sets, all(), Heard::NodeSets, to.clone()));
-        let tunnel = client::objects::<TunnelConfig>(client, namespace);
+        let tunnel = Api::<Lean<Received<TunnelConfig>>>::namespaced(client.clone(), namespace);
         tokio::spawn(watch::follow(tunnel, all(), Heard::Tunnel, to.clone()));
         let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
         tokio::spawn(poll_seed(secrets, to));

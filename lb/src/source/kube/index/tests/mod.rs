@@ -2,19 +2,18 @@ mod lists;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use kube::core::DynamicObject;
 use lb_core::{
     config::Capacity,
     desired::{Protocol, VipKey},
 };
 use operator_api::{
     AddressFamily, Backends, ForwardingMode, LocalNode, NodeEntry, NodeSetSpec, Scheduler, ServiceRef,
-    TunnelConfigSpec, Use, VipAddress, VipPort, VipTableSpec,
+    TunnelConfigSpec, Use, VipAddress, VipPort, VipTable, VipTableSpec,
 };
 use serde_json::json;
 
 use super::{Index, Own, TableError};
-use crate::source::kube::object::Object;
+use crate::source::kube::object::{Object, Received};
 
 const NOW: Duration = Duration::from_secs(1000);
 
@@ -403,13 +402,13 @@ fn what_is_not_of_this_version_is_read_as_far_as_it_goes() {
         "metadata": {"name": "shop.web", "resourceVersion": "77", "creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {"scheduler": "FromTheFuture", "addresses": 7},
     });
-    let raw: DynamicObject = serde_json::from_value(raw).unwrap();
+    let raw: Received<VipTable> = serde_json::from_value(raw).unwrap();
     let mut index = index();
     index.apply_table(Object::read(raw));
     assert!(why(&index, "shop.web").unwrap().contains("cannot be read"));
     assert_eq!(index.revisions().tables, 77);
     // Without any of it.
-    let raw: DynamicObject = serde_json::from_value(json!({"metadata": {}})).unwrap();
+    let raw: Received<VipTable> = serde_json::from_value(json!({"metadata": {}})).unwrap();
     index.apply_table(Object::read(raw));
     assert_eq!(index.failing().len(), 2);
 }
