@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::{Timestamp, Unit};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, runtime::watcher};
 use operator_api::{
@@ -57,7 +58,9 @@ pub(super) struct Agent {
     seeds: Seeds,
     updates: mpsc::Sender<Update>,
     standing: Arc<Mutex<Standing>>,
+    /// When it began, by two clocks.
     start: Instant,
+    began: Timestamp,
     sources: Vec<String>,
     /// Lists of tables and of node sets have come.
     listed: (bool, bool),
@@ -98,6 +101,7 @@ impl Agent {
             updates,
             standing,
             start: Instant::now(),
+            began: Timestamp::now(),
             sources,
             listed: (false, false),
             recalled: false,
@@ -472,6 +476,7 @@ impl Agent {
         Say {
             sources: self.sources.clone(),
             programmed: self.programmed.clone(),
+        let message = message + &self.away();
             trouble,
             message,
         }
@@ -480,6 +485,18 @@ impl Agent {
     fn publish(&mut self, to: &latest::Sender<Say>) {
         let alarm = self.seeds.alarm(self.index.fingerprint().map(|pinned| &**pinned));
         if alarm != self.alarmed {
+    /// What is not heard of at the moment, and how old what is known of it is. The time is absolute: the text is written when it
+    /// changes.
+    fn away(&self) -> String {
+        let standing = lock(&self.standing);
+        let away = standing.away.iter().map(|(kind, (since, why))| {
+            let since = self.began + since.duration_since(self.start);
+            let since = since.round(Unit::Second).unwrap_or(since);
+            format!("; {kind} cannot be watched since {since}: {why}")
+        });
+        away.collect()
+    }
+
             if let Some(alarm) = &alarm {
                 tracing::error!("ALARM: {alarm}");
             }
