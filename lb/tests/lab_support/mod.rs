@@ -13,6 +13,7 @@ mod daemon;
 mod files;
 mod kube;
 mod packets;
+mod silence;
 mod wire;
 
 pub(crate) use bed::{Bed, assert_spread, count_servers};
@@ -22,6 +23,7 @@ pub(crate) use daemon::{Counted, Daemon, Slow, vipline};
 pub(crate) use files::{LbFile, NodeFile, SEED, Vip, word};
 pub(crate) use kube::{Cluster, FINGERPRINT, NAMESPACE, table};
 pub(crate) use packets::{Datagram, framed, tunnelled};
+pub(crate) use silence::Silence;
 pub(crate) use wire::Wire;
 
 use std::{

@@ -7,7 +7,7 @@ use std::{
 
 use jiff::{Timestamp, Unit};
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client, runtime::watcher};
+use kube::{Api, Client};
 use operator_api::{
     NodeSet, NodeSetSpec, Programmed, SEED_KEY, SEED_SECRET, TUNNEL_CONFIG, TunnelConfig, TunnelConfigSpec, VipTable,
     VipTableSpec,
@@ -202,7 +202,7 @@ impl Agent {
 
     fn listen(&self, client: &Client, to: mpsc::Sender<Heard>) {
         let namespace = &self.settings.namespace;
-        let all = watcher::Config::default;
+        let all = watch::config;
         let tables = client::objects::<VipTable>(client, namespace);
         tokio::spawn(watch::follow(tables, all(), Heard::Tables, to.clone()));
         let node_sets = client::objects::<NodeSet>(client, namespace);
