@@ -100,7 +100,7 @@ fn kube(out: &mut dyn io::Write, view: &KubeView, role: Role) -> io::Result<()> 
     if let Some(held) = &view.held {
         writeln!(
             out,
-            "           ALARM: a list without {} of {} VIPs is held for {} more; `vipline kube accept` lets them go",
+            "           ALARM: {} of {} VIPs are gone from the API server at once, and held for {} more; `vipline kube accept` lets them go",
             held.vips,
             held.of,
             duration(held.seconds_left)

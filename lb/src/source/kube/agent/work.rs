@@ -153,9 +153,11 @@ impl Agent {
         loop {
             let now = Instant::now();
             let held_until = self.index.held_until().map(|until| self.start + until);
+            let deletions_due = self.index.deletions_due().map(|due| self.start + due);
             let save_at = self.unsaved.then_some(saved + CACHE_GAP);
             let retry_at = self.wants_retry().then_some(tried + TRY_AGAIN);
-            let wake = [head_start, held_until, save_at, retry_at].into_iter().flatten().min();
+            let wakes = [head_start, held_until, deletions_due, save_at, retry_at];
+            let wake = wakes.into_iter().flatten().min();
             let wake = wake.unwrap_or(now + Duration::from_secs(3600));
             tokio::select! {
                 word = words.recv() => match word {
@@ -180,7 +182,10 @@ impl Agent {
             }
             if held_until.is_some_and(|at| now >= at) {
                 let tables = self.index.let_go();
-                tracing::warn!(tables, "what the list had dropped was held long enough: it goes now");
+                tracing::warn!(tables, "what was dropped at once was held long enough: it goes now");
+            }
+            if deletions_due.is_some_and(|at| now >= at) {
+                self.index.carry_out_deletions(now.duration_since(self.start));
             }
             if retry_at.is_some_and(|at| now >= at) {
                 tried = now;
@@ -218,25 +223,23 @@ impl Agent {
         match heard {
             Heard::Tables(told, at) => {
                 self.note(Kind::Tables, &told, at);
+                let before = self.index.held();
                 match told {
                     Told::List(list) => {
-                        let before = self.index.held();
                         self.index.reset_tables(list, now);
                         self.listed.0 = true;
-                        if let Some(held) = self.index.held()
-                            && before.is_none()
-                        {
-                            tracing::error!(
-                                "ALARM: a list of VipTables came without {} of {} VIPs: they are kept for 5 minutes; `vipline \
-                                 kube accept` lets them go now",
-                                held.vips,
-                                held.of
-                            );
-                        }
                     }
                     Told::Apply(table) => self.index.apply_table(table),
-                    Told::Delete(name, revision) => self.index.delete_table(&name, revision),
+                    Told::Delete(name, revision) => self.index.delete_table(&name, revision, now),
                     Told::Away(_) | Told::Back => {}
+                }
+                if let (None, Some(held)) = (before, self.index.held()) {
+                    tracing::error!(
+                        "ALARM: {} of {} VIPs are gone from the API server at once: they are kept for 5 minutes; `vipline kube \
+                         accept` lets them go now",
+                        held.vips,
+                        held.of
+                    );
                 }
             }
             Heard::NodeSets(told, at) => {
@@ -322,7 +325,7 @@ impl Agent {
             }
             Word::Accept => {
                 let tables = self.index.let_go();
-                tracing::warn!(tables, "what the list had dropped was accepted: it goes now");
+                tracing::warn!(tables, "what was dropped at once was accepted: it goes now");
             }
         }
     }
@@ -455,7 +458,7 @@ impl Agent {
         let alarm = self.seeds.alarm(self.index.fingerprint().map(|pinned| &**pinned));
         let (trouble, message) = if let Some(held) = held {
             let text = format!(
-                "a list without {} of {} VIPs is held; `vipline kube accept` on this node lets them go",
+                "{} of {} VIPs are gone from the API server at once, and held; `vipline kube accept` on this node lets them go",
                 held.vips, held.of
             );
             (Some("MassDropHeld"), text)
@@ -473,18 +476,15 @@ impl Agent {
         } else {
             (None, "serves what it was told".to_owned())
         };
+        let message = message + &self.away();
         Say {
             sources: self.sources.clone(),
             programmed: self.programmed.clone(),
-        let message = message + &self.away();
             trouble,
             message,
         }
     }
 
-    fn publish(&mut self, to: &latest::Sender<Say>) {
-        let alarm = self.seeds.alarm(self.index.fingerprint().map(|pinned| &**pinned));
-        if alarm != self.alarmed {
     /// What is not heard of at the moment, and how old what is known of it is. The time is absolute: the text is written when it
     /// changes.
     fn away(&self) -> String {
@@ -497,6 +497,9 @@ impl Agent {
         away.collect()
     }
 
+    fn publish(&mut self, to: &latest::Sender<Say>) {
+        let alarm = self.seeds.alarm(self.index.fingerprint().map(|pinned| &**pinned));
+        if alarm != self.alarmed {
             if let Some(alarm) = &alarm {
                 tracing::error!("ALARM: {alarm}");
             }

@@ -31,7 +31,7 @@ use self::{
     table::Parsed,
 };
 use super::{
-    guard::{Guard, Held},
+    guard::{Deletions, Guard, Held},
     object::Object,
 };
 
@@ -112,7 +112,7 @@ struct Version {
 #[derive(Clone, Debug)]
 struct Entry {
     created: i64,
-    /// It is not in the last list, which dropped too much to be believed.
+    /// It is not in the last list, or was deleted by name: it may be gone.
     held: bool,
     newest: Result<Version, TableError>,
     /// The version that the maps had last, for when the newest cannot be served.
@@ -150,6 +150,7 @@ pub struct Index {
     /// Tables that changed the VIPs and are not known to be in the maps yet.
     unconfirmed: BTreeSet<Arc<str>>,
     guard: Guard,
+    deletions: Deletions,
     revisions: Revisions,
     sequence: u64,
 }
@@ -170,6 +171,7 @@ impl Index {
             failing: Arc::default(),
             unconfirmed: BTreeSet::new(),
             guard: Guard::default(),
+            deletions: Deletions::default(),
             revisions: Revisions::default(),
             sequence: 0,
         }
@@ -191,17 +193,46 @@ impl Index {
         self.look_at_guard();
     }
 
-    /// Takes a table out: it was deleted by name.
-    pub fn delete_table(&mut self, name: &str, revision: u64) {
+    /// A table was deleted by name. It gives way to others at once, and goes a moment later, unless too many are deleted by then: see
+    /// [`Self::deletions_due`], [`Self::held`]. `now`: time since any beginning.
+    pub fn delete_table(&mut self, name: &str, revision: u64, now: Duration) {
         self.revisions.tables = self.revisions.tables.max(revision);
-        self.drop_table(name);
+        let Some((name, _)) = self.tables.get_key_value(name) else {
+            return;
+        };
+        let name = Arc::clone(name);
+        self.hold(&name, true);
+        let vips = self.tables.get(&name).map_or(0, |entry| entry.served.len());
+        if vips == 0 {
+            self.drop_table(&name);
+        } else if self.guard.held().is_none() {
+            let (too_much, present) = self.deletions.add(name, vips, self.vips.len(), now);
+            if too_much {
+                self.deletions.forget_waiting();
+                self.guard.hold(self.held_vips(), present, now);
+            }
+            return;
+        }
         self.look_at_guard();
+    }
+
+    /// When [`Self::carry_out_deletions`] has something to do.
+    pub fn deletions_due(&self) -> Option<Duration> {
+        self.deletions.due()
+    }
+
+    /// Takes out what was deleted by name a moment ago.
+    pub fn carry_out_deletions(&mut self, now: Duration) {
+        for name in self.deletions.take(now) {
+            self.drop_table(&name);
+        }
     }
 
     /// Puts a whole list in the place of all tables; what is not in it is gone, unless that is too much to be believed: see
     /// [`Self::held`]. `now`: time since any beginning.
     pub fn reset_tables(&mut self, mut objects: Vec<Object<VipTableSpec>>, now: Duration) {
         let present = self.vips.len();
+        self.deletions.forget_waiting();
         let listed: BTreeSet<Arc<str>> = objects.iter().map(|object| Arc::clone(&object.name)).collect();
         let gone: Vec<Arc<str>> = self
             .tables
@@ -234,6 +265,7 @@ impl Index {
     /// Lets what is held through; how many tables go.
     pub fn let_go(&mut self) -> usize {
         self.guard.let_go();
+        self.deletions.forget_waiting();
         let gone: Vec<Arc<str>> = self.held_tables().map(|(name, _)| Arc::clone(name)).collect();
         gone.iter().for_each(|name| self.drop_table(name));
         gone.len()
@@ -422,6 +454,7 @@ impl Index {
             revision,
             spec,
         } = object;
+        self.deletions.cancel(&name);
         let newest = match spec {
             Err(why) => Err(TableError::Unreadable { why }),
             Ok(spec) => table::parse(&spec).map(|parsed| Version {
