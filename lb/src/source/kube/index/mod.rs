@@ -233,6 +233,8 @@ impl Index {
     pub fn reset_tables(&mut self, mut objects: Vec<Object<VipTableSpec>>, now: Duration) {
         let present = self.vips.len();
         self.deletions.forget_waiting();
+        // Not the highest that was ever seen: a cluster that was restored from a backup counts from there.
+        self.revisions.tables = 0;
         let listed: BTreeSet<Arc<str>> = objects.iter().map(|object| Arc::clone(&object.name)).collect();
         let gone: Vec<Arc<str>> = self
             .tables
@@ -297,6 +299,7 @@ impl Index {
         let names = self.node_sets.chunk_names();
         let gone: Vec<Arc<str>> = names.filter(|name| !listed.contains(*name)).cloned().collect();
         let mut changed = false;
+        self.revisions.node_sets = 0;
         for object in objects {
             self.revisions.node_sets = self.revisions.node_sets.max(object.revision);
             let name = Arc::clone(&object.name);

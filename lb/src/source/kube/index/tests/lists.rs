@@ -90,6 +90,24 @@ fn deletions_of_over_half_at_once_are_held_like_a_list_that_drops_them() {
 }
 
 #[test]
+fn a_cluster_from_a_backup_counts_from_there() {
+    let mut index = index();
+    index.reset_tables(many(3), NOW);
+    index.apply_table(object("t00", 1, 900, spec(&["203.0.113.0"], &[81])));
+    index.apply_node_set(Object {
+        revision: 901,
+        ..workers()
+    });
+    let before = index.revisions();
+    assert_eq!((before.tables, before.node_sets), (900, 901));
+    index.reset_tables(many(3), NOW);
+    index.reset_node_sets(vec![workers()]);
+    // Whoever waits for revision 30 of a table waits until it is here.
+    assert_eq!((index.revisions().tables, index.revisions().node_sets), (22, 10));
+    assert_ne!(members(&index, "203.0.113.0", 80), "none");
+}
+
+#[test]
 fn a_list_that_is_whole_again_ends_what_was_held_and_a_smaller_loss_is_believed() {
     let mut index = index();
     index.reset_tables(many(10), NOW);
