@@ -9,7 +9,7 @@ mod site;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -364,9 +364,32 @@ fn a_node_that_is_drained_leaves_and_comes_back() -> Result<()> {
             .map_err(|failure| anyhow::anyhow!("{failure:?}"))
     };
     let backends = || Ok::<_, anyhow::Error>(site.lbs[0].backends()?.len());
-    site.cluster.server.writes().reset();
+    let writes = site.cluster.server.writes();
+    let said = |resource: &str| writes.of("*", resource, "*");
+    writes.reset();
+    let start = Instant::now();
     exclude(json!(""))?;
     eventually("two nodes are left", || Ok(backends()? == 2)).with_context(|| site.describe("web"))?;
+    eventually("the LB node says so", || Ok(said("lbnodes") > 0))?;
+    // And whatever else there is to write.
+    std::thread::sleep(Duration::from_secs(2));
+    let lb_nodes = said("lbnodes");
+    assert!(
+        lb_nodes <= start.elapsed().as_secs() + 1,
+        "{lb_nodes} in {:?}",
+        start.elapsed()
+    );
+    assert_eq!(
+        (
+            said("nodesets"),
+            said("viptables"),
+            said("addressclaims"),
+            said("services")
+        ),
+        (1, 0, 0, 0),
+        "{:?}",
+        writes.all()
+    );
     assert!(site.is_served(&site.client(), "TCP", vip)?);
     exclude(json!(null))?;
     eventually("three nodes are there", || Ok(backends()? == 3))?;
