@@ -24,6 +24,7 @@ iperf3   iperf3
 nmap     nmap
 tshark   tshark
 kubectl  kubernetes-client
+openssl  openssl
 clang    clang
 m4       m4
 pkg-config            pkg-config

@@ -332,7 +332,8 @@ fn a_restart_without_an_api_server_serves_what_was_served() -> Result<()> {
         endpoint.reopen()?;
     }
     bed.wait_for_vips(6)?;
-    assert!(!bed.kube()?.from_cache);
+    // NodeSets are listed apart.
+    eventually("nothing is from the cache", || Ok(!bed.kube()?.from_cache))?;
     bed.assert_served(3)?;
 
     // Killed, and a cache that is cut short: the API server says it all again.
@@ -388,6 +389,56 @@ fn a_list_that_drops_over_half_is_held_until_it_is_accepted() -> Result<()> {
     lose_tables(&bed, &["shop.d"])?;
     bed.wait_for_vips(2)?;
     assert_eq!(bed.kube()?.held, None);
+    Ok(())
+}
+
+#[test]
+fn a_definition_that_is_deleted_takes_no_vip_along() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let bed = Bed::serving(1)?;
+    let put = || {
+        bed.cluster.put_table("shop.web", "203.0.113.1", 80, &all_workers());
+        for last in 2..=5 {
+            let name = format!("shop.s{last}");
+            bed.cluster
+                .put_table(&name, &format!("203.0.113.{last}"), 80, &all_workers());
+        }
+    };
+    put();
+    bed.wait_for_vips(10)?;
+    let server = &bed.cluster.server;
+    let deleted = server.delete("customresourcedefinitions", "", "viptables.vipline.dev");
+    deleted.map_err(|failure| anyhow::anyhow!("{failure:?}"))?;
+    eventually("it is held", || Ok(bed.kube()?.held.is_some()))?;
+    eventually("and said", || Ok(bed.cluster.ready(bed.name()) == "False MassDropHeld"))?;
+    std::thread::sleep(Duration::from_secs(2));
+    for last in 1..=3 {
+        bed.assert_served(last)?;
+    }
+    assert_eq!(bed.lb.status()?.vips, 10);
+    let log = bed.lb.log()?;
+    assert!(
+        log.contains("ALARM: ") && log.contains(" of 10 VIPs are gone from the API server at once"),
+        "{log}"
+    );
+    // Back in time, they go on as they were.
+    for definition in operator_api::crds() {
+        let definition = serde_json::to_value(definition)?;
+        if definition["metadata"]["name"] == "viptables.vipline.dev" {
+            eventually("the definition is there again", || {
+                Ok(server.create(definition.clone()).is_ok())
+            })?;
+        }
+    }
+    eventually("it is established", || {
+        let definition = server.read("customresourcedefinitions", "", "viptables.vipline.dev");
+        Ok(definition.is_some_and(|definition| definition["status"]["conditions"].is_array()))
+    })?;
+    put();
+    eventually("nothing is held any more", || Ok(bed.kube()?.held.is_none()))?;
+    assert_eq!(bed.lb.status()?.vips, 10);
     Ok(())
 }
 

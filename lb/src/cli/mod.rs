@@ -28,6 +28,8 @@ const EXIT_UNUSABLE: u8 = 2;
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let args = Args::parse();
+    // Fails only where one was installed already, which does as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     match run(args.command) {
         Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,

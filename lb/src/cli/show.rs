@@ -121,7 +121,7 @@ fn kube(out: &mut dyn io::Write, view: &KubeView, status: &StatusView) -> io::Re
     if let Some(held) = &view.held {
         writeln!(
             out,
-            "           ALARM: a list without {} of {} VIPs is held for {} more; `vipline kube accept` lets them go",
+            "           ALARM: {} of {} VIPs are gone from the API server at once, and held for {} more; `vipline kube accept` lets them go",
             held.vips,
             held.of,
             duration(held.seconds_left)

@@ -10,7 +10,7 @@ mod site;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -344,11 +344,63 @@ fn a_node_that_is_drained_leaves_and_comes_back() -> Result<()> {
             .map_err(|failure| anyhow::anyhow!("{failure:?}"))
     };
     let backends = || Ok::<_, anyhow::Error>(site.lbs[0].backends()?.len());
-    site.cluster.server.writes().reset();
+    let writes = site.cluster.server.writes();
+    let said = |resource: &str| writes.of("*", resource, "*");
+    writes.reset();
+    let start = Instant::now();
     exclude(json!(""))?;
     eventually("two nodes are left", || Ok(backends()? == 2)).with_context(|| site.describe("web"))?;
+    eventually("the LB node says so", || Ok(said("lbnodes") > 0))?;
+    // And whatever else there is to write.
+    std::thread::sleep(Duration::from_secs(2));
+    let lb_nodes = said("lbnodes");
+    assert!(
+        lb_nodes <= start.elapsed().as_secs() + 1,
+        "{lb_nodes} in {:?}",
+        start.elapsed()
+    );
+    assert_eq!(
+        (
+            said("nodesets"),
+            said("viptables"),
+            said("addressclaims"),
+            said("services")
+        ),
+        (1, 0, 0, 0),
+        "{:?}",
+        writes.all()
+    );
     assert!(site.is_served(&site.client(), "TCP", vip)?);
     exclude(json!(null))?;
     eventually("three nodes are there", || Ok(backends()? == 3))?;
     site.wait_until_served("web", "TCP", vip)
+}
+
+#[test]
+fn an_lb_node_whose_node_is_gone_is_trusted_by_no_worker_any_more() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let site = Site::start(Topology::builder().lbs(2).workers(1).build()?, PROXY_DELAY)?;
+    let sources = || -> Vec<String> {
+        let tunnel = site
+            .cluster
+            .server
+            .read("tunnelconfigs", lab_support::NAMESPACE, "default");
+        let sources = tunnel.unwrap_or_default()["spec"]["sources"].clone();
+        let sources = sources.as_array().cloned().unwrap_or_default();
+        sources
+            .iter()
+            .filter_map(|source| source.as_str().map(ToOwned::to_owned))
+            .collect()
+    };
+    let of = |lb: &Node| format!("{}/32", lb.addr_v4());
+    let (stays, goes) = (site.topology.lb(0), site.topology.lb(1));
+    let trusts = |lb: &Node| sources().contains(&of(lb));
+    eventually("both are trusted", || Ok(trusts(stays) && trusts(goes)))?;
+    let deleted = site.cluster.server.delete("nodes", "", goes.name());
+    deleted.map_err(|failure| anyhow::anyhow!("{failure:?}"))?;
+    eventually("one is left", || Ok(trusts(stays) && !trusts(goes)))?;
+    assert_eq!(site.cluster.lb_node(goes.name()), None);
+    Ok(())
 }

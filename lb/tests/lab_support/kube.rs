@@ -122,10 +122,14 @@ impl Cluster {
 
     /// As [`Self::spawn`], with these lines in its file.
     pub(crate) fn spawn_with(&self, role: &'static str, node: &Node, lines: &str) -> Result<Daemon> {
-        let endpoint = self.endpoint(node);
+        Self::spawn_by(role, node, lines, &self.endpoint(node).kubeconfig(None))
+    }
+
+    /// As [`Self::spawn_with`], by this way to the API server.
+    pub(crate) fn spawn_by(role: &'static str, node: &Node, lines: &str, way: &str) -> Result<Daemon> {
         let args = |directory: &Path| {
             let kubeconfig = directory.join("kubeconfig");
-            fs::write(&kubeconfig, endpoint.kubeconfig(None))?;
+            fs::write(&kubeconfig, way)?;
             let text = |path: &Path| path.to_str().map(ToOwned::to_owned).context("UTF-8");
             Ok(vec![
                 "--kube".to_owned(),

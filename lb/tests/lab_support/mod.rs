@@ -14,6 +14,7 @@ mod files;
 mod kube;
 mod packets;
 mod scrape;
+mod silence;
 mod wire;
 
 pub(crate) use bed::{Bed, assert_spread, count_servers};
@@ -24,6 +25,7 @@ pub(crate) use files::{LbFile, NodeFile, SEED, Vip, word};
 pub(crate) use kube::{Cluster, FINGERPRINT, NAMESPACE, table};
 pub(crate) use packets::{Datagram, framed, tunnelled};
 pub(crate) use scrape::{METRICS, Scrape};
+pub(crate) use silence::Silence;
 pub(crate) use wire::Wire;
 
 use std::{

@@ -81,11 +81,16 @@ pub(crate) fn written(state: &mut State, resource: &Resource, definition: &Value
     }
 }
 
-/// Takes note of a definition that is gone.
+/// Takes note of a definition that is gone: its objects go with it, one by one.
 pub(crate) fn removed(state: &mut State, resource: &Resource, definition: &Value) {
     if resource.plural == "customresourcedefinitions" {
         let group = definition["spec"]["group"].as_str().unwrap_or("");
         let plural = definition["spec"]["names"]["plural"].as_str().unwrap_or("");
+        let table = format!("{plural}.{group}");
+        let keys: Vec<Key> = state.table(&table).objects.keys().cloned().collect();
+        for key in keys {
+            state.remove(&table, &key, None);
+        }
         state.registry.remove(group, plural);
     }
 }

@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::http;
+use crate::http::{self, Caller};
 use crate::server::Shared;
+use crate::tls::Authority;
 
 /// A place where the server listens. Clones are the same place; it stays open when they are dropped.
 #[derive(Clone)]
@@ -27,11 +29,16 @@ struct Inner {
     /// Kept while closed, so that nobody else takes the port and the network namespace stays the same.
     listener: TcpListener,
     address: SocketAddr,
+    authority: Option<Authority>,
     accepting: Mutex<Option<AbortHandle>>,
 }
 
 impl Endpoint {
-    pub(crate) fn open(shared: Arc<Shared>, runtime: Handle, listener: TcpListener) -> Self {
+    pub(crate) fn open(
+        shared: Arc<Shared>,
+        runtime: Handle,
+        (listener, authority): (TcpListener, Option<Authority>),
+    ) -> Self {
         let address = match listener.local_addr() {
             Ok(address) => address,
             Err(error) => unreachable!("a listener has an address: {error}"),
@@ -41,6 +48,7 @@ impl Endpoint {
             runtime,
             listener,
             address,
+            authority,
             accepting: Mutex::default(),
         };
         let endpoint = Self { inner: Arc::new(inner) };
@@ -75,9 +83,10 @@ impl Endpoint {
             return;
         };
         let shared = Arc::clone(&self.inner.shared);
+        let authority = self.inner.authority.clone();
         let task = self.inner.runtime.spawn(async move {
             match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => accept(listener, shared, serve).await,
+                Ok(listener) => accept(listener, (shared, authority), serve).await,
                 Err(error) => tracing::error!(%error, "a listener that tokio does not take"),
             }
         });
@@ -87,9 +96,10 @@ impl Endpoint {
         }
     }
 
-    /// `http://ADDRESS:PORT`
+    /// `http://ADDRESS:PORT`, or `https://`
     pub fn url(&self) -> String {
-        format!("http://{}", self.inner.address)
+        let scheme = self.inner.authority.as_ref().map_or("http", |_| "https");
+        format!("{scheme}://{}", self.inner.address)
     }
 
     /// Where it listens.
@@ -97,24 +107,39 @@ impl Endpoint {
         self.inner.address
     }
 
-    /// A kubeconfig; without a token, as an administrator. The token is in the path too, since `kubectl` sends none over
-    /// plain HTTP.
+    /// A kubeconfig; without a token, as an administrator (over TLS: as nobody). The token is in the path too, since `kubectl` sends
+    /// none over plain HTTP.
     pub fn kubeconfig(&self, token: Option<&str>) -> String {
-        let (path, user) = match token {
-            Some(token) => (format!("/as/{token}"), format!("{{token: {token}}}")),
-            None => (String::new(), "{}".to_owned()),
-        };
+        let path = token.filter(|_| self.inner.authority.is_none());
+        let path = path.map(|token| format!("/as/{token}")).unwrap_or_default();
+        let user = token.map_or_else(|| "{}".to_owned(), |token| format!("{{token: {token}}}"));
+        self.kubeconfig_of(&path, &user)
+    }
+
+    /// A kubeconfig with this user: what [`Authority::client`] says.
+    pub fn kubeconfig_with(&self, user: &str) -> String {
+        self.kubeconfig_of("", user)
+    }
+
+    fn kubeconfig_of(&self, path: &str, user: &str) -> String {
+        let authority = self
+            .inner
+            .authority
+            .as_ref()
+            .and_then(|authority| authority.certificate().ok());
+        let authority = authority.map(|data| format!(", certificate-authority-data: {data}"));
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: double\n\
-             clusters: [{{name: double, cluster: {{server: \"{}{path}\"}}}}]\n\
+             clusters: [{{name: double, cluster: {{server: \"{}{path}\"{}}}}}]\n\
              contexts: [{{name: double, context: {{cluster: double, user: double}}}}]\n\
              users: [{{name: double, user: {user}}}]\n",
-            self.url()
+            self.url(),
+            authority.unwrap_or_default()
         )
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>, serve: bool) {
+async fn accept(listener: tokio::net::TcpListener, (shared, authority): (Arc<Shared>, Option<Authority>), serve: bool) {
     // Dropped with this task, and all connections with it.
     let mut connections = JoinSet::new();
     loop {
@@ -131,15 +156,25 @@ async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>, serve: b
             continue;
         }
         let _small_answers_at_once = stream.set_nodelay(true);
-        let shared = Arc::clone(&shared);
+        let (shared, authority) = (Arc::clone(&shared), authority.clone());
         connections.spawn(async move {
-            let service = service_fn(move |request| http::handle(Arc::clone(&shared), request));
-            let served = http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-            if let Err(error) = served {
-                tracing::debug!(%error, "connection");
+            match authority {
+                None => serve_one(shared, stream, Caller::Local).await,
+                Some(authority) => match authority.accept(stream).await {
+                    Ok((stream, identity)) => serve_one(shared, stream, Caller::Shown(identity)).await,
+                    Err(error) => tracing::debug!(%error, "handshake"),
+                },
             }
         });
+    }
+}
+
+async fn serve_one(shared: Arc<Shared>, stream: impl AsyncRead + AsyncWrite + Unpin, caller: Caller) {
+    let service = service_fn(move |request| http::handle(Arc::clone(&shared), caller.clone(), request));
+    let served = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "connection");
     }
 }

@@ -32,6 +32,15 @@ use crate::writes::{self, DeleteOptions, FieldValidation, Outcome, Request};
 #[error("the connection is cut on purpose")]
 pub(crate) struct Cut;
 
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub(crate) enum Caller {
+    /// Plain HTTP, in tests: an administrator, unless a token says otherwise.
+    Local,
+    /// TLS: whose certificate was shown, if any.
+    Shown(Option<Identity>),
+}
+
 /// A request as read.
 struct Call {
     method: Method,
@@ -44,7 +53,11 @@ struct Call {
     body: Bytes,
 }
 
-pub(crate) async fn handle(shared: Arc<Shared>, request: hyper::Request<Incoming>) -> Result<Response<Answer>, Cut> {
+pub(crate) async fn handle(
+    shared: Arc<Shared>,
+    caller: Caller,
+    request: hyper::Request<Incoming>,
+) -> Result<Response<Answer>, Cut> {
     if shared.faults.refuses() {
         return Err(Cut);
     }
@@ -62,7 +75,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, request: hyper::Request<Incoming
     };
     let authorization = text(header::AUTHORIZATION);
     let (token, path) = identity_in(head.uri.path(), &authorization);
-    let user = match who(&shared, token) {
+    let user = match who(&shared, caller, token) {
         Ok(user) => user,
         Err(failure) => return Ok(answer::failure(&failure)),
     };
@@ -94,15 +107,17 @@ fn identity_in<'a>(path: &'a str, authorization: &'a str) -> (Option<&'a str>, &
     (authorization.strip_prefix("Bearer "), path)
 }
 
-fn who(shared: &Shared, token: Option<&str>) -> Result<Identity, Failure> {
-    let Some(token) = token else {
-        return Ok(Identity::admin());
+fn who(shared: &Shared, caller: Caller, token: Option<&str>) -> Result<Identity, Failure> {
+    let known = match (caller, token) {
+        (Caller::Shown(Some(identity)), _) => Some(identity),
+        (Caller::Shown(None) | Caller::Local, Some(token)) => {
+            let identities = shared.identities.lock().unwrap_or_else(PoisonError::into_inner);
+            identities.get(token).cloned()
+        }
+        (Caller::Local, None) => Some(Identity::admin()),
+        (Caller::Shown(None), None) => None,
     };
-    let identities = shared.identities.lock().unwrap_or_else(PoisonError::into_inner);
-    identities
-        .get(token)
-        .cloned()
-        .ok_or_else(|| Failure::new(401, "Unauthorized", "Unauthorized"))
+    known.ok_or_else(|| Failure::new(401, "Unauthorized", "Unauthorized"))
 }
 
 /// What is done, in the words of Roles; `apply` is a kind of `patch` that tests tell apart.

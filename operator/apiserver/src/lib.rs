@@ -6,7 +6,7 @@
 //!
 //! | room | what |
 //! |---|---|
-//! | `server`, `endpoint` | the handle, listeners |
+//! | `server`, `endpoint`, `tls` | the handle, listeners |
 //! | `http`, `paths`, `answer`, `discovery`, `view`, `table` | the protocol |
 //! | `store` | objects, history, the counter of revisions |
 //! | `list`, `watch`, `selector` | reading |
@@ -51,6 +51,7 @@ mod service;
 mod shape;
 mod store;
 mod table;
+mod tls;
 mod typed;
 mod view;
 mod watch;
@@ -62,3 +63,4 @@ pub use failure::Failure;
 pub use faults::Faults;
 pub use identity::Identity;
 pub use server::{ApiServer, Builder};
+pub use tls::Authority;

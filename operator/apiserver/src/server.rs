@@ -23,6 +23,7 @@ use crate::paths::Target;
 use crate::resource::{Registry, Resource};
 use crate::service::Cluster;
 use crate::store::State;
+use crate::tls::Authority;
 use crate::writes::{self, DeleteOptions, FieldValidation, Outcome, Request};
 
 /// What all connections share.
@@ -217,11 +218,20 @@ impl ApiServer {
 
     /// Serves on one more listener, which may be of another network namespace.
     pub fn listen(&self, listener: TcpListener) -> Endpoint {
+        self.open(listener, None)
+    }
+
+    /// As [`Self::listen`], by TLS: who asks is known by a certificate of this authority or by a token, or is nobody.
+    pub fn listen_tls(&self, listener: TcpListener, authority: &Authority) -> Endpoint {
+        self.open(listener, Some(authority.clone()))
+    }
+
+    fn open(&self, listener: TcpListener, authority: Option<Authority>) -> Endpoint {
         let handle = match &self.inner.runtime {
             Some(runtime) => runtime.handle().clone(),
             None => unreachable!("there is a runtime until the last handle is gone"),
         };
-        Endpoint::open(Arc::clone(&self.inner.shared), handle, listener)
+        Endpoint::open(Arc::clone(&self.inner.shared), handle, (listener, authority))
     }
 
     /// The endpoint on 127.0.0.1: it can be closed and opened again.

@@ -7,10 +7,13 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use super::cache::Origin;
+use super::{cache::Origin, watch::WATCH_SECONDS};
 
 /// Longest wait for a connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest silence of a connection that is read from. A watch ends before; without this, a request to a server that died without a
+/// word would wait for ever.
+const READ_PATIENCE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 3);
 
 /// What a node is told of its cluster on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +64,7 @@ pub(super) async fn connect(settings: &KubeSettings) -> Result<(Client, Origin),
         }
     };
     config.connect_timeout = Some(CONNECT_PATIENCE);
+    config.read_timeout = Some(READ_PATIENCE);
     // Who asks again, and when, is decided where it is asked.
     config.default_retry = false;
     let origin = Origin {

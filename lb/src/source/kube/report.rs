@@ -74,15 +74,61 @@ fn cut(text: &str, most: usize) -> String {
     text.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()
 }
 
+/// The Node that this one is, where it is one: LbNode and Lease go when it goes.
+#[derive(Clone, Debug, PartialEq)]
+enum Machine {
+    /// Not looked up yet, or it may not be: neither has an owner.
+    Unknown,
+    /// It is none: a machine outside of the cluster.
+    Outside,
+    /// It is one.
+    Is(OwnerReference),
+    /// It was one. Nothing is said until it is one again: what was said is to go, and not to come back.
+    Gone,
+}
+
+impl Machine {
+    /// After the API server was asked: the Node's uid, if there is one.
+    fn now(&self, name: &str, uid: Option<String>) -> Self {
+        match (uid, self) {
+            (Some(uid), _) => Self::Is(OwnerReference {
+                api_version: "v1".to_owned(),
+                kind: "Node".to_owned(),
+                name: name.to_owned(),
+                uid,
+                ..OwnerReference::default()
+            }),
+            (None, Self::Is(_) | Self::Gone) => Self::Gone,
+            (None, Self::Unknown | Self::Outside) => Self::Outside,
+        }
+    }
+
+    /// Owners of what is written.
+    fn owners(&self) -> Vec<&OwnerReference> {
+        match self {
+            Self::Is(owner) => vec![owner],
+            Self::Unknown | Self::Outside | Self::Gone => Vec::new(),
+        }
+    }
+}
+
+/// What of the LbNode was written, and how it stood then.
+#[derive(Default)]
+struct Said {
+    /// Its spec, with the machine that owns it.
+    spec: Option<(Vec<String>, Machine)>,
+    status: Option<Say>,
+}
+
 pub(super) struct Reporter {
     nodes: Api<LbNode>,
     leases: Api<Lease>,
     machines: Api<Node>,
     name: Arc<str>,
-    owner: Option<OwnerReference>,
+    machine: Machine,
     /// Status of the condition that was said last, and since when.
     ready: Option<(bool, Timestamp)>,
-    said: Option<Say>,
+    said: Said,
     /// What was complained of last.
     complained: Option<String>,
 }
@@ -94,9 +140,9 @@ impl Reporter {
             leases: Api::namespaced(client.clone(), namespace),
             machines: Api::all(client.clone()),
             name,
-            owner: None,
+            machine: Machine::Unknown,
             ready: None,
-            said: None,
+            said: Said::default(),
             complained: None,
         }
     }
@@ -118,27 +164,47 @@ impl Reporter {
                 lease_due = now + if renewed.is_ok() { RENEW } else { GAP * 2 };
                 self.complain("the Lease", renewed);
             }
+            if self.machine == Machine::Gone {
+                continue;
+            }
             if now >= again {
-                self.said = None;
+                self.said = Said::default();
                 again = now + AGAIN;
             }
             let say = says.borrow_and_update().clone();
-            if self.said.as_ref() != Some(&say) {
-                let told = self.tell(&say).await;
-                if told.is_ok() {
-                    self.said = Some(say);
-                }
-                self.complain("the LbNode", told);
-            }
+            let told = self.tell(say).await;
+            self.complain("the LbNode", told);
         }
     }
 
-    async fn tell(&mut self, say: &Say) -> Result<(), String> {
-        let sources_same = self.said.as_ref().is_some_and(|said| said.sources == say.sources);
-        if !sources_same {
-            let object = self.object(json!({"spec": {"tunnelSources": say.sources}}));
-            ask(self.nodes.patch(&self.name, &params(), &Patch::Apply(object))).await?;
+    /// Writes what is new of the LbNode: its spec, or else its status. Each is a write, and there is one a second.
+    async fn tell(&mut self, say: Say) -> Result<(), String> {
+        let spec = (say.sources.clone(), self.machine.clone());
+        if self.said.spec.as_ref() != Some(&spec) {
+            self.tell_spec(&spec.0).await?;
+            self.said.spec = Some(spec);
+        } else if self.said.status.as_ref() != Some(&say) {
+            let told = self.tell_status(&say).await;
+            // It may have failed because there is no such object any more.
+            self.said = match told {
+                Ok(()) => Said {
+                    spec: Some(spec),
+                    status: Some(say),
+                },
+                Err(_) => Said::default(),
+            };
+            told?;
         }
+        Ok(())
+    }
+
+    async fn tell_spec(&self, sources: &[String]) -> Result<(), String> {
+        let mut object = self.object(json!({"spec": {"tunnelSources": sources}}));
+        object["metadata"]["ownerReferences"] = json!(self.machine.owners());
+        ask(self.nodes.patch(&self.name, &params(), &Patch::Apply(object))).await
+    }
+
+    async fn tell_status(&mut self, say: &Say) -> Result<(), String> {
         let ready = say.trouble.is_none();
         let since = match self.ready {
             Some((before, since)) if before == ready => since,
@@ -172,36 +238,27 @@ impl Reporter {
     }
 
     async fn renew(&mut self) -> Result<(), String> {
-        if self.owner.is_none() {
-            // It goes with its Node, where it is one; whoever may not look has none.
-            let node = timeout(PATIENCE, self.machines.get_opt(&self.name)).await;
-            let uid = node
-                .ok()
-                .and_then(Result::ok)
-                .flatten()
-                .and_then(|node| node.metadata.uid);
-            self.owner = uid.map(|uid| OwnerReference {
-                api_version: "v1".to_owned(),
-                kind: "Node".to_owned(),
-                name: self.name.to_string(),
-                uid,
-                ..OwnerReference::default()
-            });
+        // A Node that is made anew is another one, and what has the old one as its owner goes. Whoever may not look has none.
+        if let Ok(Ok(node)) = timeout(PATIENCE, self.machines.get_opt(&self.name)).await {
+            self.machine = self.machine.now(&self.name, node.and_then(|node| node.metadata.uid));
+        }
+        if self.machine == Machine::Gone {
+            return Err(format!(
+                "there is no Node {} any more: this one reports nothing",
+                self.name
+            ));
         }
         let name = format!("{LB_LEASE_PREFIX}{}", self.name);
-        let mut lease = json!({
+        let lease = json!({
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {"name": name},
+            "metadata": {"name": name, "ownerReferences": self.machine.owners()},
             "spec": {
                 "holderIdentity": &*self.name,
                 "leaseDurationSeconds": LEASE_SECONDS,
                 "renewTime": MicroTime(Timestamp::now()),
             },
         });
-        if let Some(owner) = &self.owner {
-            lease["metadata"]["ownerReferences"] = json!([owner]);
-        }
         ask(self.leases.patch(&name, &params(), &Patch::Apply(lease))).await
     }
 
@@ -243,7 +300,24 @@ mod tests {
 
     use operator_api::{MAX_FAILING_TABLES, MAX_LB_NODE_BYTES};
 
-    use super::{MAX_WHY, cut, failing};
+    use super::{MAX_WHY, Machine, cut, failing};
+
+    #[test]
+    fn who_was_a_node_says_nothing_until_it_is_one_again() {
+        let uid = |uid: &str| Some(uid.to_owned());
+        let owner = |machine: &Machine| machine.owners().first().map(|owner| owner.uid.clone());
+        let outside = Machine::Unknown.now("lb-1", None);
+        assert_eq!((&outside, owner(&outside)), (&Machine::Outside, None));
+        let node = outside.now("lb-1", uid("a"));
+        assert_eq!(owner(&node), uid("a"));
+        let gone = node.now("lb-1", None).now("lb-1", None);
+        assert_eq!((&gone, owner(&gone)), (&Machine::Gone, None));
+        assert_eq!(
+            owner(&gone.now("lb-1", uid("b"))),
+            uid("b"),
+            "of the same name, another one"
+        );
+    }
 
     #[test]
     fn what_is_said_of_failing_tables_stays_within_bounds() {

@@ -7,6 +7,7 @@ use std::{fmt, pin::pin, time::Duration};
 use futures_util::StreamExt as _;
 use kube::{
     Api, Resource,
+    api::ListParams,
     core::object::HasSpec,
     runtime::watcher::{self, Event, watcher},
 };
@@ -23,8 +24,15 @@ use super::object::{Object, Received, revision};
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 /// Longest wait for a page of a list.
 const LIST_PATIENCE: Duration = Duration::from_secs(30);
-/// As long without an error after one means that it is over: a watch that was taken up again says nothing by itself.
-const HEALED: Duration = Duration::from_secs(6);
+/// A watch that was taken up again says nothing by itself: as long after an error, the API server is asked whether it answers.
+const HEALED: Duration = Duration::from_secs(2);
+/// Longest wait for that answer.
+const PROBE_PATIENCE: Duration = Duration::from_secs(5);
+/// A watch is renewed so often: a server that died without a word is noticed a few seconds later. On 5,000 nodes that is 83 requests a
+/// second.
+pub(super) const WATCH_SECONDS: u32 = 60;
+/// Objects of a page of a list: 10,000 tables are ten requests, one after another.
+const PAGE: u32 = 1000;
 
 /// What is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +84,11 @@ pub(super) enum Told<S> {
     Back,
 }
 
+/// How everything is watched.
+pub(super) fn config() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE)
+}
+
 /// Watches until nobody listens.
 pub(super) async fn follow<K, T>(
     api: Api<Lean<Received<K>>>,
@@ -91,6 +104,8 @@ pub(super) async fn follow<K, T>(
         let mut stream = pin!(watcher(api.clone(), config.clone()));
         let mut list: Option<Vec<Object<K::Spec>>> = Some(Vec::new());
         let mut away = false;
+        // It did not even refuse: what was asked since then may wait on a connection that is dead.
+        let mut silent = false;
         loop {
             let patience = match (&list, away) {
                 (Some(_), _) => LIST_PATIENCE,
@@ -99,7 +114,14 @@ pub(super) async fn follow<K, T>(
             };
             let told = match timeout(patience, stream.next()).await {
                 Err(_) if list.is_some() => Told::Away(format!("no answer for {} s", LIST_PATIENCE.as_secs())),
-                Err(_) => Told::Back,
+                Err(_) => match probe(&api, &config).await {
+                    None if silent => continue 'anew,
+                    None => Told::Back,
+                    Some(why) => {
+                        silent = true;
+                        Told::Away(why)
+                    }
+                },
                 Ok(None) => continue 'anew,
                 Ok(Some(Err(error))) => Told::Away(say(&error)),
                 Ok(Some(Ok(Event::Init))) => {
@@ -133,6 +155,22 @@ pub(super) async fn follow<K, T>(
                 wait = BACKOFF.0;
             }
         }
+    }
+}
+
+/// Whether the API server answers at all; why not.
+async fn probe<K>(api: &Api<K>, config: &watcher::Config) -> Option<String>
+where
+    K: Clone + fmt::Debug + DeserializeOwned,
+{
+    let one = ListParams {
+        field_selector: config.field_selector.clone(),
+        ..ListParams::default().limit(1)
+    };
+    match timeout(PROBE_PATIENCE, api.list_metadata(&one)).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(say_client(&error)),
+        Err(_) => Some(format!("no answer for {} s", PROBE_PATIENCE.as_secs())),
     }
 }
 

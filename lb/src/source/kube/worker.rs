@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::{Api, runtime::watcher};
+use kube::Api;
 use operator_api::{Lean, TUNNEL_CONFIG, TunnelConfig, TunnelConfigSpec};
 use tokio::sync::{mpsc, watch as latest};
 
@@ -50,7 +50,7 @@ impl WorkerLink {
         let shared = Arc::clone(&standing);
         std::thread::Builder::new().name("kube".into()).spawn(move || {
             let objects = Api::<Lean<Received<TunnelConfig>>>::namespaced(client, &settings.namespace);
-            let only = watcher::Config::default().fields(&format!("metadata.name={TUNNEL_CONFIG}"));
+            let only = watch::config().fields(&format!("metadata.name={TUNNEL_CONFIG}"));
             runtime.block_on(async {
                 let (to, heard) = mpsc::channel(16);
                 tokio::spawn(watch::follow(objects, only, |told, _| told, to));

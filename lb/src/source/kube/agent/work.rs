@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::{Timestamp, Unit};
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client, runtime::watcher};
+use kube::{Api, Client};
 use operator_api::{
     Lean, NodeSet, NodeSetSpec, Programmed, SEED_KEY, SEED_SECRET, TUNNEL_CONFIG, TunnelConfig, TunnelConfigSpec,
     VipTable, VipTableSpec,
@@ -39,8 +40,6 @@ const CACHE_GAP: Duration = Duration::from_secs(10);
 const SEED_POLL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 /// How often what the maps refused is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
-/// Objects of a page of a list: 10,000 tables are ten requests, one after another.
-const PAGE: u32 = 1000;
 /// Events on their way from the watches.
 const EVENTS: usize = 4096;
 
@@ -60,7 +59,9 @@ pub(super) struct Agent {
     seeds: Seeds,
     updates: mpsc::Sender<Update>,
     standing: Arc<Mutex<Standing>>,
+    /// When it began, by two clocks.
     start: Instant,
+    began: Timestamp,
     sources: Vec<String>,
     /// Lists of tables and of node sets have come.
     listed: (bool, bool),
@@ -101,6 +102,7 @@ impl Agent {
             updates,
             standing,
             start: Instant::now(),
+            began: Timestamp::now(),
             sources,
             listed: (false, false),
             recalled: false,
@@ -154,9 +156,11 @@ impl Agent {
         loop {
             let now = Instant::now();
             let held_until = self.index.held_until().map(|until| self.start + until);
+            let deletions_due = self.index.deletions_due().map(|due| self.start + due);
             let save_at = self.unsaved.then_some(saved + CACHE_GAP);
             let retry_at = self.wants_retry().then_some(tried + TRY_AGAIN);
-            let wake = [head_start, held_until, save_at, retry_at].into_iter().flatten().min();
+            let wakes = [head_start, held_until, deletions_due, save_at, retry_at];
+            let wake = wakes.into_iter().flatten().min();
             let wake = wake.unwrap_or(now + Duration::from_secs(3600));
             tokio::select! {
                 word = words.recv() => match word {
@@ -181,7 +185,10 @@ impl Agent {
             }
             if held_until.is_some_and(|at| now >= at) {
                 let tables = self.index.let_go();
-                tracing::warn!(tables, "what the list had dropped was held long enough: it goes now");
+                tracing::warn!(tables, "what was dropped at once was held long enough: it goes now");
+            }
+            if deletions_due.is_some_and(|at| now >= at) {
+                self.index.carry_out_deletions(now.duration_since(self.start));
             }
             if retry_at.is_some_and(|at| now >= at) {
                 tried = now;
@@ -203,7 +210,7 @@ impl Agent {
 
     fn listen(&self, client: &Client, to: mpsc::Sender<Heard>) {
         let namespace = &self.settings.namespace;
-        let all = || watcher::Config::default().page_size(PAGE);
+        let all = watch::config;
         let tables = Api::<Lean<Received<VipTable>>>::namespaced(client.clone(), namespace);
         tokio::spawn(watch::follow(tables, all(), Heard::Tables, to.clone()));
         let node_sets = Api::<Lean<Received<NodeSet>>>::namespaced(client.clone(), namespace);
@@ -219,25 +226,23 @@ impl Agent {
         match heard {
             Heard::Tables(told, at) => {
                 self.note(Kind::Tables, &told, at);
+                let before = self.index.held();
                 match told {
                     Told::List(list) => {
-                        let before = self.index.held();
                         self.index.reset_tables(list, now);
                         self.listed.0 = true;
-                        if let Some(held) = self.index.held()
-                            && before.is_none()
-                        {
-                            tracing::error!(
-                                "ALARM: a list of VipTables came without {} of {} VIPs: they are kept for 5 minutes; `vipline \
-                                 kube accept` lets them go now",
-                                held.vips,
-                                held.of
-                            );
-                        }
                     }
                     Told::Apply(table) => self.index.apply_table(table),
-                    Told::Delete(name, revision) => self.index.delete_table(&name, revision),
+                    Told::Delete(name, revision) => self.index.delete_table(&name, revision, now),
                     Told::Away(_) | Told::Back => {}
+                }
+                if let (None, Some(held)) = (before, self.index.held()) {
+                    tracing::error!(
+                        "ALARM: {} of {} VIPs are gone from the API server at once: they are kept for 5 minutes; `vipline kube \
+                         accept` lets them go now",
+                        held.vips,
+                        held.of
+                    );
                 }
             }
             Heard::NodeSets(told, at) => {
@@ -323,7 +328,7 @@ impl Agent {
             }
             Word::Accept => {
                 let tables = self.index.let_go();
-                tracing::warn!(tables, "what the list had dropped was accepted: it goes now");
+                tracing::warn!(tables, "what was dropped at once was accepted: it goes now");
             }
         }
     }
@@ -454,7 +459,7 @@ impl Agent {
         let alarm = self.seeds.alarm(self.index.fingerprint().map(|pinned| &**pinned));
         let (trouble, message) = if let Some(held) = held {
             let text = format!(
-                "a list without {} of {} VIPs is held; `vipline kube accept` on this node lets them go",
+                "{} of {} VIPs are gone from the API server at once, and held; `vipline kube accept` on this node lets them go",
                 held.vips, held.of
             );
             (Some("MassDropHeld"), text)
@@ -473,12 +478,25 @@ impl Agent {
         } else {
             (None, "serves what it was told".to_owned())
         };
+        let message = message + &self.away();
         Say {
             sources: self.sources.clone(),
             programmed: self.programmed.clone(),
             trouble,
             message,
         }
+    }
+
+    /// What is not heard of at the moment, and how old what is known of it is. The time is absolute: the text is written when it
+    /// changes.
+    fn away(&self) -> String {
+        let standing = lock(&self.standing);
+        let away = standing.away.iter().map(|(kind, (since, why))| {
+            let since = self.began + since.duration_since(self.start);
+            let since = since.round(Unit::Second).unwrap_or(since);
+            format!("; {kind} cannot be watched since {since}: {why}")
+        });
+        away.collect()
     }
 
     fn publish(&mut self, to: &latest::Sender<Say>) {

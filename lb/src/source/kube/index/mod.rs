@@ -3,6 +3,7 @@
 //! Never talks to anybody and reads no clock. A table that cannot be served fails alone: what of it was in the maps stays there, and it
 //! is listed with its reason. One event costs what it changes, not what there is.
 
+mod held;
 mod nodes;
 mod room;
 mod serve;
@@ -31,7 +32,7 @@ use self::{
     table::Parsed,
 };
 use super::{
-    guard::{Guard, Held},
+    guard::{Deletions, Guard},
     object::Object,
 };
 
@@ -112,7 +113,7 @@ struct Version {
 #[derive(Clone, Debug)]
 struct Entry {
     created: i64,
-    /// It is not in the last list, which dropped too much to be believed.
+    /// It is not in the last list, or was deleted by name: it may be gone.
     held: bool,
     newest: Result<Version, TableError>,
     /// The version that the maps had last, for when the newest cannot be served.
@@ -150,6 +151,7 @@ pub struct Index {
     /// Tables that changed the VIPs and are not known to be in the maps yet.
     unconfirmed: BTreeSet<Arc<str>>,
     guard: Guard,
+    deletions: Deletions,
     revisions: Revisions,
     sequence: u64,
 }
@@ -170,6 +172,7 @@ impl Index {
             failing: Arc::default(),
             unconfirmed: BTreeSet::new(),
             guard: Guard::default(),
+            deletions: Deletions::default(),
             revisions: Revisions::default(),
             sequence: 0,
         }
@@ -191,17 +194,13 @@ impl Index {
         self.look_at_guard();
     }
 
-    /// Takes a table out: it was deleted by name.
-    pub fn delete_table(&mut self, name: &str, revision: u64) {
-        self.revisions.tables = self.revisions.tables.max(revision);
-        self.drop_table(name);
-        self.look_at_guard();
-    }
-
     /// Puts a whole list in the place of all tables; what is not in it is gone, unless that is too much to be believed: see
     /// [`Self::held`]. `now`: time since any beginning.
     pub fn reset_tables(&mut self, mut objects: Vec<Object<VipTableSpec>>, now: Duration) {
         let present = self.vips.len();
+        self.deletions.forget_waiting();
+        // Not the highest that was ever seen: a cluster that was restored from a backup counts from there.
+        self.revisions.tables = 0;
         let listed: BTreeSet<Arc<str>> = objects.iter().map(|object| Arc::clone(&object.name)).collect();
         let gone: Vec<Arc<str>> = self
             .tables
@@ -219,24 +218,6 @@ impl Index {
         if !self.guard.judge(self.held_vips(), present, now) {
             gone.iter().for_each(|name| self.drop_table(name));
         }
-    }
-
-    /// What is held, if anything.
-    pub fn held(&self) -> Option<Held> {
-        self.guard.held()
-    }
-
-    /// When what is held goes through by itself.
-    pub fn held_until(&self) -> Option<Duration> {
-        self.guard.deadline()
-    }
-
-    /// Lets what is held through; how many tables go.
-    pub fn let_go(&mut self) -> usize {
-        self.guard.let_go();
-        let gone: Vec<Arc<str>> = self.held_tables().map(|(name, _)| Arc::clone(name)).collect();
-        gone.iter().for_each(|name| self.drop_table(name));
-        gone.len()
     }
 
     /// Puts a chunk in the place of its earlier version.
@@ -265,6 +246,7 @@ impl Index {
         let names = self.node_sets.chunk_names();
         let gone: Vec<Arc<str>> = names.filter(|name| !listed.contains(*name)).cloned().collect();
         let mut changed = false;
+        self.revisions.node_sets = 0;
         for object in objects {
             self.revisions.node_sets = self.revisions.node_sets.max(object.revision);
             let name = Arc::clone(&object.name);
@@ -422,6 +404,7 @@ impl Index {
             revision,
             spec,
         } = object;
+        self.deletions.cancel(&name);
         let newest = match spec {
             Err(why) => Err(TableError::Unreadable { why }),
             Ok(spec) => table::parse(&spec).map(|parsed| Version {
@@ -483,37 +466,6 @@ impl Index {
         dirty.extend(self.starving());
         dirty.remove(&name);
         self.resolve(dirty);
-    }
-
-    /// A table is (no longer) one that may be gone.
-    fn hold(&mut self, name: &Arc<str>, held: bool) {
-        let is_other = self.tables.get(name).is_some_and(|entry| entry.held != held);
-        if is_other {
-            self.disclaim(name);
-            if let Some(entry) = self.tables.get_mut(name) {
-                entry.held = held;
-            }
-            let dirty = self.claim(name);
-            self.resolve(dirty);
-        }
-    }
-
-    fn held_tables(&self) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
-        self.tables.iter().filter(|(_, entry)| entry.held)
-    }
-
-    fn held_vips(&self) -> usize {
-        self.held_tables().map(|(_, entry)| entry.served.len()).sum()
-    }
-
-    /// After something that was held may have come back, or gone by name.
-    fn look_at_guard(&mut self) {
-        if self.guard.held().is_some() {
-            self.guard.now_holds(self.held_vips());
-            if self.guard.held().is_none() {
-                self.let_go();
-            }
-        }
     }
 
     fn starving(&self) -> impl Iterator<Item = Arc<str>> + '_ {

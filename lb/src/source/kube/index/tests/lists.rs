@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use operator_api::VipTableSpec;
 
-use super::{NOW, index, local, members, object, own, spec, why, workers};
-use crate::source::kube::{guard::HOLD, index::Index, object::Object};
+use super::{NOW, delete, index, local, members, object, own, spec, why, workers};
+use crate::source::kube::{
+    guard::{HOLD, SETTLE},
+    index::Index,
+    object::Object,
+};
 
 fn many(count: u8) -> Vec<Object<VipTableSpec>> {
     let table = |n: u8| {
@@ -37,13 +41,70 @@ fn a_list_that_drops_over_half_is_held_while_new_and_changed_tables_apply() {
     assert!(why(&index, "t09").is_some(), "it gave way");
     assert_eq!(index.held_until(), Some(NOW + Duration::from_secs(1) + HOLD));
 
-    // One comes back, one is deleted by name.
+    // One comes back; what is deleted by name meanwhile is held, too.
     index.apply_table(object("t05", 1, 60, spec(&["203.0.113.5"], &[80])));
-    index.delete_table("t06", 61);
-    assert_eq!(index.held().unwrap().vips, 4);
-    assert_eq!(members(&index, "203.0.113.6", 80), "none");
+    assert_eq!(index.held().unwrap().vips, 5);
+    delete(&mut index, "t05", 61);
+    assert_eq!(index.held().unwrap().vips, 6);
+    assert_ne!(members(&index, "203.0.113.5", 80), "none");
+    index.apply_table(object("t05", 1, 62, spec(&["203.0.113.5"], &[80])));
+    index.apply_table(object("t06", 1, 63, spec(&["203.0.113.6"], &[80])));
     assert_eq!(index.let_go(), 5);
-    assert_eq!((index.counts().0, index.held()), (5, None));
+    assert_eq!((index.counts().0, index.held()), (6, None));
+}
+
+#[test]
+fn a_list_without_the_only_vip_is_held_and_its_deletion_by_name_is_not() {
+    let mut index = index();
+    index.reset_tables(many(1), NOW);
+    index.reset_tables(Vec::new(), NOW);
+    assert_eq!(index.held().map(|held| (held.vips, held.of)), Some((1, 1)));
+    index.reset_tables(many(1), NOW);
+    assert_eq!(index.held(), None);
+    index.delete_table("t00", 50, NOW);
+    assert_eq!(index.deletions_due(), Some(NOW + SETTLE));
+    index.carry_out_deletions(NOW);
+    assert_ne!(members(&index, "203.0.113.0", 80), "none", "others may come");
+    index.carry_out_deletions(NOW + SETTLE);
+    assert_eq!((index.counts(), index.held()), ((0, 0, 0), None));
+}
+
+#[test]
+fn deletions_of_over_half_at_once_are_held_like_a_list_that_drops_them() {
+    let mut index = index();
+    index.reset_tables(many(10), NOW);
+    for n in 0..10 {
+        index.delete_table(&format!("t{n:02}"), 60 + n, NOW);
+    }
+    assert_eq!(index.held().map(|held| (held.vips, held.of)), Some((10, 10)));
+    assert_eq!((index.held_until(), index.deletions_due()), (Some(NOW + HOLD), None));
+    index.carry_out_deletions(NOW + SETTLE);
+    assert_eq!(index.counts().0, 10, "all are served");
+    assert_eq!(index.revisions().tables, 69);
+    // What comes back is whole, and what is new has its address at once.
+    index.apply_table(object("t03", 1, 70, spec(&["203.0.113.3"], &[80])));
+    index.apply_table(object("new", 9, 71, spec(&["203.0.113.4"], &[80])));
+    assert_eq!((why(&index, "new"), index.held().unwrap().vips), (None, 8));
+    assert_eq!(index.let_go(), 9);
+    assert_eq!((index.counts().0, index.held()), (2, None));
+}
+
+#[test]
+fn a_cluster_from_a_backup_counts_from_there() {
+    let mut index = index();
+    index.reset_tables(many(3), NOW);
+    index.apply_table(object("t00", 1, 900, spec(&["203.0.113.0"], &[81])));
+    index.apply_node_set(Object {
+        revision: 901,
+        ..workers()
+    });
+    let before = index.revisions();
+    assert_eq!((before.tables, before.node_sets), (900, 901));
+    index.reset_tables(many(3), NOW);
+    index.reset_node_sets(vec![workers()]);
+    // Whoever waits for revision 30 of a table waits until it is here.
+    assert_eq!((index.revisions().tables, index.revisions().node_sets), (22, 10));
+    assert_ne!(members(&index, "203.0.113.0", 80), "none");
 }
 
 #[test]

@@ -13,7 +13,10 @@ use operator_api::{
 use serde_json::json;
 
 use super::{Index, Own, TableError};
-use crate::source::kube::object::{Object, Received};
+use crate::source::kube::{
+    guard::SETTLE,
+    object::{Object, Received},
+};
 
 const NOW: Duration = Duration::from_secs(1000);
 
@@ -24,6 +27,12 @@ fn object<S>(name: &str, created: i64, revision: u64, spec: S) -> Object<S> {
         revision,
         spec: Ok(spec),
     }
+}
+
+/// Deletes a table by name, and lets the moment pass that a deletion takes.
+fn delete(index: &mut Index, name: &str, revision: u64) {
+    index.delete_table(name, revision, NOW);
+    index.carry_out_deletions(NOW + SETTLE);
 }
 
 fn spec(addresses: &[&str], ports: &[u16]) -> VipTableSpec {
@@ -373,7 +382,7 @@ fn a_bad_table_fails_alone_and_what_it_was_stays() {
         );
         assert_eq!(index.counts().0, 1, "{name}");
         // It was good before.
-        index.delete_table("it", 22);
+        delete(&mut index, "it", 22);
         assert_eq!(why(&index, "it"), None, "{name}");
         index.apply_table(object("it", 2, 23, spec(&["203.0.113.2"], &[81])));
         index.programmed(index.sequence());
@@ -430,10 +439,10 @@ fn a_vip_belongs_to_the_oldest_table_and_passes_on_when_that_goes() {
         );
         assert_eq!(why(&index, "b"), None);
         assert_ne!(members(&index, "203.0.113.1", 80), "none");
-        index.delete_table("b", 22);
+        delete(&mut index, "b", 22);
         assert_eq!(why(&index, "a"), None);
         assert_eq!(index.counts().0, 2);
-        index.delete_table("a", 23);
+        delete(&mut index, "a", 23);
         assert_eq!(index.counts(), (0, 0, 0));
     }
     // Of the same age, the name decides.
@@ -484,11 +493,11 @@ fn what_does_not_fit_waits_until_there_is_room() {
     assert!(why(&index, "b").unwrap().contains("capacity.vips"));
     index.apply_table(object("c", 3, 22, local(&["203.0.113.4"], &[("n1", 1, 1)])));
     assert_eq!((why(&index, "c"), index.counts().0), (None, 2));
-    index.delete_table("a", 23);
+    delete(&mut index, "a", 23);
     assert!(why(&index, "b").is_some());
-    index.delete_table("c", 24);
+    delete(&mut index, "c", 24);
     assert_eq!((why(&index, "b"), index.counts().0), (None, 2));
-    index.delete_table("b", 25);
+    delete(&mut index, "b", 25);
 
     index.apply_table(object("six", 4, 26, spec(&["203.0.113.1", "2001:db8:f::1"], &[80])));
     assert!(
