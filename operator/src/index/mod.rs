@@ -7,6 +7,7 @@
 //! | `object`, `store`, `kinds` | what is watched, each object in its newest version |
 //! | `events` | what an event changes, and what has to be looked at for it |
 //! | `service`, `annotations`, `ports`, `source_ranges` | the Service contract; `wanted` has its words |
+//! | `marks` | what of ours is on a Service |
 //! | `endpoints` | which nodes have endpoints of a Service |
 //! | `nodes`, `node_set` | which nodes are backends, and the next chunk of their set |
 //! | `waiting` | which Services wait for an address, or for LB nodes |
@@ -17,6 +18,7 @@ mod endpoints;
 mod events;
 mod kinds;
 mod lb_nodes;
+pub(crate) mod marks;
 mod node_set;
 mod nodes;
 mod object;

@@ -164,7 +164,7 @@ fn a_shared_address_is_left_to_the_other_service() {
     assert_eq!(world.ingress("tcp"), world.ingress("udp"));
     assert_eq!(world.server.claims["203.0.113.10"].spec.holders.len(), 2);
     world.server.delete_service("tcp");
-    assert_eq!(words(&world.settle()), ["untable", "reclaim", "unmark"]);
+    assert_eq!(words(&world.settle()), ["clear", "untable", "reclaim", "unmark"]);
     assert_eq!(world.server.claims["203.0.113.10"].spec.holders.len(), 1);
     // A port that the other one has cannot be had: the last good table stays, with the ports that it holds.
     world

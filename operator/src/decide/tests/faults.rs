@@ -53,6 +53,18 @@ fn lives() -> Vec<(&'static str, Life)> {
                           "ports": [{"port": 80, "protocol": "TCP"}]});
         server.service("web", json!({}), spec);
     }
+    fn other_class(server: &mut Server) {
+        server.service(
+            "web",
+            json!({}),
+            with(json!({"loadBalancerClass": "example.com/other"})),
+        );
+    }
+    fn headless(server: &mut Server) {
+        let spec =
+            json!({"type": "ClusterIP", "clusterIP": "None", "externalIPs": ["198.51.100.5"], "ports": [{"port": 80}]});
+        server.service("web", json!({}), spec);
+    }
     fn refused(server: &mut Server) {
         server.service("web", json!({"vipline.dev/forwarding-mode": "DsrGue"}), balanced());
     }
@@ -78,6 +90,9 @@ fn lives() -> Vec<(&'static str, Life)> {
         ("port", vec![birth, other_port, death]),
         ("type", vec![birth, cluster_ip, birth]),
         ("external", vec![external, birth, external, death]),
+        ("class", vec![birth, other_class, death]),
+        ("class, external", vec![external, other_class, death]),
+        ("headless", vec![birth, headless, birth, death]),
         ("refused", vec![birth, refused, birth]),
         ("shared", vec![shared, other_port, death]),
         ("pool", vec![birth, shrink, dual, death]),

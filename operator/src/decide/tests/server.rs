@@ -113,6 +113,12 @@ impl Server {
         if metadata.deletion_timestamp.is_some() && metadata.finalizers.as_ref().is_none_or(Vec::is_empty) {
             self.stamp(&mut service.metadata);
             self.services.remove(&key);
+        // An API server wipes what the type does not have.
+        if service.spec.as_ref().unwrap().type_.as_deref() != Some("LoadBalancer")
+            && let Some(status) = &mut service.status
+        {
+            status.load_balancer = None;
+        }
             self.say(false, Object::Service(service));
             return;
         }
