@@ -123,16 +123,26 @@ impl<'a> Look<'a> {
         let is_kept = finalizers.iter().any(|finalizer| finalizer == self.serve.finalizer);
         let annotations = metadata.annotations.as_ref();
         let said = annotations.and_then(|annotations| annotations.get(ANNOTATION_ALLOCATED_FROM));
-        let pools = self.pools().or_else(|| said.cloned());
+        // One that asks for no load balancer address any more has none from a pool.
+        let had = said.filter(|_| !self.serve.request.families.is_empty());
+        let pools = self.pools().or_else(|| had.cloned());
         if is_kept && pools.as_ref() == said {
             return None;
         }
-        let mut notes = Vec::new();
-        if !is_kept {
-            notes.push(self.reporter.ensuring());
-            let deprecations = self.serve.deprecations.iter();
-            notes.extend(deprecations.map(|deprecation| self.reporter.deprecated(deprecation.message())));
+        if is_kept && pools.is_none() {
+            // An apply would leave there what others own as well.
+            return Some(quietly(Action::ReplaceServiceMeta {
+                service: self.key.clone(),
+                resource_version: metadata.resource_version.clone().unwrap_or_default(),
+                finalizers: finalizers.to_vec(),
+                without_annotations: vec![ANNOTATION_ALLOCATED_FROM],
+            }));
         }
+        let notes = if is_kept {
+            Vec::new()
+        } else {
+            vec![self.reporter.ensuring()]
+        };
         let annotations: BTreeMap<_, _> = pools
             .into_iter()
             .map(|pools| (ANNOTATION_ALLOCATED_FROM, pools))
@@ -283,15 +293,24 @@ impl<'a> Look<'a> {
 
     fn accepted(&self) -> Said {
         match self.serve.refusals.first() {
-            None => Said::new(CONDITION_ACCEPTED, true, "Accepted", ""),
+            None => Said::new(CONDITION_ACCEPTED, true, "Accepted", self.deprecations().join("; ")),
             Some(first) => {
                 let mut message = list(&self.serve.refusals);
                 if self.wanted.is_some() {
                     message.push_str("; what was served before stays");
                 }
+                for deprecation in self.deprecations() {
+                    message.push_str("; ");
+                    message.push_str(deprecation);
+                }
                 Said::new(CONDITION_ACCEPTED, false, first.reason(), message)
             }
         }
+    }
+
+    fn deprecations(&self) -> Vec<&'static str> {
+        let deprecations = self.serve.deprecations.iter();
+        deprecations.map(|deprecation| deprecation.message()).collect()
     }
 
     fn allocated(&self) -> Said {
@@ -372,6 +391,11 @@ impl<'a> Look<'a> {
             let old = conditions::find(before, said.kind);
             if old.is_some_and(|old| said.is_said_by(old)) {
                 continue;
+            }
+            if said.kind == CONDITION_ACCEPTED {
+                let told = old.map_or("", |old| old.message.as_str());
+                let news = self.deprecations().into_iter().filter(|news| !told.contains(news));
+                notes.extend(news.map(|news| self.reporter.deprecated(news)));
             }
             let is_other = old.is_none_or(|old| old.reason != said.reason || (old.status == "True") != said.is);
             notes.extend(match (said.kind, said.is) {
