@@ -4,7 +4,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
-use operator_api::{CONDITION_CONFLICT, TUNNEL_CONFIG, TunnelConfig, TunnelConfigSpec};
+use operator_api::{CONDITION_CONFLICT, TUNNEL_CONFIG, TunnelConfig};
 
 use super::{About, Action, Next, Note, quietly, table};
 use crate::index::{Index, Orphan, Seed};
@@ -27,13 +27,13 @@ pub(super) fn node_sets(index: &Index) -> Next {
         .map_or(Next::Done, |chunk| quietly(Action::ApplyNodeSet(chunk)))
 }
 
-/// What workers accept. Nothing is published before there is something to say, and what is too large leaves the old one.
+/// What workers accept, be it nothing: their agents wait until they are told. What is too large leaves the old one, and whoever
+/// asks says so: [`tunnel_fault`].
 pub(super) fn tunnel(index: &Index) -> Next {
     let Ok(wanted) = index.wanted_tunnel() else {
-        return Next::Done;
+        return Next::Retry;
     };
-    let there = index.tunnel().map(|tunnel| &tunnel.spec);
-    if there.unwrap_or(&TunnelConfigSpec::default()) == &wanted {
+    if index.tunnel().is_some_and(|tunnel| tunnel.spec == wanted) {
         return Next::Done;
     }
     quietly(Action::ApplyTunnel(TunnelConfig {
@@ -44,6 +44,21 @@ pub(super) fn tunnel(index: &Index) -> Next {
         },
         spec: wanted,
     }))
+}
+
+/// The Event about a TunnelConfig that cannot be written; `None`: nothing is wrong with it.
+pub fn tunnel_fault(index: &Index) -> Option<Note> {
+    let fault = index.wanted_tunnel().err()?;
+    let there = index.tunnel().and_then(|tunnel| tunnel.metadata.uid.clone());
+    Some(Note {
+        about: About::Tunnel {
+            namespace: index.settings().namespace.clone(),
+            uid: there.unwrap_or_default(),
+        },
+        warning: true,
+        reason: "TunnelConfigTooLarge",
+        message: format!("{fault}: the TunnelConfig stays as it is, and workers accept nothing that is new"),
+    })
 }
 
 /// A pool's status; an overlap is told once.

@@ -25,6 +25,7 @@ mod table;
 mod tests;
 
 pub use action::{About, Action, Next, Note};
+pub use cluster::tunnel_fault;
 use jiff::Timestamp;
 
 use crate::{Subject, index::Index};

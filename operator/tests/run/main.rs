@@ -8,4 +8,5 @@ mod kill;
 mod outage;
 mod scale;
 mod stage;
+mod told;
 mod tools;
