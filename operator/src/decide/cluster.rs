@@ -1,6 +1,6 @@
 //! What is not about one Service: seed, node sets, tunnel, pools, orphans.
 //!
-//! Never makes a second seed, and never sweeps what is younger than a minute: its Service may not have been heard of yet.
+//! Never makes a second seed, and never sweeps what it has known for less than a minute: its Service may not have been heard of yet.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
@@ -9,7 +9,7 @@ use operator_api::{CONDITION_CONFLICT, TUNNEL_CONFIG, TunnelConfig};
 use super::{About, Action, Next, Note, quietly, table};
 use crate::index::{Index, Orphan, Seed};
 
-/// Youngest orphan that is swept.
+/// How long an orphan must have been known.
 const GRACE: SignedDuration = SignedDuration::from_secs(60);
 
 /// The flow-hash seed: made once. What is wrong with one that was pinned is said by metric and log: no write mends it.
@@ -100,14 +100,10 @@ fn conflict(conditions: &[Condition]) -> Option<&Condition> {
 }
 
 /// Tables and holders of Services that are gone, one after another.
-pub(super) fn orphans(index: &Index, now: Timestamp) -> Next {
+pub(super) fn orphans(index: &Index) -> Next {
     let mut soonest = None;
     for orphan in index.orphans() {
-        let metadata = match orphan {
-            Orphan::Table(table) => &table.metadata,
-            Orphan::Holder(claim, _) => &claim.metadata,
-        };
-        let age = age(metadata, now);
+        let age = index.known_for(orphan);
         if age < GRACE {
             let left = u32::try_from((GRACE - age).as_secs()).unwrap_or(0).saturating_add(1);
             soonest = Some(soonest.map_or(left, |soonest: u32| soonest.min(left)));
@@ -126,12 +122,4 @@ pub(super) fn orphans(index: &Index, now: Timestamp) -> Next {
         }
     }
     soonest.map_or(Next::Done, Next::Wait)
-}
-
-/// Since its creation; the longest there is where that is not known.
-pub(super) fn age(metadata: &ObjectMeta, now: Timestamp) -> SignedDuration {
-    metadata
-        .creation_timestamp
-        .as_ref()
-        .map_or(SignedDuration::MAX, |created| now.duration_since(created.0))
 }

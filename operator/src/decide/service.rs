@@ -22,7 +22,7 @@ use operator_api::{
 };
 
 use super::{
-    Action, Next, Note, cluster,
+    Action, Next, Note,
     conditions::{self, CONDITION_PORTS, Said},
     leave,
     notes::Reporter,
@@ -269,7 +269,7 @@ impl<'a> Look<'a> {
                 "there is nothing to program",
             ));
         };
-        let coverage = self.index.programmed(table, self.now);
+        let coverage = self.index.programmed(table);
         let said = standing::said(&coverage, before);
         let told = if self.balanced().next().is_some() {
             self.balanced().all(|wish| self.published.contains(&wish.address))
@@ -279,7 +279,7 @@ impl<'a> Look<'a> {
         if told && before.is_some() {
             return Ok(said);
         }
-        match standing(&coverage, cluster::age(&table.metadata, self.now)) {
+        match standing(&coverage, self.index.addressed_for(table)) {
             // What a true condition says is of the table as it was.
             Standing::Ready => Ok(standing::said(
                 &coverage,
