@@ -5,6 +5,7 @@
 mod birth;
 mod election;
 mod kill;
+mod observer;
 mod outage;
 mod scale;
 mod stage;
