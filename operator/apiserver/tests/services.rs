@@ -54,7 +54,7 @@ fn a_balanced_service_gets_addresses_ports_and_defaults() {
 }
 
 #[test]
-fn fields_of_the_old_type_go_and_the_status_stays() {
+fn fields_of_the_old_type_go_and_its_load_balancer_status_too() {
     let server = ApiServer::start();
     create(
         &server,
@@ -64,7 +64,9 @@ fn fields_of_the_old_type_go_and_the_status_stays() {
     )
     .unwrap();
     let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
-    let set = server.merge("services", "default", "s", "status", status).unwrap();
+    let set = server
+        .merge("services", "default", "s", "status", status.clone())
+        .unwrap();
     assert_eq!(set["status"]["loadBalancer"]["ingress"][0]["ipMode"], "VIP");
     let refused = patch(&server, "s", json!({"loadBalancerClass": "other.dev/x"})).unwrap_err();
     assert_eq!((refused.code, fields(&refused)), (422, vec!["spec.loadBalancerClass"]));
@@ -78,19 +80,18 @@ fn fields_of_the_old_type_go_and_the_status_stays() {
         assert!(changed["spec"][gone].is_null(), "{gone}");
     }
     assert!(changed["spec"]["ports"][0]["nodePort"].is_null());
-    assert_eq!(changed["status"]["loadBalancer"]["ingress"][0]["ip"], "192.0.2.1");
-    // Who writes the status now may only clear it.
+    assert_eq!(changed["status"], json!({"loadBalancer": {}}));
+    // And nobody may write one there.
+    let refused = server
+        .merge("services", "default", "s", "status", status.clone())
+        .unwrap_err();
+    assert_eq!(refused.code, 422);
+    // A load balancer's own updates leave it.
+    patch(&server, "s", json!({"type": "LoadBalancer"})).unwrap();
+    server.merge("services", "default", "s", "status", status).unwrap();
     let label = json!({"metadata": {"labels": {"a": "b"}}});
-    assert_eq!(
-        server
-            .merge("services", "default", "s", "status", label)
-            .unwrap_err()
-            .code,
-        422
-    );
-    let clear = json!({"status": {"loadBalancer": null}});
-    let cleared = server.merge("services", "default", "s", "status", clear).unwrap();
-    assert_eq!(cleared["status"], json!({"loadBalancer": {}}));
+    let labelled = server.merge("services", "default", "s", "", label).unwrap();
+    assert_eq!(labelled["status"]["loadBalancer"]["ingress"][0]["ip"], "192.0.2.1");
 }
 
 #[test]

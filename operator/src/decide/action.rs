@@ -100,7 +100,7 @@ pub enum Action {
     },
 }
 
-/// An Event about a Service or a pool, emitted once, after the write that it came with.
+/// An Event about a Service, a pool or the TunnelConfig, emitted once, after the write that it came with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
     /// What it is about.
@@ -130,6 +130,13 @@ pub enum About {
         /// Its uid.
         uid: String,
     },
+    /// The `TunnelConfig`.
+    Tunnel {
+        /// The operator's namespace.
+        namespace: String,
+        /// Its uid; empty where there is none yet.
+        uid: String,
+    },
 }
 
 /// What to do for a subject now.
@@ -141,6 +148,7 @@ pub enum Next {
     Done,
     /// Nothing now; ask again after so many seconds even if nothing changes.
     Wait(u32),
-    /// It cannot be had (said in the condition already): ask again with backoff, 5 s to 300 s.
+    /// It cannot be had (said in the condition already, or by [`tunnel_fault`](super::tunnel_fault)): ask again with backoff, 5 s to
+    /// 300 s.
     Retry,
 }

@@ -1,15 +1,15 @@
 //! What is not about one Service: seed, node sets, tunnel, pools, orphans.
 //!
-//! Never makes a second seed, and never sweeps what is younger than a minute: its Service may not have been heard of yet.
+//! Never makes a second seed, and never sweeps what it has known for less than a minute: its Service may not have been heard of yet.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
-use operator_api::{CONDITION_CONFLICT, TUNNEL_CONFIG, TunnelConfig, TunnelConfigSpec};
+use operator_api::{CONDITION_CONFLICT, TUNNEL_CONFIG, TunnelConfig};
 
 use super::{About, Action, Next, Note, quietly, table};
 use crate::index::{Index, Orphan, Seed};
 
-/// Youngest orphan that is swept.
+/// How long an orphan must have been known.
 const GRACE: SignedDuration = SignedDuration::from_secs(60);
 
 /// The flow-hash seed: made once. What is wrong with one that was pinned is said by metric and log: no write mends it.
@@ -27,13 +27,13 @@ pub(super) fn node_sets(index: &Index) -> Next {
         .map_or(Next::Done, |chunk| quietly(Action::ApplyNodeSet(chunk)))
 }
 
-/// What workers accept. Nothing is published before there is something to say, and what is too large leaves the old one.
+/// What workers accept, be it nothing: their agents wait until they are told. What is too large leaves the old one, and whoever
+/// asks says so: [`tunnel_fault`].
 pub(super) fn tunnel(index: &Index) -> Next {
     let Ok(wanted) = index.wanted_tunnel() else {
-        return Next::Done;
+        return Next::Retry;
     };
-    let there = index.tunnel().map(|tunnel| &tunnel.spec);
-    if there.unwrap_or(&TunnelConfigSpec::default()) == &wanted {
+    if index.tunnel().is_some_and(|tunnel| tunnel.spec == wanted) {
         return Next::Done;
     }
     quietly(Action::ApplyTunnel(TunnelConfig {
@@ -44,6 +44,21 @@ pub(super) fn tunnel(index: &Index) -> Next {
         },
         spec: wanted,
     }))
+}
+
+/// The Event about a TunnelConfig that cannot be written; `None`: nothing is wrong with it.
+pub fn tunnel_fault(index: &Index) -> Option<Note> {
+    let fault = index.wanted_tunnel().err()?;
+    let there = index.tunnel().and_then(|tunnel| tunnel.metadata.uid.clone());
+    Some(Note {
+        about: About::Tunnel {
+            namespace: index.settings().namespace.clone(),
+            uid: there.unwrap_or_default(),
+        },
+        warning: true,
+        reason: "TunnelConfigTooLarge",
+        message: format!("{fault}: the TunnelConfig stays as it is, and workers accept nothing that is new"),
+    })
 }
 
 /// A pool's status; an overlap is told once.
@@ -85,14 +100,10 @@ fn conflict(conditions: &[Condition]) -> Option<&Condition> {
 }
 
 /// Tables and holders of Services that are gone, one after another.
-pub(super) fn orphans(index: &Index, now: Timestamp) -> Next {
+pub(super) fn orphans(index: &Index) -> Next {
     let mut soonest = None;
     for orphan in index.orphans() {
-        let metadata = match orphan {
-            Orphan::Table(table) => &table.metadata,
-            Orphan::Holder(claim, _) => &claim.metadata,
-        };
-        let age = age(metadata, now);
+        let age = index.known_for(orphan);
         if age < GRACE {
             let left = u32::try_from((GRACE - age).as_secs()).unwrap_or(0).saturating_add(1);
             soonest = Some(soonest.map_or(left, |soonest: u32| soonest.min(left)));
@@ -111,12 +122,4 @@ pub(super) fn orphans(index: &Index, now: Timestamp) -> Next {
         }
     }
     soonest.map_or(Next::Done, Next::Wait)
-}
-
-/// Since its creation; the longest there is where that is not known.
-pub(super) fn age(metadata: &ObjectMeta, now: Timestamp) -> SignedDuration {
-    metadata
-        .creation_timestamp
-        .as_ref()
-        .map_or(SignedDuration::MAX, |created| now.duration_since(created.0))
 }

@@ -10,8 +10,8 @@ use k8s_openapi::{
 };
 use operator_api::PREFIX;
 
-/// The standard condition of a Service with ports that are not served.
-pub(super) const CONDITION_PORTS: &str = "LoadBalancerPortsError";
+pub(super) use crate::index::marks::CONDITION_PORTS;
+
 /// Longest message: what Kubernetes allows.
 const MAX_MESSAGE: usize = 32_768;
 

@@ -1,16 +1,18 @@
 //! Death of a Service, as far as it is ours: on deletion, on leaving `LoadBalancer`, when it is let go.
 //!
-//! Never gives an address back while a table names it, never lets the finalizer go before, and never touches what others wrote.
+//! Never gives an address back while a table or the status of a Service of ours names it, never lets the finalizer go before, and
+//! never touches what others wrote.
 //!
-//! 1. the table goes: LB nodes serve it no more. (Claims that do not say whose they are become ours before: without the table,
+//! 1. the status names no address any more, unless somebody else serves it
+//! 2. the table goes: LB nodes serve it no more. (Claims that do not say whose they are become ours before: without the table,
 //!    nobody could tell.)
-//! 2. claims are given back, those of ours alone
-//! 3. the status is cleared, if the Service lives on and nobody else serves it; conditions of ours go
+//! 3. claims are given back, those of ours alone
 //! 4. finalizer and annotation go
+//! 5. conditions of ours go, the last that shows that it was ours
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Service;
-use operator_api::{ANNOTATION_ALLOCATED_FROM, CONDITION_ACCEPTED, FINALIZER, FINALIZER_EXTERNAL_IPS, ServiceRef};
+use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
+use operator_api::{ANNOTATION_ALLOCATED_FROM, CONDITION_ACCEPTED, ServiceRef};
 
 use super::{
     Action, Next,
@@ -20,7 +22,7 @@ use super::{
 };
 use crate::{
     ServiceKey,
-    index::{Index, Why},
+    index::{Index, Why, marks},
     ipam::{Claim, Owner},
 };
 
@@ -38,11 +40,12 @@ pub(super) fn next(index: &Index, key: &ServiceKey, service: &Service, why: Why,
         },
     };
     leaving
-        .take_over()
+        .clear_status()
+        .or_else(|| leaving.take_over())
         .or_else(|| leaving.delete_table())
         .or_else(|| leaving.give_back())
-        .or_else(|| leaving.clear_status())
         .or_else(|| leaving.let_go())
+        .or_else(|| leaving.clear_conditions())
         .unwrap_or(Next::Done)
 }
 
@@ -56,6 +59,19 @@ struct Leaving<'a> {
 }
 
 impl Leaving<'_> {
+    /// Before the address can be another's. Of one that is being deleted this is the last write of the status, if it gets so far.
+    fn clear_status(&self) -> Option<Next> {
+        if self.why.keeps_status() || status::ingress(self.service).is_empty() {
+            return None;
+        }
+        let there = conditions::of(self.service);
+        let conditions = match self.why {
+            Why::Deleted => conditions::of_others(there),
+            Why::NotLoadBalancer | Why::ExternalName | Why::Headless | Why::LetGo | Why::OtherClass => there.to_vec(),
+        };
+        Some(quietly(self.status(true, conditions)))
+    }
+
     /// A claim of a Service with a table of ours that does not say whose it is.
     fn take_over(&self) -> Option<Next> {
         self.index.table(self.key)?;
@@ -93,48 +109,10 @@ impl Leaving<'_> {
         }
     }
 
-    /// One that is being deleted has its status cleared only where somebody else's finalizer keeps it: its address is given to
-    /// others now.
-    fn clear_status(&self) -> Option<Next> {
-        let there = status::ingress(self.service);
-        let before = conditions::of(self.service);
-        let mut stay = conditions::of_others(before);
-        let clears = match self.why {
-            Why::OtherClass => return None,
-            Why::Deleted if self.finalizers_of_others().is_empty() => return None,
-            Why::LetGo => false,
-            Why::Deleted | Why::NotLoadBalancer | Why::ExternalName | Why::Headless => !there.is_empty(),
-        };
-        let mut notes = Vec::new();
-        if self.why == Why::Headless {
-            let message = "a headless Service has no VIP: kube-proxy does not serve it";
-            let said = [Said::new(CONDITION_ACCEPTED, false, "Headless", message)];
-            if !conditions::are_said(&said, before) {
-                notes.push(self.reporter.refused(message));
-            }
-            stay.extend(conditions::merge(&said, before, self.now));
-        }
-        if !clears && stay == before {
-            return None;
-        }
-        let action = Action::ReplaceServiceStatus {
-            service: self.key.clone(),
-            resource_version: self.resource_version(),
-            clear_ingress: clears,
-            conditions: stay,
-        };
-        Some(Next::Do(Box::new(action), notes))
-    }
-
     fn let_go(&self) -> Option<Next> {
-        if self.why == Why::OtherClass {
-            return None;
-        }
-        let metadata = &self.service.metadata;
-        let finalizers = metadata.finalizers.as_deref().unwrap_or_default();
+        let finalizers = self.service.metadata.finalizers.as_deref().unwrap_or_default();
         let others = self.finalizers_of_others();
-        let annotations = metadata.annotations.as_ref();
-        let annotated = annotations.is_some_and(|annotations| annotations.contains_key(ANNOTATION_ALLOCATED_FROM));
+        let annotated = marks::is_annotated(self.service);
         let kept = others.len() != finalizers.len();
         if !kept && (!annotated || self.why == Why::Deleted) {
             return None;
@@ -153,12 +131,54 @@ impl Leaving<'_> {
         Some(Next::Do(Box::new(action), notes.into_iter().collect()))
     }
 
+    /// One that is being deleted goes with its last finalizer: only what somebody else keeps still has conditions then.
+    fn clear_conditions(&self) -> Option<Next> {
+        if self.why == Why::Deleted && self.finalizers_of_others().is_empty() {
+            return None;
+        }
+        let before = conditions::of(self.service);
+        let mut stay = marks::conditions_of_others(self.service, self.why == Why::OtherClass);
+        let mut notes = Vec::new();
+        if let Some((reason, message)) = self.why_not_served() {
+            let said = [Said::new(CONDITION_ACCEPTED, false, reason, message)];
+            if !conditions::are_said(&said, before) {
+                notes.push(self.reporter.refused(message));
+            }
+            stay.extend(conditions::merge(&said, before, self.now));
+        }
+        (stay != before).then(|| Next::Do(Box::new(self.status(false, stay)), notes))
+    }
+
+    /// Reason and message for one that asks for addresses and can have none.
+    fn why_not_served(&self) -> Option<(&'static str, &'static str)> {
+        let spec = self.service.spec.as_ref();
+        let asks = spec
+            .and_then(|spec| spec.external_ips.as_ref())
+            .is_some_and(|addresses| !addresses.is_empty());
+        match self.why {
+            Why::Headless => Some((
+                "Headless",
+                "a headless Service has no VIP: kube-proxy does not serve it",
+            )),
+            Why::ExternalName if asks => Some((
+                "ExternalName",
+                "spec.externalIPs: a Service of type ExternalName is a name in DNS: kube-proxy serves no address of it",
+            )),
+            Why::ExternalName | Why::Deleted | Why::NotLoadBalancer | Why::LetGo | Why::OtherClass => None,
+        }
+    }
+
+    fn status(&self, clear_ingress: bool, conditions: Vec<Condition>) -> Action {
+        Action::ReplaceServiceStatus {
+            service: self.key.clone(),
+            resource_version: self.resource_version(),
+            clear_ingress,
+            conditions,
+        }
+    }
+
     fn finalizers_of_others(&self) -> Vec<String> {
-        let finalizers = self.service.metadata.finalizers.as_deref().unwrap_or_default();
-        let others = finalizers
-            .iter()
-            .filter(|name| *name != FINALIZER && *name != FINALIZER_EXTERNAL_IPS);
-        others.cloned().collect()
+        marks::finalizers_of_others(self.service, self.why == Why::OtherClass)
     }
 
     fn resource_version(&self) -> String {

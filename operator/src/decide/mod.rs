@@ -25,6 +25,7 @@ mod table;
 mod tests;
 
 pub use action::{About, Action, Next, Note};
+pub use cluster::tunnel_fault;
 use jiff::Timestamp;
 
 use crate::{Subject, index::Index};
@@ -32,7 +33,7 @@ use crate::{Subject, index::Index};
 /// Seconds until somebody looks again while not everything has been listed.
 const UNTIL_LISTED: u32 = 1;
 
-/// The next write for `subject`. Nothing before every kind was listed.
+/// The next write for `subject`; `now` is what conditions get as their time of transition. Nothing before every kind was listed.
 pub fn next(index: &Index, subject: &Subject, now: Timestamp) -> Next {
     if !index.is_complete() {
         return Next::Wait(UNTIL_LISTED);
@@ -43,7 +44,7 @@ pub fn next(index: &Index, subject: &Subject, now: Timestamp) -> Next {
         Subject::Tunnel => cluster::tunnel(index),
         Subject::Service(key) => service::next(index, key, now),
         Subject::Pool(name) => cluster::pool(index, name, now),
-        Subject::Orphans => cluster::orphans(index, now),
+        Subject::Orphans => cluster::orphans(index),
     }
 }
 

@@ -22,7 +22,7 @@ use operator_api::{
 };
 
 use super::{
-    Action, Next, Note, cluster,
+    Action, Next, Note,
     conditions::{self, CONDITION_PORTS, Said},
     leave,
     notes::Reporter,
@@ -123,16 +123,26 @@ impl<'a> Look<'a> {
         let is_kept = finalizers.iter().any(|finalizer| finalizer == self.serve.finalizer);
         let annotations = metadata.annotations.as_ref();
         let said = annotations.and_then(|annotations| annotations.get(ANNOTATION_ALLOCATED_FROM));
-        let pools = self.pools().or_else(|| said.cloned());
+        // One that asks for no load balancer address any more has none from a pool.
+        let had = said.filter(|_| !self.serve.request.families.is_empty());
+        let pools = self.pools().or_else(|| had.cloned());
         if is_kept && pools.as_ref() == said {
             return None;
         }
-        let mut notes = Vec::new();
-        if !is_kept {
-            notes.push(self.reporter.ensuring());
-            let deprecations = self.serve.deprecations.iter();
-            notes.extend(deprecations.map(|deprecation| self.reporter.deprecated(deprecation.message())));
+        if is_kept && pools.is_none() {
+            // An apply would leave there what others own as well.
+            return Some(quietly(Action::ReplaceServiceMeta {
+                service: self.key.clone(),
+                resource_version: metadata.resource_version.clone().unwrap_or_default(),
+                finalizers: finalizers.to_vec(),
+                without_annotations: vec![ANNOTATION_ALLOCATED_FROM],
+            }));
         }
+        let notes = if is_kept {
+            Vec::new()
+        } else {
+            vec![self.reporter.ensuring()]
+        };
         let annotations: BTreeMap<_, _> = pools
             .into_iter()
             .map(|pools| (ANNOTATION_ALLOCATED_FROM, pools))
@@ -261,7 +271,7 @@ impl<'a> Look<'a> {
                 "there is nothing to program",
             ));
         };
-        let coverage = self.index.programmed(table, self.now);
+        let coverage = self.index.programmed(table);
         let said = standing::said(&coverage, before);
         let told = if self.balanced().next().is_some() {
             self.balanced().all(|wish| self.published.contains(&wish.address))
@@ -271,7 +281,7 @@ impl<'a> Look<'a> {
         if told && before.is_some() {
             return Ok(said);
         }
-        match standing(&coverage, cluster::age(&table.metadata, self.now)) {
+        match standing(&coverage, self.index.addressed_for(table)) {
             // What a true condition says is of the table as it was.
             Standing::Ready => Ok(standing::said(
                 &coverage,
@@ -285,15 +295,24 @@ impl<'a> Look<'a> {
 
     fn accepted(&self) -> Said {
         match self.serve.refusals.first() {
-            None => Said::new(CONDITION_ACCEPTED, true, "Accepted", ""),
+            None => Said::new(CONDITION_ACCEPTED, true, "Accepted", self.deprecations().join("; ")),
             Some(first) => {
                 let mut message = list(&self.serve.refusals);
                 if self.wanted.is_some() {
                     message.push_str("; what was served before stays");
                 }
+                for deprecation in self.deprecations() {
+                    message.push_str("; ");
+                    message.push_str(deprecation);
+                }
                 Said::new(CONDITION_ACCEPTED, false, first.reason(), message)
             }
         }
+    }
+
+    fn deprecations(&self) -> Vec<&'static str> {
+        let deprecations = self.serve.deprecations.iter();
+        deprecations.map(|deprecation| deprecation.message()).collect()
     }
 
     fn allocated(&self) -> Said {
@@ -374,6 +393,11 @@ impl<'a> Look<'a> {
             let old = conditions::find(before, said.kind);
             if old.is_some_and(|old| said.is_said_by(old)) {
                 continue;
+            }
+            if said.kind == CONDITION_ACCEPTED {
+                let told = old.map_or("", |old| old.message.as_str());
+                let news = self.deprecations().into_iter().filter(|news| !told.contains(news));
+                notes.extend(news.map(|news| self.reporter.deprecated(news)));
             }
             let is_other = old.is_none_or(|old| old.reason != said.reason || (old.status == "True") != said.is_true());
             notes.extend(match (said.kind, said.is_true()) {

@@ -10,8 +10,8 @@ use operator_api::{CONDITION_ANNOUNCED, CONDITION_PROGRAMMED};
 use super::conditions::Said;
 use crate::index::Coverage;
 
-/// A young table is waited for so long on the LB nodes that do not have it yet while others do: clients then meet it on all of
-/// them, and the condition needs no second write.
+/// A table with new addresses is waited for so long on the LB nodes that do not have it yet while others do: clients then meet them
+/// on all of them, and the condition needs no second write.
 const FOR_THE_REST: SignedDuration = SignedDuration::from_secs(2);
 /// And so long while none has it, before that is said.
 const FOR_THE_FIRST: SignedDuration = SignedDuration::from_secs(5);
@@ -50,16 +50,17 @@ pub(super) fn standing(coverage: &Coverage, age: SignedDuration) -> Standing {
         } else {
             Standing::Soon
         }
-    } else if pending > 0 && age < FOR_THE_FIRST {
+    } else if coverage.unsure > 0 || (pending > 0 && age < FOR_THE_FIRST) {
         Standing::Soon
     } else {
         Standing::Not
     }
 }
 
-/// LB nodes that have not got so far.
+/// LB nodes that have not got so far, or may be there.
 fn pending(coverage: &Coverage) -> usize {
-    coverage.of.saturating_sub(coverage.on + coverage.failing.len())
+    let behind = coverage.of.saturating_sub(coverage.on + coverage.failing.len());
+    behind + coverage.unsure
 }
 
 /// The condition. One that was true stays so while LB nodes are catching up with a change, and its words stay as well.
@@ -124,6 +125,7 @@ mod tests {
             on,
             of,
             failing: failing.collect(),
+            ..Coverage::default()
         }
     }
 

@@ -16,7 +16,7 @@ use super::{
     Index, Kind, Object,
     endpoints::Slice,
     kinds::Gone,
-    lb_nodes::{Pulse, Says, says},
+    lb_nodes::{Beat, Life, Pulse, Says, says},
     nodes::Candidate,
     seed::Found,
     store::{Key, Stamp},
@@ -39,7 +39,7 @@ impl Index {
         let Some(key) = self.key_of(&object) else {
             return dirty;
         };
-        let stamp = Stamp::of(object.metadata());
+        let stamp = Stamp::of(object.metadata(), self.now);
         if !self.takes(object.kind(), &key, &stamp) {
             return dirty;
         }
@@ -52,7 +52,7 @@ impl Index {
     pub fn delete(&mut self, object: Object) -> BTreeSet<Subject> {
         let mut dirty = Dirty::new();
         if let Some(key) = self.key_of(&object) {
-            let stamp = Stamp::of(object.metadata());
+            let stamp = Stamp::of(object.metadata(), self.now);
             let gone = self.take(object.kind(), &key, stamp);
             let slices_of = self.after_loss(gone, &mut dirty);
             self.locate(slices_of, &mut dirty);
@@ -70,7 +70,7 @@ impl Index {
         for object in objects.into_iter().filter(|object| object.kind() == kind) {
             let Some(key) = self.key_of(&object) else { continue };
             listed.insert(key.clone());
-            let stamp = Stamp::of(object.metadata());
+            let stamp = Stamp::of(object.metadata(), self.now);
             self.forget_deletion(kind, &stamp);
             slices_of.extend(self.put(key, stamp, object, &mut dirty));
         }
@@ -282,6 +282,13 @@ impl Index {
 
     fn put_table(&mut self, key: Key, stamp: Stamp, table: VipTable, dirty: &mut Dirty) {
         let name = key.name.clone();
+        let known = self.tables.by_key(&key);
+        let is_same = known.is_some_and(|known| {
+            known.metadata.uid == table.metadata.uid && known.spec.addresses == table.spec.addresses
+        });
+        if !is_same {
+            self.addressed.insert(key.clone(), self.now);
+        }
         self.tables.put(key, stamp, table);
         self.table_changed(&name, dirty);
     }
@@ -325,11 +332,16 @@ impl Index {
     }
 
     fn put_lease(&mut self, key: Key, stamp: Stamp, lease: &Lease, dirty: &mut Dirty) {
-        let Some((name, pulse)) = Pulse::parse(lease) else {
+        let Some((name, beat)) = Beat::parse(lease) else {
             return;
         };
-        let old = self.leases.put(key, stamp, pulse).flatten();
-        if pulse.is_some_and(|pulse| pulse.is_revival_of(old.as_ref()))
+        let now = self.now;
+        let old = self.leases.by_key(&key).copied().flatten();
+        let pulse = beat.map(|beat| Pulse::after(old, beat, now));
+        self.leases.put(key, stamp, pulse);
+        let lives = |pulse: Option<Pulse>| pulse.is_some_and(|pulse| pulse.at(now) == Life::Alive);
+        if lives(pulse)
+            && !lives(old)
             && let Some(node) = self.lb_nodes.by_key(&self.own(&name))
         {
             let woken = self
@@ -400,6 +412,7 @@ impl Index {
                 }
             }
             Gone::Table(key) => {
+                self.addressed.remove(&key);
                 if let Some(service) = service_of_table(&key.name) {
                     self.look_at(&service, dirty);
                 }

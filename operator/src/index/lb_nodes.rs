@@ -1,6 +1,7 @@
 //! LB nodes: which are there, which live, and what they have programmed.
 //!
-//! Never asks an LB node: what it has stands in its LbNode, and that it lives, in its Lease.
+//! Never asks an LB node: what it has stands in its LbNode, and that it lives, in its Lease. Never believes an LB node's clock: it
+//! lives for its Lease's duration after we saw the Lease renewed. Only at first sight, after a restart, its time is all there is.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -20,6 +21,8 @@ pub struct Coverage {
     pub on: usize,
     /// Live LB nodes.
     pub of: usize,
+    /// LB nodes of which nobody can say yet whether they live.
+    pub unsure: usize,
     /// Live LB nodes that cannot program it, by name, and why.
     pub failing: Vec<(String, String)>,
 }
@@ -54,15 +57,15 @@ pub(super) fn says<'a>(node: &'a LbNode, table: &str, version: Option<u128>, pub
     }
 }
 
-/// When an LB node last said that it lives, and for how long that holds.
+/// What a Lease says: when it was renewed, by the LB node's clock, and for how long that holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Pulse {
-    pub(super) renewed: Timestamp,
-    pub(super) until: Timestamp,
+pub(super) struct Beat {
+    renewed: Timestamp,
+    duration: SignedDuration,
 }
 
-impl Pulse {
-    /// The LB node's name, and its pulse. `None`: another's Lease.
+impl Beat {
+    /// The LB node's name, and its beat. `None`: another's Lease.
     pub(super) fn parse(lease: &Lease) -> Option<(String, Option<Self>)> {
         let name = lease
             .metadata
@@ -76,19 +79,59 @@ impl Pulse {
             .unwrap_or(DEFAULT_LEASE_SECONDS);
         let duration = SignedDuration::from_secs(seconds.clamp(0, MAX_LEASE_SECONDS).into());
         let renewed = spec.and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0);
-        let pulse = renewed.and_then(|renewed| {
-            let until = renewed.checked_add(duration).ok()?;
-            Some(Self { renewed, until })
-        });
-        Some((name.to_owned(), pulse))
+        Some((name.to_owned(), renewed.map(|renewed| Self { renewed, duration })))
+    }
+}
+
+/// Whether an LB node lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    Alive,
+    /// It looks dead by its own clock, and had no time yet to show that it is not.
+    Unsure,
+    Dead,
+}
+
+/// When we saw an LB node say that it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pulse {
+    beat: Beat,
+    /// It lives until then, by our clock.
+    until: Timestamp,
+    /// And may live until then.
+    unsure_until: Timestamp,
+}
+
+impl Pulse {
+    /// After a Lease was seen at `now`; `old` is what was known of it.
+    pub(super) fn after(old: Option<Self>, beat: Beat, now: Timestamp) -> Self {
+        let end = now.saturating_add(beat.duration).unwrap_or(now);
+        match old {
+            Some(old) if old.beat == beat => old,
+            Some(_) => Self {
+                beat,
+                until: end,
+                unsure_until: end,
+            },
+            None => {
+                let left = beat.duration.saturating_sub(now.duration_since(beat.renewed));
+                let left = left.clamp(SignedDuration::ZERO, beat.duration);
+                Self {
+                    beat,
+                    until: now.saturating_add(left).unwrap_or(now),
+                    unsure_until: end,
+                }
+            }
+        }
     }
 
-    pub(super) fn lives_at(&self, now: Timestamp) -> bool {
-        now < self.until
-    }
-
-    /// Whether there was a time between two pulses when it did not live.
-    pub(super) fn is_revival_of(&self, old: Option<&Self>) -> bool {
-        old.is_none_or(|old| old.until < self.renewed)
+    pub(super) fn at(&self, now: Timestamp) -> Life {
+        if now < self.until {
+            Life::Alive
+        } else if now < self.unsure_until {
+            Life::Unsure
+        } else {
+            Life::Dead
+        }
     }
 }

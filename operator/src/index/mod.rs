@@ -7,6 +7,7 @@
 //! | `object`, `store`, `kinds` | what is watched, each object in its newest version |
 //! | `events` | what an event changes, and what has to be looked at for it |
 //! | `service`, `annotations`, `ports`, `source_ranges` | the Service contract; `wanted` has its words |
+//! | `marks` | what of ours is on a Service |
 //! | `endpoints` | which nodes have endpoints of a Service |
 //! | `nodes`, `node_set` | which nodes are backends, and the next chunk of their set |
 //! | `waiting` | which Services wait for an address, or for LB nodes |
@@ -17,6 +18,7 @@ mod endpoints;
 mod events;
 mod kinds;
 mod lb_nodes;
+pub(crate) mod marks;
 mod node_set;
 mod nodes;
 mod object;
@@ -34,11 +36,11 @@ mod wanted;
 use std::collections::{BTreeMap, BTreeSet};
 
 use endpoints::{Endpoints, local_table_slots};
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Service;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::core::Selector;
 pub use lb_nodes::Coverage;
-use lb_nodes::{Pulse, Says, says};
+use lb_nodes::{Life, Pulse, Says, says};
 use nodes::Candidate;
 pub use object::{Kind, Object, Settings};
 use operator_api::{
@@ -100,6 +102,10 @@ pub struct Index {
     unpublished: BTreeSet<ServiceKey>,
     /// A first list is being taken in while others are missing: what Services wait for is noted when the last of them has come.
     is_filling: bool,
+    /// Since when tables have the addresses that they have.
+    addressed: BTreeMap<Key, Timestamp>,
+    /// What time it is.
+    now: Timestamp,
     /// Objects that were left out because they are none that an API server can have.
     ignored: u64,
 }
@@ -148,9 +154,17 @@ impl Index {
             waiting: BTreeMap::new(),
             unpublished: BTreeSet::new(),
             is_filling: false,
+            addressed: BTreeMap::new(),
+            now: Timestamp::UNIX_EPOCH,
             ignored: 0,
             settings,
         }
+    }
+
+    /// What time it is, by a clock of this machine that is never set: what is heard from now on is heard now, and ages are counted
+    /// from what was heard. No other machine's clock is believed.
+    pub fn tick(&mut self, now: Timestamp) {
+        self.now = now;
     }
 
     /// What the operator was told.
@@ -310,13 +324,20 @@ impl Index {
     }
 
     /// On which of the live LB nodes a table is in the maps.
-    pub fn programmed(&self, table: &VipTable, now: Timestamp) -> Coverage {
+    pub fn programmed(&self, table: &VipTable) -> Coverage {
         let name = table.metadata.name.as_deref().unwrap_or_default();
         let version = store::version_of(table.metadata.resource_version.as_deref());
         let published = self.is_published(table);
         let mut coverage = Coverage::default();
-        for (key, node) in self.lb_nodes.iter().filter(|(key, _)| self.lives_at(&key.name, now)) {
-            coverage.of += 1;
+        for (key, node) in self.lb_nodes.iter() {
+            match self.life(&key.name) {
+                Life::Alive => coverage.of += 1,
+                Life::Unsure => {
+                    coverage.unsure += 1;
+                    continue;
+                }
+                Life::Dead => continue,
+            }
             match says(node, name, version, published) {
                 Says::On => coverage.on += 1,
                 Says::NotYet => {}
@@ -326,22 +347,32 @@ impl Index {
         coverage
     }
 
-    fn lives_at(&self, lb_node: &str, now: Timestamp) -> bool {
-        self.pulse(lb_node).is_some_and(|pulse| pulse.lives_at(now))
-    }
-
-    fn pulse(&self, lb_node: &str) -> Option<Pulse> {
+    fn life(&self, lb_node: &str) -> Life {
         let lease = format!("{}{lb_node}", operator_api::LB_LEASE_PREFIX);
-        self.leases.by_key(&self.own(&lease)).copied().flatten()
+        let pulse = self.leases.by_key(&self.own(&lease)).copied().flatten();
+        pulse.map_or(Life::Dead, |pulse| pulse.at(self.now))
     }
 
-    /// When the next of the LB nodes that live at `now` will not any more, unless it renews its Lease.
-    pub fn next_lease_expiry(&self, now: Timestamp) -> Option<Timestamp> {
-        let pulses = self.lb_nodes.iter().filter_map(|(key, _)| self.pulse(&key.name));
-        pulses
-            .filter(|pulse| pulse.lives_at(now))
-            .map(|pulse| pulse.until)
-            .min()
+    /// For how long a table has had the addresses that it has, as far as this operator knows.
+    pub fn addressed_for(&self, table: &VipTable) -> SignedDuration {
+        let key = self.own(table.metadata.name.as_deref().unwrap_or_default());
+        self.since(self.addressed.get(&key).copied())
+    }
+
+    /// For how long an orphan has been known to this operator, be it as none.
+    pub fn known_for(&self, orphan: Orphan<'_>) -> SignedDuration {
+        let name = |metadata: &ObjectMeta| metadata.name.clone().unwrap_or_default();
+        self.since(match orphan {
+            Orphan::Table(table) => self.tables.seen(&self.own(&name(&table.metadata))),
+            Orphan::Holder(claim, _) => self.claim_versions.seen(&Key {
+                namespace: String::new(),
+                name: name(&claim.metadata),
+            }),
+        })
+    }
+
+    fn since(&self, then: Option<Timestamp>) -> SignedDuration {
+        then.map_or(SignedDuration::ZERO, |then| self.now.duration_since(then))
     }
 
     /// The next Services with a table after one, in the order of their tables' names and from the start again, at most `most`:

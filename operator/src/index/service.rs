@@ -7,12 +7,12 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use operator_api::{
-    ANNOTATION_ALLOCATED_FROM, Affinity, FINALIZER, FINALIZER_EXTERNAL_IPS, ForwardingMode, PREFIX, ServiceRef,
-    TransportPort, VipPort,
+    Affinity, FINALIZER, FINALIZER_EXTERNAL_IPS, ForwardingMode, PREFIX, ServiceRef, TransportPort, VipPort,
 };
 
 use super::{
     annotations::{self, Asked},
+    marks::is_annotated,
     ports::{Ports, number, ports},
     source_ranges::source_ranges,
     wanted::{Deprecation, Refusal, Serve, Wanted, Why},
@@ -44,11 +44,6 @@ pub(super) struct Around<'a> {
 
 /// Whether a Service itself shows that it was ours.
 pub(super) fn has_marks(service: &Service) -> bool {
-    let metadata = &service.metadata;
-    let annotated = || {
-        let annotations = metadata.annotations.as_ref();
-        annotations.is_some_and(|annotations| annotations.contains_key(ANNOTATION_ALLOCATED_FROM))
-    };
     let conditioned = || {
         let status = service.status.as_ref();
         let mut conditions = status
@@ -57,7 +52,7 @@ pub(super) fn has_marks(service: &Service) -> bool {
             .flatten();
         conditions.any(|condition| condition.type_.starts_with(PREFIX))
     };
-    has_finalizer(service, FINALIZER_EXTERNAL_IPS) || annotated() || conditioned()
+    has_finalizer(service, FINALIZER_EXTERNAL_IPS) || is_annotated(service) || conditioned()
 }
 
 fn has_finalizer(service: &Service, name: &str) -> bool {
@@ -95,11 +90,13 @@ pub(super) fn wanted(service: &Service, around: &Around<'_>) -> Wanted {
             Some(_) | None if headless => Wanted::Nothing(Why::Headless),
             Some(_) | None => Wanted::Serve(Box::new(serve(service, spec, reference, true, around))),
         },
-        Some("ExternalName") => cleaned_up(Why::ExternalName),
+        // What asks for addresses and can have none is told so.
+        Some("ExternalName") if external && !deleted => Wanted::Nothing(Why::ExternalName),
+        Some("ExternalName") => cleaned_up(if deleted { Why::Deleted } else { Why::ExternalName }),
         // ClusterIP, NodePort, and what a later Kubernetes may have.
         Some(_) | None if deleted => cleaned_up(Why::Deleted),
         Some(_) | None if !external => cleaned_up(Why::NotLoadBalancer),
-        Some(_) | None if headless => cleaned_up(Why::Headless),
+        Some(_) | None if headless => Wanted::Nothing(Why::Headless),
         Some(_) | None => Wanted::Serve(Box::new(serve(service, spec, reference, false, around))),
     }
 }

@@ -3,8 +3,9 @@
 //! Never goes back: neither an older version of an object nor one of an earlier life of its name takes its place, and what was
 //! deleted does not come back because an answer was late.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry};
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::ServiceKey;
@@ -21,18 +22,20 @@ pub(super) fn version_of(resource_version: Option<&str>) -> Option<u128> {
     resource_version?.parse().ok()
 }
 
-/// Which life of an object, and which version.
+/// Which life of an object, which version, and since when it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     uid: String,
     version: Option<u128>,
+    seen: Timestamp,
 }
 
 impl Stamp {
-    pub(super) fn of(metadata: &ObjectMeta) -> Self {
+    pub(super) fn of(metadata: &ObjectMeta, now: Timestamp) -> Self {
         Self {
             uid: metadata.uid.clone().unwrap_or_default(),
             version: version_of(metadata.resource_version.as_deref()),
+            seen: now,
         }
     }
 
@@ -73,8 +76,19 @@ impl<V> Store<V> {
     }
 
     /// Puts an object in the place of its earlier version, whatever that was; returns it.
-    pub(super) fn put(&mut self, key: Key, stamp: Stamp, value: V) -> Option<V> {
-        self.held.insert(key, (stamp, value)).map(|(_, old)| old)
+    pub(super) fn put(&mut self, key: Key, mut stamp: Stamp, value: V) -> Option<V> {
+        match self.held.entry(key) {
+            Entry::Vacant(vacant) => {
+                vacant.insert((stamp, value));
+                None
+            }
+            Entry::Occupied(mut known) => {
+                if known.get().0.uid == stamp.uid {
+                    stamp.seen = known.get().0.seen;
+                }
+                Some(known.insert((stamp, value)).1)
+            }
+        }
     }
 
     /// Takes an object out that was deleted, and returns it. `None`: it was not there, or there is another life of its name.
@@ -117,6 +131,11 @@ impl<V> Store<V> {
     /// The version of an object, where it has one that can be compared.
     pub(super) fn version(&self, key: &Key) -> Option<u128> {
         self.held.get(key)?.0.version
+    }
+
+    /// Since when this life of an object is known.
+    pub(super) fn seen(&self, key: &Key) -> Option<Timestamp> {
+        self.held.get(key).map(|(stamp, _)| stamp.seen)
     }
 
     /// All, in the order of their keys.

@@ -17,10 +17,15 @@ const MAX_PREFIXES: usize = 4_096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TunnelFault {
     /// More outer sources than a TunnelConfig holds.
-    #[error("{0} outer sources of LB nodes are more than the {MAX_SOURCES} that a TunnelConfig holds")]
+    #[error(
+        "{0} outer sources of LB nodes are more than the {MAX_SOURCES} that a TunnelConfig holds (delete LbNodes that are gone)"
+    )]
     TooManySources(usize),
     /// More blocks than a TunnelConfig holds.
-    #[error("{0} blocks of VIP addresses are more than the {MAX_PREFIXES} that a TunnelConfig holds")]
+    #[error(
+        "{0} blocks of VIP addresses are more than the {MAX_PREFIXES} that a TunnelConfig holds (a range FIRST-LAST of a pool \
+         counts as all the blocks that it is made of: write pools as blocks)"
+    )]
     TooManyPrefixes(usize),
 }
 

@@ -30,7 +30,7 @@ pub enum Why {
     Headless,
     /// It has no class and is no longer selected: its status stays, and whoever serves it next goes on with its address.
     LetGo,
-    /// It has another class by now: everything in it is of others. Only claims and table of ours go.
+    /// It has another class by now: its status is of others. Only what is provably ours goes.
     OtherClass,
 }
 

@@ -23,7 +23,7 @@ use kube::{
     Api, Client, Resource,
     api::{Patch, PatchParams, PostParams},
 };
-use operator_api::{AddressPool, FIELD_MANAGER};
+use operator_api::{AddressPool, FIELD_MANAGER, TUNNEL_CONFIG, TunnelConfig};
 use serde_json::json;
 use tokio::{
     sync::mpsc,
@@ -202,6 +202,14 @@ fn reference(about: &About) -> ObjectReference {
             kind: Some(AddressPool::kind(&()).into_owned()),
             name: Some(name.clone()),
             uid: Some(uid.clone()),
+            ..ObjectReference::default()
+        },
+        About::Tunnel { namespace, uid } => ObjectReference {
+            api_version: Some(TunnelConfig::api_version(&()).into_owned()),
+            kind: Some(TunnelConfig::kind(&()).into_owned()),
+            namespace: Some(namespace.clone()),
+            name: Some(TUNNEL_CONFIG.to_owned()),
+            uid: Some(uid.clone()).filter(|uid| !uid.is_empty()),
             ..ObjectReference::default()
         },
     }

@@ -160,12 +160,19 @@ impl Target {
     }
 }
 
-/// The Event for a write that was refused, on what the write was for; `None` where there is nothing to hang it on.
-pub(super) fn refusal(about: &About, target: &Target, error: &impl fmt::Display) -> Note {
+/// Reason of a write that was refused before clients knew of the Service.
+pub(super) const SYNC_FAILED: &str = "SyncLoadBalancerFailed";
+/// The same of one that clients know of: what was served before stays.
+pub(super) const UPDATE_FAILED: &str = "UpdateLoadBalancerFailed";
+/// The same of one on the way out.
+pub(super) const DELETE_FAILED: &str = "DeleteLoadBalancerFailed";
+
+/// The Event for a write that was refused, on what the write was for.
+pub(super) fn refusal(about: &About, reason: &'static str, target: &Target, error: &impl fmt::Display) -> Note {
     Note {
         about: about.clone(),
         warning: true,
-        reason: "SyncLoadBalancerFailed",
+        reason,
         message: format!("Error writing {}: {error}", target.resource),
     }
 }

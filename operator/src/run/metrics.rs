@@ -80,6 +80,7 @@ pub(super) struct Metrics {
     pool_used: Family<OfPool, Gauge>,
     services: Family<InState, Gauge>,
     seed_lost: Gauge,
+    tunnel_too_large: Gauge,
     objects: Family<Watch, Gauge>,
 }
 
@@ -104,6 +105,7 @@ impl Metrics {
             pool_used: Family::default(),
             services: Family::default(),
             seed_lost: Gauge::default(),
+            tunnel_too_large: Gauge::default(),
             objects: Family::default(),
         };
         registry.register(
@@ -157,6 +159,11 @@ impl Metrics {
             "seed_lost",
             "1: the flow-hash seed that LB nodes have is not in its Secret; restore it",
             it.seed_lost.clone(),
+        );
+        registry.register(
+            "tunnel_too_large",
+            "1: sources or VIP prefixes are more than a TunnelConfig holds; workers accept nothing that is new",
+            it.tunnel_too_large.clone(),
         );
         registry.register("objects", "Objects in the index", it.objects.clone());
         registry.register("queue", "Subjects in the work queue", it.queue.clone());
@@ -259,6 +266,10 @@ impl Metrics {
 
     pub(super) fn seed_lost(&self, lost: bool) {
         self.seed_lost.set(i64::from(lost));
+    }
+
+    pub(super) fn tunnel_too_large(&self, too_large: bool) {
+        self.tunnel_too_large.set(i64::from(too_large));
     }
 
     pub(super) fn objects(&self, kind: Kind, count: usize) {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::core::ObjectMeta;
 use tokio::{sync::watch, time::Instant};
 
@@ -35,6 +35,8 @@ pub(super) type Name = (String, String);
 /// The shared state.
 pub(super) struct Room {
     inner: Mutex<Inner>,
+    /// When it was made, by both clocks.
+    started: (Timestamp, Instant),
     pub(super) queue: Queue,
     pub(super) metrics: Metrics,
     listed: watch::Sender<BTreeSet<Kind>>,
@@ -89,6 +91,7 @@ impl Room {
                 index: Index::new(settings),
                 journal: BTreeMap::new(),
             }),
+            started: (Timestamp::now(), Instant::now()),
             queue: Queue::default(),
             metrics: Metrics::new(),
             listed: watch::Sender::new(BTreeSet::new()),
@@ -292,8 +295,13 @@ impl Room {
             .map(|since| since.elapsed())
     }
 
+    /// The index, told what time it is: by a clock that nobody sets.
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        lock(&self.inner)
+        let mut inner = lock(&self.inner);
+        let (wall, steady) = self.started;
+        let elapsed = SignedDuration::try_from(steady.elapsed()).unwrap_or(SignedDuration::MAX);
+        inner.index.tick(wall.saturating_add(elapsed).unwrap_or(Timestamp::MAX));
+        inner
     }
 }
 

@@ -7,11 +7,8 @@ use operator_api::{CONDITION_ACCEPTED, CONDITION_ALLOCATED, CONDITION_PROGRAMMED
 
 use crate::{
     ServiceKey,
-    index::{Index, Seed, Wanted},
+    index::{Index, Seed, Wanted, Why, marks::CONDITION_PORTS},
 };
-
-/// The standard condition of a Service with ports that are not served.
-const CONDITION_PORTS: &str = "LoadBalancerPortsError";
 
 /// How a Service stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,7 +62,12 @@ pub(super) fn of(index: &Index, key: &ServiceKey) -> Option<(State, String)> {
         Wanted::Foreign => index
             .table(key)
             .map(|_| (State::Leaving, "not ours any more".to_owned())),
-        Wanted::Nothing(why) => Some((State::Leaving, why.word().to_owned())),
+        Wanted::Nothing(why) => {
+            let is_told = matches!(why, Why::Headless | Why::ExternalName);
+            let told = is_told.then(|| by_conditions(service));
+            let told = told.filter(|(state, _)| *state == State::Refused);
+            Some(told.unwrap_or_else(|| (State::Leaving, why.word().to_owned())))
+        }
         Wanted::Serve(_) => Some(by_conditions(service)),
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     events::Events,
-    explain::{Target, refusal},
+    explain::{DELETE_FAILED, SYNC_FAILED, Target, UPDATE_FAILED, refusal},
     fault::{Fault, Side},
     lead::Leadership,
     queue::Outcome,
@@ -18,8 +18,9 @@ use super::{
     write::{Effect, Meaning, WriteError, Writer},
 };
 use crate::{
-    ServiceKey, Subject,
-    decide::{About, Action, Next, Note},
+    Subject,
+    decide::{About, Action, Next, Note, tunnel_fault},
+    index::Wanted,
 };
 
 /// Writes of one look: more would be a decision that goes round in circles.
@@ -73,7 +74,10 @@ impl Worker {
                     self.followed(subject);
                     return (Outcome::Wait(Duration::from_secs(seconds.into())), "wait");
                 }
-                Next::Retry => return (Outcome::Failed, "unavailable"),
+                Next::Retry => {
+                    self.followed(subject);
+                    return (Outcome::Failed, "unavailable");
+                }
             };
             if !self.leadership.holds() {
                 return (Outcome::Wait(Duration::from_secs(1)), "not_leader");
@@ -161,56 +165,52 @@ impl Worker {
                     Some(remedy) => tracing::error!(?subject, resource, %error, "{remedy}; tried again later"),
                     None => tracing::error!(?subject, resource, %error, "refused; tried again later"),
                 }
-                if let Some(about) = about(action, notes) {
-                    self.events.send(refusal(&about, &target, error), &self.room.metrics);
+                if let Some((about, reason)) = self.about(subject, notes) {
+                    self.events
+                        .send(refusal(&about, reason, &target, error), &self.room.metrics);
                 }
                 (Outcome::Failed, "refused")
             }
         }
     }
 
-    /// Nothing is left to write for what has changed.
-    fn followed(&self, subject: &Subject) {
-        if let Subject::Service(service) = subject {
-            self.room.endpoints_followed(service);
-        }
-    }
-}
-
-/// What an Event about a refused write is about: what its own Events are about, or the Service that it names.
-fn about(action: &Action, notes: &[Note]) -> Option<About> {
-    if let Some(note) = notes.first() {
-        return Some(note.about.clone());
-    }
-    match action {
-        Action::ApplyServiceMeta { service, uid, .. } | Action::ApplyServiceStatus { service, uid, .. } => {
-            Some(About::Service {
+    /// What an Event about a refused write is about, and its reason: by what the Service was on the way to.
+    fn about(&self, subject: &Subject, notes: &[Note]) -> Option<(About, &'static str)> {
+        let Subject::Service(service) = subject else {
+            return notes.first().map(|note| (note.about.clone(), SYNC_FAILED));
+        };
+        self.room.read(|index| {
+            let object = index.service(service)?;
+            let about = About::Service {
                 service: service.clone(),
-                uid: uid.clone(),
-            })
-        }
-        Action::ApplyTable(table) => Some(of_service(&table.spec.service)),
-        Action::CreateClaim(claim) | Action::ReplaceClaim(claim) => {
-            claim.spec.holders.first().map(|holder| of_service(&holder.service))
-        }
-        Action::ReplaceServiceMeta { .. }
-        | Action::ReplaceServiceStatus { .. }
-        | Action::DeleteClaim { .. }
-        | Action::DeleteTable { .. }
-        | Action::ApplyNodeSet(_)
-        | Action::DeleteNodeSet { .. }
-        | Action::ApplyTunnel(_)
-        | Action::CreateSeed
-        | Action::ApplyPoolStatus { .. } => None,
+                uid: object.metadata.uid.clone().unwrap_or_default(),
+            };
+            let reason = match index.wanted(service) {
+                Wanted::Nothing(_) | Wanted::Foreign => DELETE_FAILED,
+                Wanted::Serve(_) if index.table(service).is_some_and(|table| index.is_published(table)) => {
+                    UPDATE_FAILED
+                }
+                Wanted::Serve(_) => SYNC_FAILED,
+            };
+            Some((about, reason))
+        })
     }
-}
 
-fn of_service(service: &operator_api::ServiceRef) -> About {
-    About::Service {
-        service: ServiceKey {
-            namespace: service.namespace.clone(),
-            name: service.name.clone(),
-        },
-        uid: service.uid.clone(),
+    /// Nothing is left to write for what has changed, or it cannot be written.
+    fn followed(&self, subject: &Subject) {
+        match subject {
+            Subject::Service(service) => {
+                self.room.endpoints_followed(service);
+            }
+            Subject::Tunnel => {
+                let fault = self.room.read(tunnel_fault);
+                self.room.metrics.tunnel_too_large(fault.is_some());
+                if let Some(note) = fault {
+                    tracing::error!("{}; tried again later", note.message);
+                    self.events.send(note, &self.room.metrics);
+                }
+            }
+            Subject::Seed | Subject::NodeSets | Subject::Pool(_) | Subject::Orphans => {}
+        }
     }
 }

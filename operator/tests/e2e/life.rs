@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{
     ResourceExt as _,
-    api::{Patch, PatchParams, PostParams},
+    api::{Patch, PatchParams},
 };
 use operator_api::{
     ANNOTATION_ALLOCATED_FROM, CONDITION_ACCEPTED, CONDITION_ALLOCATED, CONDITION_ANNOUNCED, CONDITION_PROGRAMMED,
@@ -254,31 +254,33 @@ async fn a_service_that_is_selected_keeps_the_address_of_its_former_balancer_and
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_headless_service_is_told_why_it_gets_nothing_and_an_external_name_is_ignored() {
+async fn headless_and_external_name_services_with_external_ips_are_told_why_they_get_nothing() {
     let (cluster, _running) = Cluster::served().await;
-    let headless = cluster.service_with("headless", json!({}), json!({"clusterIP": "None"}));
-    match cluster.services().create(&PostParams::default(), &headless).await {
-        // `clusterIP: None` with type LoadBalancer: the API server may refuse it.
-        Err(kube::Error::Api(status)) if status.code == 422 => {
-            println!("skipped: this API server takes no headless LoadBalancer Service");
-        }
-        created => {
-            created.unwrap();
-            let message = cluster.is_refused("headless", CONDITION_ACCEPTED, "Headless").await;
-            assert!(message.contains("headless"), "{message}");
-            cluster.is_told("headless", "SyncLoadBalancerFailed").await;
-            assert!(cluster.addresses("headless").await.is_empty());
-        }
-    }
+    let asked = cluster.ip4(2);
+    let headless = json!({"type": "ClusterIP", "loadBalancerClass": null, "clusterIP": "None"});
     let name =
         json!({"type": "ExternalName", "externalName": "example.com", "loadBalancerClass": null, "selector": null});
-    cluster.service("name", name).await;
-    cluster
-        .stays("nothing is on it", || async {
-            let service = cluster.see("name").await;
-            service.finalizers().is_empty() && cluster.table("name").await.is_none()
-        })
-        .await;
+    for (kind, spec, reason) in [("headless", headless, "Headless"), ("name", name, "ExternalName")] {
+        let mut asking = spec.clone();
+        asking["externalIPs"] = json!([asked]);
+        cluster.service(kind, asking).await;
+        let message = cluster.is_refused(kind, CONDITION_ACCEPTED, reason).await;
+        assert!(message.contains("kube-proxy"), "{message}");
+        cluster.is_told(kind, "SyncLoadBalancerFailed").await;
+        assert!(cluster.addresses(kind).await.is_empty());
+        let plain = format!("{kind}-plain");
+        cluster.service(&plain, spec).await;
+        cluster
+            .stays(
+                "nothing is on one that asks for nothing, nor any mark that would keep the other",
+                || async {
+                    let service = cluster.see(&plain).await;
+                    let untouched = service.status.is_none_or(|status| status.conditions.is_none());
+                    untouched && cluster.see(kind).await.finalizers().is_empty() && cluster.table(kind).await.is_none()
+                },
+            )
+            .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -249,7 +249,7 @@ pub(crate) async fn ready(operator: &vipline_operator::run::Operator) {
 }
 
 /// A metric's value by its name with labels; not there: NaN.
-async fn metric(operator: &vipline_operator::run::Operator, name: &str) -> f64 {
+pub(crate) async fn metric(operator: &vipline_operator::run::Operator, name: &str) -> f64 {
     let text = ask(operator, "/metrics").await;
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|value| value.trim().parse().ok()).unwrap_or(f64::NAN)

@@ -5,7 +5,9 @@
 mod birth;
 mod election;
 mod kill;
+mod observer;
 mod outage;
 mod scale;
 mod stage;
+mod told;
 mod tools;

@@ -226,6 +226,64 @@ async fn uninstall_takes_out_what_is_ours_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn uninstall_leaves_addresses_and_marks_of_other_providers() {
+    let stage = Stage::new().await;
+    leave_behind(&stage);
+    let condition = |kind: &str| json!({"type": kind, "status": "True", "reason": "Good", "message": "", "lastTransitionTime": TIME});
+    let theirs = |name: &str, finalizers: Value, annotations: Value| {
+        stage
+            .server
+            .create(json!({
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": {"name": name, "namespace": "default", "finalizers": finalizers, "annotations": annotations},
+                "spec": {"type": "LoadBalancer", "loadBalancerClass": "example.com/other", "ports": [{"port": 80}]},
+            }))
+            .unwrap();
+        let status = json!({"status": {
+            "loadBalancer": {"ingress": [{"ip": "192.0.2.99", "ipMode": "VIP"}]},
+            "conditions": [condition(CONDITION_PROGRAMMED), condition("LoadBalancerPortsError"), condition("example.com/Other")],
+        }});
+        stage
+            .server
+            .merge("services", "default", name, "status", status)
+            .unwrap();
+    };
+    let cleanup = operator_api::FINALIZER_EXTERNAL_IPS;
+    theirs(
+        "was-balanced",
+        json!([FINALIZER, "example.com/other"]),
+        json!({ANNOTATION_ALLOCATED_FROM: "main"}),
+    );
+    theirs(
+        "was-external",
+        json!([cleanup, FINALIZER, "example.com/other"]),
+        json!({}),
+    );
+    let before = stage.services().get("foreign").await.unwrap();
+
+    let output = run(&stage, &["uninstall", "--yes"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for (name, finalizers) in [
+        ("was-balanced", &["example.com/other"][..]),
+        ("was-external", &[FINALIZER, "example.com/other"][..]),
+    ] {
+        let service = stage.services().get(name).await.unwrap();
+        assert_eq!(service.finalizers(), finalizers, "{name}");
+        assert!(service.annotations().is_empty(), "{name}");
+        assert_eq!(stage.addresses(name).await, ["192.0.2.99"], "{name}");
+        let conditions = service.status.unwrap().conditions.unwrap_or_default();
+        let kinds: Vec<_> = conditions.iter().map(|condition| condition.type_.as_str()).collect();
+        assert_eq!(kinds, ["LoadBalancerPortsError", "example.com/Other"], "{name}");
+    }
+    assert_eq!(
+        stage.services().get("foreign").await.unwrap(),
+        before,
+        "it was never ours"
+    );
+    assert_eq!(stage.addresses("web").await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn uninstall_can_leave_the_addresses() {
     let stage = Stage::new().await;
     leave_behind(&stage);

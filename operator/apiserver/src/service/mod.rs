@@ -240,6 +240,10 @@ fn drop_by_type(live: &Value, service: &mut Value) {
     if externally_accessible(live) && !externally_accessible(service) && same(service, "externalTrafficPolicy") {
         drop_spec(service, "externalTrafficPolicy");
     }
+    // Not only what another type had: whatever a Service without a load balancer has there goes with its next update.
+    if !is(service, "LoadBalancer") {
+        service["status"]["loadBalancer"] = json!({});
+    }
     if text(service, "sessionAffinity") == "None" && text(live, "sessionAffinity") != "None" {
         drop_spec(service, "sessionAffinityConfig");
     }

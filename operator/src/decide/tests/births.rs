@@ -261,3 +261,16 @@ fn seed_nodes_and_tunnel_are_written_once_before_any_service() {
     assert_eq!(nodes, ["worker-1"]);
     assert_eq!(world.server.tunnel.as_ref().unwrap().spec.sources, ["192.0.2.1/32"]);
 }
+
+#[test]
+fn a_cluster_with_nothing_in_it_has_a_tunnel_config_that_accepts_nothing() {
+    let mut world = World::new();
+    world.server = super::world::Server::default();
+    world.operator = Operator::start(&world.server, world.settings.clone());
+    world.settle();
+    let tunnel = world.server.tunnel.clone().expect("workers wait for it");
+    assert!(tunnel.spec.sources.is_empty() && tunnel.spec.vip_prefixes.is_empty());
+    let writes = world.actions.len();
+    world.settle();
+    assert_eq!(world.actions.len(), writes, "once");
+}

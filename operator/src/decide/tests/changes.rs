@@ -109,7 +109,6 @@ fn a_node_costs_one_chunk_and_no_table() {
 fn when_all_lb_nodes_are_lost_the_status_stays_and_a_condition_says_so() {
     let mut world = served(balanced());
     world.server.lose_lb_nodes();
-    world.operator = super::world::Operator::start(&world.server, world.settings.clone());
     assert_eq!(words(&world.settle()), ["status"]);
     assert_eq!(world.ingress("web"), ["203.0.113.10"]);
     assert_eq!(
@@ -169,7 +168,7 @@ fn a_shared_address_is_left_to_the_other_service() {
     assert_eq!(world.ingress("tcp"), world.ingress("udp"));
     assert_eq!(world.server.claims["203.0.113.10"].spec.holders.len(), 2);
     world.server.delete_service("tcp");
-    assert_eq!(words(&world.settle()), ["untable", "reclaim", "unmark"]);
+    assert_eq!(words(&world.settle()), ["clear", "untable", "reclaim", "unmark"]);
     assert_eq!(world.server.claims["203.0.113.10"].spec.holders.len(), 1);
     // A port that the other one has cannot be had: the last good table stays, with the ports that it holds.
     world
@@ -195,4 +194,85 @@ fn an_annotation_that_somebody_changes_is_put_right() {
         annotations.insert("vipline.dev/ip-allocated-from-pool".to_owned(), "mine".to_owned());
     });
     assert_eq!(words(&world.settle()), ["mark"]);
+}
+
+#[test]
+fn clocks_of_lb_nodes_do_not_matter_nor_does_a_restart_meanwhile() {
+    for behind in [-86_400, 35, 600] {
+        let mut world = World::new();
+        world.server.lb_clock_behind = behind;
+        world.server.lb_node("lb-1");
+        world.server.service("web", json!({}), balanced());
+        assert_eq!(
+            words(&world.settle()),
+            ["mark", "claim", "table", "status"],
+            "{behind} s"
+        );
+        assert_eq!(world.ingress("web"), ["203.0.113.10"]);
+        // A restarted operator has seen no Lease change yet.
+        world.operator = super::world::Operator::start(&world.server, world.settings.clone());
+        assert_eq!(world.next("web"), super::super::Next::Done, "{behind} s");
+        world.server.later(10);
+        assert_eq!(words(&world.settle()), [""; 0], "{behind} s");
+        // And one that died is noticed in its Lease's time, whatever its clock said.
+        world.server.later(1);
+        world.settle();
+        world.server.lose_lb_nodes();
+        assert_eq!(words(&world.settle()), ["status"], "{behind} s");
+        assert!(
+            world
+                .condition("web", CONDITION_PROGRAMMED)
+                .starts_with("False/NoLbNode")
+        );
+    }
+}
+
+#[test]
+fn lb_nodes_that_are_dead_when_the_operator_starts_are_told_of_when_they_had_time_to_show_otherwise() {
+    let mut world = served(balanced());
+    world.server.lose_lb_nodes();
+    world.operator = super::world::Operator::start(&world.server, world.settings.clone());
+    assert_eq!(words(&world.settle()), [""; 0]);
+    world.server.later(41);
+    assert_eq!(words(&world.settle()), ["status"]);
+    assert_eq!(
+        world.condition("web", CONDITION_PROGRAMMED),
+        "False/NoLbNode: no LB node is alive"
+    );
+}
+
+#[test]
+fn a_change_of_address_waits_for_the_rest_of_the_lb_nodes_for_a_while() {
+    let mut world = World::ready();
+    world.server.lb_node("lb-2");
+    world.server.service("web", json!({}), balanced());
+    world.settle();
+    world.server.later(3_600);
+    world.server.stuck = ["lb-2".to_owned()].into();
+    let wish = json!({"vipline.dev/load-balancer-ips": "203.0.113.15"});
+    world.server.service("web", wish, balanced());
+    let web = crate::Subject::Service(super::world::key("web"));
+    while world.work(&web) {}
+    world.server.program();
+    world.work(&web);
+    assert_eq!(world.ingress("web"), ["203.0.113.10"], "lb-2 may only be a moment late");
+    world.server.later(3);
+    world.settle();
+    assert_eq!(
+        world.ingress("web"),
+        ["203.0.113.15"],
+        "but it is not waited for for ever"
+    );
+}
+
+#[test]
+fn the_deprecated_field_is_told_of_on_a_live_service_too() {
+    let mut world = served(balanced());
+    world
+        .server
+        .service("web", json!({}), with(json!({"loadBalancerIP": "203.0.113.10"})));
+    assert_eq!(words(&world.settle()), ["status"]);
+    assert_eq!(world.told(), ["LoadBalancerIPDeprecated"]);
+    world.settle();
+    assert_eq!(world.told(), [""; 0], "once");
 }

@@ -53,8 +53,38 @@ impl Server {
         }
     }
 
-    /// What clients rely on: what a served Service's status names is in its table.
+    /// What clients rely on: no VIP is named by two statuses, and what a served Service's status names is in its table.
     pub(super) fn check_clients(&self) {
+        let mut vips = BTreeMap::new();
+        for (key, service) in &self.services {
+            let spec = service.spec.as_ref().unwrap();
+            // Whoever serves others may do with their statuses as they like.
+            if spec.load_balancer_class.as_deref() != Some(super::server::CLASS) {
+                continue;
+            }
+            // One whose new ports cannot be had is served at the old ones.
+            let table = self.tables.get(&VipTable::name_of(&key.namespace, &key.name));
+            let ports: Vec<(String, i32)> = match table {
+                Some(table) => {
+                    let ports = table.spec.ports.iter();
+                    ports
+                        .map(|port| (format!("{:?}", port.protocol).to_uppercase(), port.port.into()))
+                        .collect()
+                }
+                None => {
+                    let ports = spec.ports.iter().flatten();
+                    ports
+                        .map(|port| (port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()), port.port))
+                        .collect()
+                }
+            };
+            for address in super::super::status::addresses(super::super::status::ingress(service)) {
+                for port in &ports {
+                    let other = vips.insert((address, port.clone()), key);
+                    assert_eq!(other, None, "{key} tells clients of {address} and {port:?} as well");
+                }
+            }
+        }
         for (key, service) in &self.services {
             let table = self.tables.get(&VipTable::name_of(&key.namespace, &key.name));
             let Some(table) = table else { continue };

@@ -42,6 +42,10 @@ pub(super) struct Server {
     pub(super) pools: BTreeMap<String, AddressPool>,
     pub(super) lb_nodes: BTreeMap<String, LbNode>,
     pub(super) leases: BTreeMap<String, Lease>,
+    /// How far the clocks of LB nodes are behind, in seconds.
+    pub(super) lb_clock_behind: i64,
+    /// LB nodes that program nothing: they live, and their maps stay as they are.
+    pub(super) stuck: BTreeSet<String>,
     /// Everything that a watch would say, in order.
     pub(super) log: Vec<(bool, Object)>,
 }
@@ -109,6 +113,12 @@ impl Server {
 
     fn put_service(&mut self, mut service: Service) {
         let key = key(service.metadata.name.as_deref().unwrap());
+        // An API server wipes what the type does not have.
+        if service.spec.as_ref().unwrap().type_.as_deref() != Some("LoadBalancer")
+            && let Some(status) = &mut service.status
+        {
+            status.load_balancer = None;
+        }
         let metadata = &service.metadata;
         if metadata.deletion_timestamp.is_some() && metadata.finalizers.as_ref().is_none_or(Vec::is_empty) {
             self.stamp(&mut service.metadata);
@@ -173,6 +183,7 @@ impl Server {
     }
 
     fn breathe(&mut self, name: &str) {
+        let theirs = Timestamp::from_second(self.now().as_second() - self.lb_clock_behind).unwrap();
         let mut lease = Lease {
             metadata: ObjectMeta {
                 name: Some(format!("{LB_LEASE_PREFIX}{name}")),
@@ -181,7 +192,7 @@ impl Server {
             },
             spec: Some(LeaseSpec {
                 lease_duration_seconds: Some(40),
-                renew_time: Some(MicroTime(self.now())),
+                renew_time: Some(MicroTime(theirs)),
                 ..LeaseSpec::default()
             }),
         };
@@ -206,7 +217,7 @@ impl Server {
                 },
                 ..LbNodeStatus::default()
             };
-            if node.status.as_ref() != Some(&told) && !newest.is_empty() {
+            if node.status.as_ref() != Some(&told) && !newest.is_empty() && !self.stuck.contains(&name) {
                 node.status = Some(told);
                 self.put_lb_node(node);
                 news = true;

@@ -7,7 +7,7 @@ pub(super) use super::server::{CLASS, NAMESPACE, Server, key};
 use crate::{
     Subject,
     decide::{Action, Next, Note, next},
-    index::{Index, Kind, Settings},
+    index::{Index, Kind, Object, Settings},
 };
 
 /// An operator: an index that has seen so much of the log.
@@ -20,16 +20,28 @@ impl Operator {
     /// One that starts now.
     pub(super) fn start(server: &Server, settings: Settings) -> Self {
         let mut index = Index::new(settings);
+        index.tick(server.now());
         for kind in Kind::ALL {
             drop(index.reset(kind, Vec::new()));
         }
-        let mut operator = Self { index, seen: 0 };
-        operator.catch_up(server, usize::MAX);
-        operator
+        // Lists have each Lease once, as it is now.
+        for (is_there, object) in &server.log {
+            drop(match (is_there, object) {
+                (_, Object::Lease(_)) => continue,
+                (true, object) => index.apply(object.clone()),
+                (false, object) => index.delete(object.clone()),
+            });
+        }
+        for lease in server.leases.values() {
+            drop(index.apply(Object::Lease(lease.clone())));
+        }
+        let seen = server.log.len();
+        Self { index, seen }
     }
 
     /// Hears of the next `most` events.
     pub(super) fn catch_up(&mut self, server: &Server, most: usize) {
+        self.index.tick(server.now());
         for (is_there, object) in server.log.iter().skip(self.seen).take(most) {
             let object = object.clone();
             drop(if *is_there {

@@ -159,7 +159,16 @@ fn headless_and_external_name_services_are_ignored_with_a_word() {
     assert_eq!(Why::Headless.word(), "headless");
     let external_name =
         json!({"spec": {"type": "ExternalName", "loadBalancerClass": null, "externalIPs": ["198.51.100.1"]}});
-    assert_eq!(wanted(external_name), Wanted::Foreign);
+    assert_eq!(wanted(external_name), Wanted::Nothing(Why::ExternalName));
+    let headless = json!({"type": "ClusterIP", "loadBalancerClass": null, "clusterIP": "None"});
+    let mut asking = headless.clone();
+    asking["externalIPs"] = json!(["198.51.100.1"]);
+    assert_eq!(wanted(json!({"spec": asking})), Wanted::Nothing(Why::Headless));
+    assert_eq!(
+        wanted(json!({"spec": headless})),
+        Wanted::Foreign,
+        "it asks for nothing"
+    );
     let was_ours = json!({
         "metadata": {"annotations": {"vipline.dev/ip-allocated-from-pool": "public"}},
         "spec": {"type": "ExternalName", "loadBalancerClass": null},

@@ -374,15 +374,17 @@ fn a_lease_wakes_only_when_its_lb_node_was_gone() {
         Object::Table(table("web", "198.51.100.1", json!({}))),
         Object::LbNode(lb_node("lb1", "200", json!({}))),
     ]);
-    let renewed = |number: u32, at: &str| Object::Lease(lease("lb1", at, version(number)));
-    assert_eq!(index.apply(renewed(1, "2026-01-01T00:00:00.000000Z")), dirty([web()]));
-    assert_eq!(index.apply(renewed(2, "2026-01-01T00:00:10.000000Z")), dirty([]));
-    assert_eq!(
-        index.apply(renewed(3, "2026-01-01T00:00:50.000000Z")),
-        dirty([]),
-        "at the last moment"
-    );
-    assert_eq!(index.apply(renewed(4, "2026-01-01T00:02:00.000000Z")), dirty([web()]));
+    // The LB node's clock is not ours.
+    let mut renewed = |number: u32, at: &str| {
+        index.tick(time(at));
+        let theirs = format!("2025-06-01T00:00:{number:02}.000000Z");
+        index.apply(Object::Lease(lease("lb1", &theirs, version(number))))
+    };
+    assert_eq!(renewed(1, "2026-01-01T00:00:00Z"), dirty([]), "it may be dead");
+    assert_eq!(renewed(2, "2026-01-01T00:00:10Z"), dirty([web()]));
+    assert_eq!(renewed(3, "2026-01-01T00:00:20Z"), dirty([]));
+    assert_eq!(renewed(4, "2026-01-01T00:00:59Z"), dirty([]), "at the last moment");
+    assert_eq!(renewed(5, "2026-01-01T00:02:00Z"), dirty([web()]));
     let leader = json!({"metadata": {"name": "vipline-operator"}});
     assert_eq!(
         index.apply(Object::Lease(lease("lb1", "2026-01-01T00:09:00.000000Z", leader))),

@@ -17,13 +17,25 @@ fn published() -> Object {
 /// What is said of `web`'s table (version 200) by one LB node that lives.
 fn coverage(status: Value, service: Object) -> Coverage {
     let table = table("web", "198.51.100.1", json!({}));
-    let index = index([
-        service,
-        Object::Table(table.clone()),
-        Object::LbNode(lb_node("lb1", "", json!({"status": status}))),
-        Object::Lease(lease("lb1", FRESH, json!({}))),
-    ]);
-    index.programmed(&table, time(NOW))
+    let index = index_at(
+        NOW,
+        [
+            service,
+            Object::Table(table.clone()),
+            Object::LbNode(lb_node("lb1", "", json!({"status": status}))),
+            Object::Lease(lease("lb1", FRESH, json!({}))),
+        ],
+    );
+    index.programmed(&table)
+}
+
+fn index_at(now: &str, objects: impl IntoIterator<Item = Object>) -> Index {
+    let mut index = index([]);
+    index.tick(time(now));
+    for object in objects {
+        index.apply(object);
+    }
+    index
 }
 
 #[test]
@@ -51,6 +63,7 @@ fn a_table_that_fails_is_not_programmed_and_says_why() {
         Coverage {
             on: 0,
             of: 1,
+            unsure: 0,
             failing: vec![("lb1".to_owned(), "no room".to_owned())]
         }
     );
@@ -63,42 +76,84 @@ fn when_more_fail_than_are_listed_only_published_tables_count() {
     assert_eq!(coverage(overflow, published()).on, 1);
 }
 
+/// How many LB nodes live, and of how many nobody can say.
+fn living(index: &Index) -> (usize, usize) {
+    let coverage = index.programmed(&table("web", "198.51.100.1", json!({})));
+    (coverage.of, coverage.unsure)
+}
+
 #[test]
 fn only_live_lb_nodes_count_and_a_lease_says_until_when() {
     let table = table("web", "198.51.100.1", json!({}));
-    let index = index([
-        Object::Table(table.clone()),
-        Object::LbNode(lb_node("live", "300", json!({}))),
-        Object::LbNode(lb_node("dead", "300", json!({}))),
-        Object::LbNode(lb_node("leaseless", "300", json!({}))),
-        Object::LbNode(lb_node("absurd", "300", json!({}))),
-        Object::Lease(lease("live", FRESH, json!({}))),
-        Object::Lease(lease("dead", "2025-12-31T23:59:00.000000Z", json!({}))),
-        Object::Lease(lease("absurd", FRESH, json!({"spec": {"leaseDurationSeconds": -1}}))),
-        Object::Lease(lease("gone", FRESH, json!({}))),
-    ]);
+    let mut index = index_at(
+        NOW,
+        [
+            Object::Table(table.clone()),
+            Object::LbNode(lb_node("live", "300", json!({}))),
+            Object::LbNode(lb_node("dead", "300", json!({}))),
+            Object::LbNode(lb_node("leaseless", "300", json!({}))),
+            Object::LbNode(lb_node("absurd", "300", json!({}))),
+            Object::Lease(lease("live", FRESH, json!({}))),
+            Object::Lease(lease("dead", "2025-12-31T23:59:00.000000Z", json!({}))),
+            Object::Lease(lease("absurd", FRESH, json!({"spec": {"leaseDurationSeconds": -1}}))),
+            Object::Lease(lease("gone", FRESH, json!({}))),
+        ],
+    );
     assert_eq!(
-        index.programmed(&table, time(NOW)),
+        index.programmed(&table),
         Coverage {
             on: 1,
             of: 1,
+            unsure: 1,
             failing: vec![]
-        }
+        },
+        "`dead` looks dead, and may only have another time"
     );
-    assert_eq!(index.next_lease_expiry(time(NOW)), Some(time("2026-01-01T00:00:40Z")));
-    assert_eq!(index.programmed(&table, time("2026-01-01T00:00:40Z")).of, 0);
-    assert_eq!(index.next_lease_expiry(time("2026-01-01T00:00:40Z")), None);
+    index.tick(time("2026-01-01T00:00:40Z"));
+    assert_eq!(living(&index), (0, 2));
+    index.tick(time("2026-01-01T00:01:10Z"));
+    assert_eq!(living(&index), (0, 0));
+}
+
+#[test]
+fn a_lease_holds_for_its_duration_after_it_was_seen_to_change_whatever_it_says() {
+    for theirs in ["2025-12-31T00:00:00.000000Z", FRESH, "2026-01-02T00:00:00.000000Z"] {
+        let mut index = index_at(
+            "2026-01-01T00:00:00Z",
+            [
+                Object::LbNode(lb_node("lb1", "", json!({}))),
+                Object::Lease(lease("lb1", "2025-01-01T00:00:00.000000Z", json!({}))),
+            ],
+        );
+        assert_eq!(living(&index), (0, 1), "at first sight");
+        index.tick(time("2026-01-01T00:00:10Z"));
+        let renewed =
+            |version: &str| Object::Lease(lease("lb1", theirs, json!({"metadata": {"resourceVersion": version}})));
+        index.apply(renewed("101"));
+        assert_eq!(living(&index), (1, 0), "{theirs}");
+        // The same again, after a relist or with a label, is no sign of life.
+        index.tick(time("2026-01-01T00:00:49Z"));
+        index.apply(renewed("102"));
+        assert_eq!(living(&index), (1, 0), "{theirs}");
+        index.tick(time("2026-01-01T00:00:50Z"));
+        assert_eq!(living(&index), (0, 0), "{theirs}");
+    }
 }
 
 #[test]
 fn a_lease_without_duration_lasts_forty_seconds_and_none_lasts_over_an_hour() {
-    let until = |duration: Value| {
+    for (duration, seconds) in [(Value::Null, 40), (json!(i32::MAX), 3_600)] {
         let lease = lease("lb1", FRESH, json!({"spec": {"leaseDurationSeconds": duration}}));
-        let index = index([Object::LbNode(lb_node("lb1", "", json!({}))), Object::Lease(lease)]);
-        index.next_lease_expiry(time(NOW)).unwrap()
-    };
-    assert_eq!(until(Value::Null), time("2026-01-01T00:00:40Z"));
-    assert_eq!(until(json!(i32::MAX)), time("2026-01-01T01:00:00Z"));
+        let mut index = index_at(
+            FRESH,
+            [Object::LbNode(lb_node("lb1", "", json!({}))), Object::Lease(lease)],
+        );
+        let after = |seconds: i64| time(FRESH) + jiff::SignedDuration::from_secs(seconds);
+        index.tick(after(seconds - 1));
+        assert_eq!(living(&index), (1, 0));
+        index.tick(after(seconds));
+        assert_eq!(living(&index), (0, 0));
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn answers(index: &Index) -> String {
             } else {
                 None
             };
-            let programmed = index.table(&key(name)).map(|table| index.programmed(table, now));
+            let programmed = index.table(&key(name)).map(|table| index.programmed(table));
             (wanted, backends, programmed)
         })
         .collect();
@@ -41,12 +41,7 @@ fn answers(index: &Index) -> String {
         &index.endpoints,
     );
     let orphans: Vec<_> = index.orphans().collect();
-    let others = (
-        index.next_node_set(),
-        index.wanted_tunnel(),
-        index.seed(),
-        index.next_lease_expiry(now),
-    );
+    let others = (index.next_node_set(), index.wanted_tunnel(), index.seed());
     format!(
         "{services:#?} {pools:#?} {kept:#?} {orphans:#?} {others:#?} {:?}",
         index.refresh(None, 9)

@@ -102,7 +102,6 @@ fn measured() -> Vec<(String, Duration)> {
             index.reset(kind, objects.take().unwrap()).len()
         });
     }
-    let now = time("2026-01-01T00:00:30Z");
     let keys: Vec<ServiceKey> = index.services().cloned().collect();
     clock("wanted, backends and programmed of all", &mut || {
         let wanted = keys.iter().map(|key| (index.wanted(key), index.table(key)));
@@ -110,7 +109,7 @@ fn measured() -> Vec<(String, Duration)> {
             .filter(|(wanted, table)| match wanted {
                 Wanted::Serve(serve) => {
                     let _ = index.backends(serve);
-                    table.is_some_and(|table| index.programmed(table, now).of == 0)
+                    table.is_some_and(|table| index.programmed(table).of == 0)
                 }
                 Wanted::Foreign | Wanted::Nothing(_) => false,
             })

@@ -2,6 +2,7 @@
 //!
 //! Never watches and never writes.
 
+use jiff::Timestamp;
 use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Namespace, Service},
@@ -38,6 +39,7 @@ pub(super) async fn read(client: &Client, api: &ApiArgs, class: &ClassArgs) -> a
         list(Api::<LbNode>::namespaced(to(), own), Kind::LbNode, Object::LbNode),
         list(Api::<Lease>::namespaced(to(), own), Kind::Lease, Object::Lease),
     )?;
+    index.tick(Timestamp::now());
     index.reset(Kind::Namespace, namespaces);
     index.reset(Kind::Pool, pools);
     index.reset(Kind::Claim, claims);

@@ -4,7 +4,6 @@
 
 use std::io::{self, Write};
 
-use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::Api;
 use operator_api::{AddressPool, CONDITION_CONFLICT, Usage};
@@ -44,7 +43,7 @@ struct ServiceView {
 pub(super) async fn services(args: &ListArgs) -> anyhow::Result<()> {
     let client = args.api.client().await?;
     let index = cluster::read(&client, &args.api, &args.class).await?;
-    let views = service_views(&index, Timestamp::now());
+    let views = service_views(&index);
     let mut out = io::stdout().lock();
     match args.output {
         Format::Json => output::json(&mut out, &views)?,
@@ -54,17 +53,17 @@ pub(super) async fn services(args: &ListArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn service_views(index: &Index, now: Timestamp) -> Vec<ServiceView> {
+fn service_views(index: &Index) -> Vec<ServiceView> {
     let keys = index.services();
-    keys.filter_map(|key| service_view(index, key, now)).collect()
+    keys.filter_map(|key| service_view(index, key)).collect()
 }
 
 /// `None`: it is not ours, and nothing of ours is on it.
-fn service_view(index: &Index, key: &ServiceKey, now: Timestamp) -> Option<ServiceView> {
+fn service_view(index: &Index, key: &ServiceKey) -> Option<ServiceView> {
     let service = index.service(key)?;
     let table = index.table(key);
     let (_, why) = state::of(index, key)?;
-    let coverage = table.map(|table| index.programmed(table, now)).unwrap_or_default();
+    let coverage = table.map(|table| index.programmed(table)).unwrap_or_default();
     let addresses = table.map(|table| table.spec.addresses.clone()).unwrap_or_default();
     let mut pools: Vec<_> = addresses.iter().map(|address| address.pool.clone()).collect();
     pools.sort();

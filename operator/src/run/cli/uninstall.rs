@@ -1,6 +1,7 @@
 //! `uninstall`: undoes what the operator did.
 //!
-//! Never touches a Service that has nothing of ours, and never deletes what people made: pools.
+//! Never touches a Service that has nothing of ours, never the address of one of another class, and never deletes what people
+//! made: pools.
 
 use std::{
     collections::BTreeSet,
@@ -16,8 +17,8 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams},
 };
 use operator_api::{
-    ANNOTATION_ALLOCATED_FROM, AddressClaim, FIELD_MANAGER, FINALIZER, FINALIZER_EXTERNAL_IPS, LEADER_LEASE, NodeSet,
-    PREFIX, TunnelConfig, VipTable,
+    ANNOTATION_ALLOCATED_FROM, AddressClaim, FIELD_MANAGER, FINALIZER_EXTERNAL_IPS, LEADER_LEASE, NodeSet,
+    TunnelConfig, VipTable,
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -30,7 +31,7 @@ use super::{
 };
 use crate::{
     ServiceKey,
-    index::{Index, Kind, Wanted},
+    index::{Index, Kind, Wanted, marks},
     ipam::key_of,
     run::{
         lead::Leadership,
@@ -157,7 +158,7 @@ async fn undo(client: &Client, args: &UninstallArgs, index: &Index, services: Ve
     let released: BTreeSet<ServiceKey> = services.iter().cloned().collect();
     let mut progress = Progress::new("Services", services.len());
     let mut releases = stream::iter(services)
-        .map(|key| release(client.clone(), key, args.keep_addresses))
+        .map(|key| release(client.clone(), key, args))
         .buffer_unordered(AT_A_TIME);
     while releases.try_next().await?.is_some() {
         progress.step();
@@ -197,13 +198,14 @@ async fn undo(client: &Client, args: &UninstallArgs, index: &Index, services: Ve
 }
 
 /// Takes what is ours out of a Service.
-async fn release(client: Client, key: ServiceKey, keep_addresses: bool) -> anyhow::Result<()> {
+async fn release(client: Client, key: ServiceKey, args: &UninstallArgs) -> anyhow::Result<()> {
     let services = Api::<Service>::namespaced(client, &key.namespace);
     for _ in 0..ATTEMPTS {
         let Some(service) = services.get_opt(&key.name).await? else {
             return Ok(());
         };
-        match release_once(&services, service, keep_addresses).await {
+        let other_class = marks::is_of_other_class(&service, &args.class.class);
+        match release_once(&services, service, other_class, args.keep_addresses).await {
             Ok(()) => return Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
             Err(kube::Error::Api(status)) if matches!(status.code, 409 | 429 | 500..) => {
@@ -215,21 +217,26 @@ async fn release(client: Client, key: ServiceKey, keep_addresses: bool) -> anyho
     anyhow::bail!("Service {key}: somebody else writes it all the time, or the API server is busy; run this again")
 }
 
-async fn release_once(services: &Api<Service>, service: Service, keep_addresses: bool) -> Result<(), kube::Error> {
+async fn release_once(
+    services: &Api<Service>,
+    service: Service,
+    other_class: bool,
+    keep_addresses: bool,
+) -> Result<(), kube::Error> {
     let name = service.name_any();
     let parameters = PatchParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
     };
+    let others = marks::conditions_of_others(&service, other_class);
+    let finalizers = marks::finalizers_of_others(&service, other_class);
+    let annotated = marks::is_annotated(&service);
     let status = service.status.clone().unwrap_or_default();
-    let conditions = status.conditions.unwrap_or_default();
-    let (ours, others): (Vec<_>, Vec<_>) = conditions
-        .into_iter()
-        .partition(|condition| condition.type_.starts_with(PREFIX) || condition.type_ == "LoadBalancerPortsError");
+    let has_ours = status.conditions.unwrap_or_default() != others;
     let has_address = status.load_balancer.is_some_and(|balancer| balancer.ingress.is_some());
-    let clears = has_address && !keep_addresses;
+    let clears = has_address && !keep_addresses && !other_class;
     let mut version = service.metadata.resource_version.clone();
-    if clears || !ours.is_empty() {
+    if clears || has_ours {
         let others = if others.is_empty() { None } else { Some(others) };
         let mut body = json!({"metadata": {"resourceVersion": version}, "status": {"conditions": others}});
         if clears {
@@ -238,12 +245,10 @@ async fn release_once(services: &Api<Service>, service: Service, keep_addresses:
         let answer = services.patch_status(&name, &parameters, &Patch::Merge(body)).await?;
         version = answer.metadata.resource_version;
     }
-    let is_ours = |finalizer: &String| finalizer == FINALIZER || finalizer == FINALIZER_EXTERNAL_IPS;
-    let (ours, others): (Vec<_>, Vec<_>) = service.finalizers().iter().cloned().partition(is_ours);
-    if !ours.is_empty() || service.annotations().contains_key(ANNOTATION_ALLOCATED_FROM) {
+    if annotated || finalizers != service.finalizers() {
         let body = json!({"metadata": {
             "resourceVersion": version,
-            "finalizers": others,
+            "finalizers": finalizers,
             "annotations": {ANNOTATION_ALLOCATED_FROM: null},
         }});
         services.patch(&name, &parameters, &Patch::Merge(body)).await?;
