@@ -6,7 +6,8 @@
 //! 1. the status names no address any more, unless somebody else serves it
 //! 2. the table goes: LB nodes serve it no more. (Claims that do not say whose they are become ours before: without the table,
 //!    nobody could tell.)
-//! 3. claims are given back, those of ours alone
+//! 3. claims are given back, those of ours alone. (Of a Service that went to another class and lives on this comes last: only the
+//!    claim shows that what is on it is of this installation, and not of another one whose class that is.)
 //! 4. finalizer and annotation go
 //! 5. conditions of ours go, the last that shows that it was ours
 
@@ -39,13 +40,15 @@ pub(super) fn next(index: &Index, key: &ServiceKey, service: &Service, why: Why,
             uid: service.metadata.uid.clone().unwrap_or_default(),
         },
     };
+    let claims_last = why == Why::OtherClass && service.metadata.deletion_timestamp.is_none();
     leaving
         .clear_status()
         .or_else(|| leaving.take_over())
         .or_else(|| leaving.delete_table())
-        .or_else(|| leaving.give_back())
+        .or_else(|| if claims_last { None } else { leaving.give_back() })
         .or_else(|| leaving.let_go())
         .or_else(|| leaving.clear_conditions())
+        .or_else(|| leaving.give_back())
         .unwrap_or(Next::Done)
 }
 

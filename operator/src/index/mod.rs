@@ -213,6 +213,7 @@ impl Index {
             selected: self.settings.default_class || self.selector.as_ref().is_some_and(fits),
             has_traces,
             of_others: !has_traces && self.claims.is_of_others(key),
+            is_held: self.claims.is_of_others(key) || self.claims.of_service(key).next().is_some(),
             namespace_labels: self.labels_of(&key.namespace),
         };
         service::wanted(service, &around)

@@ -38,6 +38,8 @@ pub(super) struct Around<'a> {
     pub(super) has_traces: bool,
     /// There is none, and another installation has a claim for it.
     pub(super) of_others: bool,
+    /// There is a claim for it, whoever's.
+    pub(super) is_held: bool,
     /// Labels of its namespace.
     pub(super) namespace_labels: &'a BTreeMap<String, String>,
 }
@@ -84,6 +86,11 @@ pub(super) fn wanted(service: &Service, around: &Around<'_>) -> Wanted {
         .is_some_and(|addresses| !addresses.is_empty());
     match spec.type_.as_deref() {
         Some("LoadBalancer") => match spec.load_balancer_class.as_deref() {
+            // Marks alone may be of another installation, whose class this is. It takes them itself, unless all that is left to do
+            // is to let the Service go.
+            Some(class) if class != around.class && !around.has_traces && (around.is_held || !deleted) => {
+                Wanted::Foreign
+            }
             Some(class) if class != around.class => cleaned_up(Why::OtherClass),
             None if !around.selected => cleaned_up(Why::LetGo),
             Some(_) | None if deleted => Wanted::Nothing(Why::Deleted),

@@ -216,7 +216,7 @@ async fn uninstall_takes_out_what_is_ours_and_nothing_else() {
 
     // Nothing is left that the namespace would wait for.
     stage.server.delete("namespaces", "", OWN).unwrap();
-    crate::stage::eventually("the namespace is gone", || async {
+    eventually("the namespace is gone", || async {
         stage.server.read("namespaces", "", OWN).is_none()
     })
     .await;
@@ -317,7 +317,7 @@ async fn uninstall_asks_and_refuses_while_an_operator_lives() {
         // It looks at nothing: what is there is for the assertion below.
         options.settings.namespace = OWN.to_owned();
     });
-    crate::stage::eventually("it leads", || async {
+    eventually("it leads", || async {
         stage.leases().get_opt("vipline-operator").await.unwrap().is_some()
     })
     .await;

@@ -98,7 +98,6 @@ fn what_is_not_allocated_is_not_announced_and_of_those_that_are_lb_nodes_change_
     world.server.lb_node("lb-2");
     world.settle();
     world.server.lose_lb_nodes();
-    world.operator = Operator::start(&world.server, world.settings.clone());
     world.settle();
     assert_eq!(world.condition("first", CONDITION_ANNOUNCED), before);
     let statuses = world

@@ -282,7 +282,7 @@ fn left_to_another_class(world: &mut World) {
 fn one_that_goes_to_another_class_keeps_nothing_of_ours_and_all_of_theirs() {
     let mut world = served();
     left_to_another_class(&mut world);
-    assert_eq!(words(&world.settle()), ["untable", "release", "unmark", "clear"]);
+    assert_eq!(words(&world.settle()), ["untable", "unmark", "clear", "release"]);
     has_nothing_of_ours_but(&world, "web", &["example.com/theirs"]);
     assert_eq!(world.ingress("web"), ["192.0.2.99"], "the status is theirs");
     let writes = world.actions.len();

@@ -96,6 +96,8 @@ fn claims_of_another_installation_are_let_alone_and_taken() {
     );
     // Its own operator does sweep, and then the address is free.
     change_operator(&mut world, here());
+    assert_eq!(look_at(&mut world, &[]), [""; 0], "it has only just heard of them");
+    world.server.later(3600);
     assert_eq!(look_at(&mut world, &[]), ["untable", "release"]);
     assert_eq!(world.server.claims.keys().collect::<Vec<_>>(), ["203.0.113.11"]);
     change_operator(&mut world, there());
@@ -125,8 +127,24 @@ fn a_service_that_left_while_nobody_looked_gives_back_what_it_had_though_its_cla
     world.server.forget_installations();
     world.server.service("web", json!({}), of_class("example.com/gone"));
     change_operator(&mut world, here());
-    assert_eq!(look_at(&mut world, &["web"]), ["reclaim", "untable", "release"]);
+    assert_eq!(
+        look_at(&mut world, &["web"]),
+        ["reclaim", "untable", "unmark", "clear", "release"]
+    );
     assert!(world.server.claims.is_empty() && world.server.tables.is_empty());
+}
+
+#[test]
+fn what_the_operator_of_another_class_wrote_on_its_service_stays_though_there_is_no_claim() {
+    let mut world = World::ready();
+    world.server.pool("public", json!({"addresses": ["203.0.113.10/32"]}));
+    for name in ["has", "waits"] {
+        world.server.service(name, json!({}), balanced());
+    }
+    world.settle();
+    assert!(world.condition("waits", CONDITION_ALLOCATED).starts_with("False/"));
+    change_operator(&mut world, there());
+    assert_eq!(look_at(&mut world, &["has", "waits"]), [""; 0]);
 }
 
 #[test]

@@ -70,6 +70,13 @@ fn a_service_of_another_class_that_was_ours_loses_only_what_is_ours() {
     ]);
     assert_eq!(index.wanted(&key("web")), Wanted::Nothing(Why::OtherClass));
     assert!(Why::OtherClass.keeps_status());
+    // Marks alone may be those of another installation, which is at work; only what is to go is let go.
+    let mut marked = json!({
+        "metadata": {"finalizers": ["vipline.dev/cleanup"]}, "spec": {"loadBalancerClass": "example.com/other"},
+    });
+    assert_eq!(wanted(marked.clone()), Wanted::Foreign);
+    marked["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    assert_eq!(wanted(marked), Wanted::Nothing(Why::OtherClass));
 }
 
 #[test]
@@ -141,9 +148,18 @@ fn each_trace_of_ours_is_enough_to_clean_up_and_none_is_needed_to_stay_away() {
     let mut conditioned = cluster_ip(json!({}));
     conditioned["status"] = json!({"conditions": conditions});
     assert_eq!(wanted(conditioned), Wanted::Nothing(Why::NotLoadBalancer));
-    let plain = || Object::Service(service(cluster_ip(json!({}))));
-    let claimed = index([plain(), Object::Claim(claim("198.51.100.1", &["web"], json!({})))]);
-    assert_eq!(claimed.wanted(&key("web")), Wanted::Nothing(Why::NotLoadBalancer));
+    let claimed_by = |installation: serde_json::Value| {
+        let claim = claim(
+            "198.51.100.1",
+            &["web"],
+            json!({"spec": {"installation": installation}}),
+        );
+        let index = index([Object::Service(service(cluster_ip(json!({})))), Object::Claim(claim)]);
+        index.wanted(&key("web"))
+    };
+    let ours = json!(operator_api::installation(NAMESPACE));
+    assert_eq!(claimed_by(ours), Wanted::Nothing(Why::NotLoadBalancer));
+    assert_eq!(claimed_by(json!(null)), Wanted::Foreign, "it may be anybody's");
     let foreign = cluster_ip(json!({
         "annotations": {"metallb.io/address-pool": "x"}, "finalizers": ["service.kubernetes.io/load-balancer-cleanup"],
     }));
