@@ -1,7 +1,6 @@
 //! The operator over TLS, as on a real cluster: an authority that only the kubeconfig or the pod knows, tokens and certificates.
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-#![expect(clippy::print_stdout, reason = "what is left out is said")]
 
 use std::{
     net::TcpListener,

@@ -24,7 +24,7 @@ use crate::stage::{OWN, Stage};
 /// A write: an object as it is now, or that is gone.
 #[derive(Clone, Debug)]
 enum Seen {
-    Service(Service),
+    Service(Box<Service>),
     Table(VipTable),
     Claim(AddressClaim),
 }
@@ -44,7 +44,9 @@ impl Observer {
         let mut watches = JoinSet::new();
         let from = stage.server.revision();
         let services = Api::<Service>::all(stage.client.clone());
-        watches.spawn(follow(services, from, history.clone(), Seen::Service));
+        watches.spawn(follow(services, from, history.clone(), |service| {
+            Seen::Service(Box::new(service))
+        }));
         let tables = Api::<VipTable>::namespaced(stage.client.clone(), OWN);
         watches.spawn(follow(tables, from, history.clone(), Seen::Table));
         let claims = Api::<AddressClaim>::all(stage.client.clone());
@@ -111,7 +113,7 @@ fn put<V>(into: &mut BTreeMap<String, V>, name: String, object: V, is_there: boo
 impl Cluster {
     fn put(&mut self, is_there: bool, seen: Seen) {
         match seen {
-            Seen::Service(service) => put(&mut self.services, service.name_any(), service, is_there),
+            Seen::Service(service) => put(&mut self.services, service.name_any(), *service, is_there),
             Seen::Table(table) => put(&mut self.tables, table.spec.service.name.clone(), table, is_there),
             Seen::Claim(claim) => put(&mut self.claims, claim.spec.address.clone(), claim, is_there),
         }
@@ -203,7 +205,7 @@ fn the_observer_complains_of_each_fault() {
     let service = |name: &str, address: &str, spec: serde_json::Value| {
         let mut service = crate::stage::service(name, spec);
         service.status = serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": address}]}})).unwrap();
-        Seen::Service(service)
+        Seen::Service(Box::new(service))
     };
     let table = |name: &str, address: &str| {
         let spec = json!({
@@ -238,12 +240,12 @@ fn the_observer_complains_of_each_fault() {
     assert!(complaint(false, table("web", "a")).contains("which its table has not"));
     assert!(complaint(true, service("other", "a", json!({}))).contains("by other and web"));
     assert_eq!(
-        complaint(true, Seen::Service(crate::stage::service("web", json!({})))),
+        complaint(true, Seen::Service(Box::new(crate::stage::service("web", json!({}))))),
         "web lost its address"
     );
     let mut before = good();
     let external = json!({"type": "ClusterIP", "loadBalancerClass": null, "externalIPs": ["a"]});
-    before.put(true, Seen::Service(crate::stage::service("web", external)));
+    before.put(true, Seen::Service(Box::new(crate::stage::service("web", external))));
     let mut after = before.clone();
     after.put(false, table("web", "a"));
     assert_eq!(after.worse_than(&before), ["web is not served at a any more"]);
