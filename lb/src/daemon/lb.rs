@@ -22,7 +22,10 @@ use lb_core::{
     slow::Event,
     worker::unclaimed_prefixes,
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Interval, MissedTickBehavior, interval, timeout},
+};
 
 use super::{
     attach::{attach_all, check_free, detach_all, give_up},
@@ -49,6 +52,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait for the next hops of backends that are new: those that cannot be reached must not keep the others waiting.
 const NEXT_HOP_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often slots in transit are looked at, to end what is over.
+const AGING: Duration = Duration::from_secs(2);
+
 type View = watch::Receiver<NextHopView>;
 
 /// Who says what the tables hold.
@@ -73,6 +79,8 @@ struct Lb {
     revision: u64,
     started: Instant,
     last_reload: (Instant, Option<String>),
+    /// When slots in transit are looked at.
+    aging: Interval,
 }
 
 /// Serves until it is told to stop.
@@ -124,6 +132,7 @@ async fn serve_from(source: Source, file: LbFile, mut life: Life, mut listener: 
                 changed.context("next hops are no longer followed")?;
                 lb.follow(&mut view).await;
             }
+            _ = lb.aging.tick(), if lb.tables.planner.is_in_transit() => lb.age(&view),
             event = lb.slow.event() => lb.heed(event),
             question = listener.next() => match question {
                 Some(question) => lb.answer(question, &mut view).await,
@@ -167,6 +176,8 @@ impl Lb {
         let attachments = attach_all(&tables.balancer.program, &file.config.interfaces, &unclaimed).await?;
         tracing::info!(vips = desired.vips.len(), backends = desired.backends.len(), "serving");
         let now = Instant::now();
+        let mut aging = interval(AGING);
+        aging.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut lb = Self {
             source,
             file,
@@ -180,6 +191,7 @@ impl Lb {
             revision: 1,
             started: now,
             last_reload: (now, None),
+            aging,
         };
         lb.say_programmed();
         Ok(lb)
@@ -211,6 +223,27 @@ impl Lb {
         // Whatever came of it, the slow path learns of next hops and tries again what waits for them.
         let desired = desired(&self.file.config, &view);
         self.slow.publish(&self.file.config, &desired, &view.next_hops);
+    }
+
+    /// Ends the transit of slots of which nothing lives elsewhere any more, and forgets backends that had to be kept for them.
+    fn age(&mut self, view: &View) {
+        let view = view.borrow().clone();
+        let backends = self.tables.planner.backends().count();
+        match self.tables.reach(&desired(&self.file.config, &view), &view.next_hops) {
+            Ok(0) => {}
+            Ok(writes) => {
+                self.revision += 1;
+                tracing::debug!(writes, revision = self.revision, "slots left transit");
+                if !self.tables.planner.is_in_transit() {
+                    tracing::info!(revision = self.revision, "no slot is in transit any more");
+                }
+                capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
+            }
+            Err(error) => tracing::error!("slots in transit were not looked at: {}", report(&error)),
+        }
+        if self.tables.planner.backends().count() != backends {
+            self.driver.set_backends(self.tables.addresses());
+        }
     }
 
     /// Does what the slow path asks for.
@@ -269,12 +302,12 @@ impl Lb {
         if result.is_err() {
             // What was prepared for the new file goes back to what the old one says.
             self.driver.set_settings(settings(&self.file.config));
-            self.driver.set_backends(addresses(&self.file.config.desired));
+            self.driver.set_backends(self.tables.addresses());
             let hops = view.borrow().next_hops.clone();
             self.set_rules(&hops).await;
             return result;
         }
-        self.driver.set_backends(addresses(&new.config.desired));
+        self.driver.set_backends(self.tables.addresses());
         if let Source::Kube(kube) = &mut self.source {
             kube.take_local();
         }
@@ -287,7 +320,7 @@ impl Lb {
 
     async fn apply(&mut self, new: &LbFile, fresh: bool, view: &mut View) -> anyhow::Result<()> {
         // Old and new backends are followed until the change is done, so that slots move to what can be reached.
-        let mut both = addresses(&self.file.config.desired);
+        let mut both = self.tables.addresses();
         both.extend(addresses(&new.config.desired));
         self.driver.set_settings(settings(&new.config));
         self.driver.set_backends(both);
@@ -303,7 +336,9 @@ impl Lb {
         } else {
             let old = &self.file.config;
             self.slow.reconfigure(old, &new.config, &mut self.tables.balancer)?;
+            self.tables.set_transit(new.config.transit);
             if let Err(error) = self.tables.reach(&desired, &now.next_hops) {
+                self.tables.set_transit(old.transit);
                 self.slow
                     .reconfigure(&new.config, old, &mut self.tables.balancer)
                     .context("nor can the slow path be as it was")?;

@@ -1,22 +1,27 @@
 //! A loaded program with its tables, and the planner that knows what stands where.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    net::IpAddr,
+};
 
 use anyhow::Context as _;
 use lb_core::{
+    config::TransitConfig,
     desired::{BackendId, Desired, NextHop, NextHops, VipKey},
     match_table,
     nexthop::NextHopView,
-    plan::{Plan, PlanError, Planner},
+    plan::{Moment, Plan, PlanError, Planner, Table},
 };
 use xdp_prog::{
-    abi::{ABI_VERSION, BackendIndex, Config, Traffic, VipIndex},
+    abi::{ABI_VERSION, Activity, BackendIndex, Config, Traffic, VipIndex, tick_shift},
     verdict::Verdict,
 };
 
 use crate::{
     control::{BackendView, NextHopKind, SetView, VipView},
-    datapath::{Attachment, Balancer, grace_period, jiffies_per_second},
+    datapath::{Attachment, Balancer, Jiffies, grace_period},
     source::file::LbFile,
 };
 
@@ -43,6 +48,11 @@ pub(super) struct Tables {
     pub(super) balancer: Balancer,
     pub(super) planner: Planner,
     carried: Carried,
+    /// What the program's ticks are to this process.
+    pub(super) jiffies: Jiffies,
+    transit: TransitConfig,
+    /// Datagrams that had found no room among the flow records when it was looked at last.
+    unrecorded: u64,
     /// A write failed half-way: the maps are in a safe state that the planner does not know.
     lost: bool,
 }
@@ -52,6 +62,7 @@ impl Tables {
     /// be no smaller than those of the program that it shall take over from: their size decides where flows go.
     pub(super) fn load(file: &LbFile, more: u64, before: Option<&Self>) -> anyhow::Result<Self> {
         let LbFile { config, seed } = file;
+        let jiffies = Jiffies::calibrate()?;
         let (match_mask_v4, match_mask_v6) = match_table::masks_for(config.capacity.vips);
         let (source_mask_v4, source_mask_v6) = config.encap.source_masks();
         let constants = Config {
@@ -63,12 +74,14 @@ impl Tables {
             match_mask_v6,
             source_mask_v4,
             source_mask_v6,
+            flow_mask: config.transit.flow_mask(),
+            flow_secret: RandomState::new().build_hasher().finish(),
+            tick_shift: u64::from(tick_shift(jiffies.hz())),
         };
-        let hz = jiffies_per_second()?;
         let mut balancer = Balancer::load(&constants, &config.capacity)?;
         let names: Vec<&str> = config.interfaces.iter().map(|interface| &*interface.name).collect();
         balancer.ports.add(&names)?;
-        let planner = Planner::new(&config.capacity, &constants, hz);
+        let planner = Planner::new(&config.capacity, &constants, jiffies.hz());
         let planner = match before {
             Some(before) => planner.following(&before.planner),
             None => planner,
@@ -77,6 +90,9 @@ impl Tables {
             balancer,
             planner,
             carried: Carried::default(),
+            jiffies,
+            transit: config.transit,
+            unrecorded: 0,
             lost: false,
         })
     }
@@ -107,8 +123,37 @@ impl Tables {
     /// know, and only a new program helps.
     pub(super) fn reach(&mut self, desired: &Desired, hops: &NextHops) -> anyhow::Result<usize> {
         self.check_known()?;
-        let plan = self.planner.plan(desired, hops)?;
+        let unrecorded = self.balancer.counters.flows.sum(0)?.datagrams;
+        let hz = self.jiffies.hz();
+        let slots = &self.balancer.slots;
+        let activity = |table: Table, slot: usize| {
+            let (segment, word) = table.word(slot);
+            let noted = slots.segment(segment).and_then(|segment| segment.load(word + 1, 0));
+            // Where nothing can be read, packets are taken to come: nothing ends early.
+            noted.map_or(Activity::new(self.jiffies.ticks(), self.jiffies.ticks()), Activity)
+        };
+        let moment = Moment {
+            now: self.jiffies.ticks(),
+            timeouts: self.transit.timeouts(hz),
+            lives: self.transit.lives(hz),
+            activity: &activity,
+            dead: &BTreeSet::new(),
+            window_too_short: unrecorded != self.unrecorded,
+        };
+        let plan = self.planner.plan_at(desired, hops, &moment)?;
+        self.unrecorded = unrecorded;
         self.write(&plan)
+    }
+
+    /// Takes on timeouts.
+    pub(super) fn set_transit(&mut self, transit: TransitConfig) {
+        self.transit = transit;
+    }
+
+    /// Every backend that flows may go to, those included that nothing desired names any more.
+    pub(super) fn addresses(&self) -> BTreeMap<BackendId, IpAddr> {
+        let backends = self.planner.backends();
+        backends.map(|backend| (backend.id.clone(), backend.address)).collect()
     }
 
     /// As [`Self::reach`] where nothing but next hops has changed, at a fraction of its cost.

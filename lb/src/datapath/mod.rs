@@ -16,7 +16,7 @@
 //! | `grace` | [`grace_period`]: no packet that is being handled now can see what was there before |
 //! | `passed` | what the slow path sent to backends |
 //! | `counters`, `memory`, `ports` | per-CPU [`Counters`], summed; what maps cost; the [`Ports`] to redirect to |
-//! | `probe`, `clock` | [`TestRun`]: one frame through the program; how long a jiffy is |
+//! | `probe`, `clock` | [`TestRun`]: one frame through the program; how long a [`Jiffies`] is, and how many there have been |
 //! | `error`, `advice`, `verifier_log` | [`DatapathError`]: what failed, and what to do |
 //!
 //! **Invariant: nothing is left behind, however the process ends.** Programs hang on link descriptors and maps on
@@ -50,7 +50,7 @@ mod verifier_log;
 pub use advice::{Advice, Capability, Feature};
 pub use apply::Applied;
 pub use attach::{Attachment, Mode};
-pub use clock::jiffies_per_second;
+pub use clock::{Jiffies, jiffies_per_second};
 pub use counters::{Counters, PerCpu, Sum, VerdictCounters};
 pub use error::DatapathError;
 pub use grace::grace_period;

@@ -2,7 +2,11 @@
 //!
 //! Never uses lb-core: where a test finds two planners agreeing, it should not be one planner twice.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use xdp_prog::{
     abi::{
@@ -16,6 +20,8 @@ use xdp_prog::{
 pub(crate) const BUCKETS: usize = 8192;
 /// Entries of `BACKENDS`.
 pub(crate) const BACKENDS: usize = 64;
+/// Buckets of `FLOWS`.
+pub(crate) const FLOW_BUCKETS: usize = 1024;
 /// VIPs there is room for.
 pub(crate) const VIPS: usize = 64;
 /// Ranges there is room for.
@@ -32,6 +38,8 @@ pub(crate) struct Tables {
     pub(crate) options: Vec<VipOptions>,
     pub(crate) ranges: Vec<Range>,
     pub(crate) settings: Vec<u64>,
+    /// Words of flow records; the host build's own.
+    pub(crate) flows: Arc<[AtomicU64]>,
     /// Names of the interfaces in `PORTS`, from position 0 on.
     pub(crate) ports: Vec<&'static str>,
     next_backend: u16,
@@ -56,6 +64,8 @@ impl Tables {
                 match_salt: 0x5eed_0000_5a17,
                 match_mask_v4: BUCKETS as u64 - 1,
                 match_mask_v6: BUCKETS as u64 - 1,
+                flow_mask: FLOW_BUCKETS as u64 - 1,
+                flow_secret: 0x0f10_0f10_0f10_0f10,
                 ..Config::EMPTY
             },
             vips_v4: vec![BucketV4::default(); BUCKETS],
@@ -65,6 +75,7 @@ impl Tables {
             options: vec![VipOptions::default(); VIPS],
             ranges: vec![Range::PADDING; RANGES],
             settings: vec![0; setting::COUNT as usize],
+            flows: (0..8 * FLOW_BUCKETS).map(|_| AtomicU64::new(0)).collect(),
             ports: Vec::new(),
             next_backend: 1,
             next_vip: 1,
@@ -85,6 +96,7 @@ impl Tables {
             options: &self.options,
             ranges: &self.ranges,
             settings: &self.settings,
+            flows: &self.flows,
         }
     }
 

@@ -8,14 +8,14 @@ use ipnet::IpNet;
 use xdp_prog::abi::feature;
 
 use super::{
-    Capacity, ConfigErrors, Encap, Interface, L2Config, Seed, SlowPathConfig, Warning, address,
+    Capacity, ConfigErrors, Encap, Interface, L2Config, Seed, SlowPathConfig, TransitConfig, Warning, address,
     capacity::{self, MAX_CAPACITY_BACKENDS, MAX_CAPACITY_VIPS},
     encap, interface, l2,
     problem::Problem,
     read::{Fields, Spot},
     read_file, seed,
     sets::Sets,
-    slow_path, socket_path, tunnel,
+    slow_path, socket_path, transit, tunnel,
     vips::Vips,
 };
 use crate::{desired::Desired, plan, ranges::RangeSet};
@@ -38,6 +38,8 @@ pub struct LbConfig {
     pub capacity: Capacity,
     /// Who does what the fast path leaves alone.
     pub slow_path: SlowPathConfig,
+    /// Whether flows are kept where they live when backends change.
+    pub transit: TransitConfig,
     /// Which VIP addresses this node answers for.
     pub l2: L2Config,
     /// Unix socket of the CLI. An absolute path.
@@ -99,6 +101,7 @@ impl LbConfig {
             protection: Protection::default(),
             capacity: Capacity::KUBE,
             slow_path: SlowPathConfig::default(),
+            transit: TransitConfig::default(),
             l2: L2Config::default(),
             control_socket: DEFAULT_LB_SOCKET.into(),
             desired: Desired::default(),
@@ -121,6 +124,7 @@ impl LbConfig {
             (self.interfaces.len() > 1, feature::REDIRECT),
             (prefix, feature::SOURCE_PREFIX),
             (self.slow_path.enabled, feature::SLOW_PATH),
+            (self.transit.enabled, feature::TRANSIT),
         ]
         .into_iter()
         .fold(
@@ -226,6 +230,7 @@ fn lb(fields: &mut Fields<'_>, says: Says) -> Option<LbConfig> {
     });
     let control_socket = fields.or("control_socket", DEFAULT_LB_SOCKET.into(), |at| socket_path(&at));
     let slow_path = fields.or("slow_path", SlowPathConfig::default(), |at| slow_path::slow_path(&at));
+    let transit = fields.or("transit", TransitConfig::default(), |at| transit::transit(&at));
     let l2 = fields.or("l2", L2Config::default(), |at| l2::l2(&at));
     let mut sets = Sets::default();
     let mut vips = Vips::default();
@@ -277,6 +282,7 @@ fn lb(fields: &mut Fields<'_>, says: Says) -> Option<LbConfig> {
         protection,
         capacity,
         slow_path: slow_path?,
+        transit: transit?,
         l2: l2?,
         control_socket: control_socket?,
         desired,

@@ -15,6 +15,9 @@ use super::{
 };
 use crate::desired::{Limits, Protocol, Rate, TooBig, Vip, VipKey};
 
+/// Here a datagram is a question of its own, so its flow is nothing to keep.
+const DNS_PORT: u16 = 53;
+
 /// Every VIP of a file.
 #[derive(Debug, Default)]
 pub(super) struct Vips {
@@ -65,6 +68,7 @@ impl Vips {
             let too_big = fields.or("too_big", TooBig::default(), |at| too_big(&at));
             let clamp_mss = fields.or("clamp_mss", false, |at| clamp_mss(&at, protocol));
             let client_affinity = fields.or("affinity", false, |at| affinity(&at));
+            let keeps_datagrams = fields.or("keep_datagrams", port != Some(DNS_PORT), |at| at.bool());
             mode?;
             let allowed_sources = allowed_sources?.map(Into::into);
             Some((
@@ -76,6 +80,7 @@ impl Vips {
                     too_big: too_big?,
                     clamp_mss: clamp_mss?,
                     client_affinity: client_affinity?,
+                    keeps_datagrams: keeps_datagrams?,
                 },
             ))
         })
