@@ -11,7 +11,10 @@
 //! nanoseconds between the two stores of a new record, 2^-20 for who shares the half that stood there before.
 
 use crate::{
-    abi::{BackendLine, FLOW_SYN_WAYS, FLOW_WAYS, FlowBucket, FlowLives, FlowRecord, FlowState, FlowTail, FlowWord, LineMeta},
+    abi::{
+        BackendLine, FLOW_SYN_WAYS, FLOW_WAYS, FlowBucket, FlowLives, FlowRecord, FlowState, FlowTail, FlowWord,
+        LineMeta,
+    },
     hash,
     machine::{opaque, word},
 };

@@ -151,6 +151,14 @@ pub struct Vip {
     pub keeps_datagrams: bool,
 }
 
+/// Port at which a datagram is a question of its own, so that its flow is nothing to keep: DNS.
+const DNS_PORT: u16 = 53;
+
+/// [`Vip::keeps_datagrams`] of a port unless somebody says otherwise.
+pub const fn keeps_datagrams(port: u16) -> bool {
+    port != DNS_PORT
+}
+
 impl Vip {
     /// A VIP without options.
     pub fn new(set: Arc<BackendSet>) -> Self {

@@ -29,7 +29,7 @@ impl Timeouts {
 pub struct Began {
     /// The transit.
     pub transit: u32,
-    /// The learning window of UDP.
+    /// The learning window of UDP, or the time after it.
     pub window: u32,
 }
 
@@ -64,7 +64,11 @@ impl Slot {
     #[must_use]
     pub fn changed(self, cur: u16, is_dead: impl Fn(u16) -> bool, now: u32) -> Self {
         let word = changed(self.word, cur, is_dead);
-        let Self { mut activity, mut began, .. } = self;
+        let Self {
+            mut activity,
+            mut began,
+            ..
+        } = self;
         if cur != self.word.cur() {
             // What went to the old `cur` was not noted: its flows may have been silent for as long as any.
             activity = Activity::new(now, now);
@@ -82,7 +86,11 @@ impl Slot {
     #[must_use]
     pub fn aged(self, now: u32, timeouts: &Timeouts) -> Self {
         let word = aged(self.word, self.activity, self.began, now, timeouts);
-        Self { word, ..self }
+        let mut began = self.began;
+        if self.word.has(SlotWord::LEARNING) && !word.has(SlotWord::LEARNING) {
+            began.window = now;
+        }
+        Self { word, began, ..self }
     }
 }
 
@@ -124,12 +132,16 @@ fn aged(slot: SlotWord, activity: Activity, began: Began, now: u32, timeouts: &T
         flags &= !SlotWord::TCP;
         base = cur;
     }
-    if flags & SlotWord::LEARNING != 0 && (overdue || since(began.window) > timeouts.udp_idle) {
-        flags &= !SlotWord::LEARNING;
-        udp_base = cur;
-    }
-    let learning = flags & SlotWord::LEARNING != 0;
-    if flags & SlotWord::UDP != 0 && !learning && (overdue || since(activity.udp()) > timeouts.udp_idle) {
+    // One look closes the window, a later one ends the transit: in between, who was recorded after `activity` was read is noted.
+    if flags & SlotWord::LEARNING != 0 {
+        if overdue || since(began.window) > timeouts.udp_idle {
+            flags &= !SlotWord::LEARNING;
+            udp_base = cur;
+        }
+    } else if flags & SlotWord::UDP != 0
+        && since(began.window) >= 2
+        && (overdue || since(activity.udp()) > timeouts.udp_idle)
+    {
         flags &= !SlotWord::UDP;
     }
     SlotWord::new(cur, base, udp_base, flags)

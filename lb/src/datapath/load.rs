@@ -13,11 +13,9 @@ use aya::{
     maps::{Map, MapData, MapError, perf::PerfEventArray},
 };
 use lb_core::config::Capacity;
-use xdp_prog::{
-    abi::{
-        BackendLine, BucketV4, BucketV6, Config, FlowBucket, MAX_BACKENDS, MAX_BUCKETS, MAX_FLOW_BUCKETS, MAX_QUEUES,
-        MAX_RANGES, MAX_VERDICTS, MAX_VIPS, Range, SlowBudget, VipOptions, feature, map,
-    },
+use xdp_prog::abi::{
+    BackendLine, BucketV4, BucketV6, Config, FlowBucket, MAX_BACKENDS, MAX_BUCKETS, MAX_FLOW_BUCKETS, MAX_QUEUES,
+    MAX_RANGES, MAX_VERDICTS, MAX_VIPS, Range, SlowBudget, VipOptions, feature, map,
 };
 
 use super::{
@@ -90,7 +88,10 @@ impl Balancer {
             (map::VIP_COUNTERS, vips),
             (map::BACKEND_COUNTERS, lines),
             (map::LIMITS, on(feature::LIMITS, vips)),
-            (map::FLOWS, on(feature::TRANSIT, buckets(config.flow_mask, MAX_FLOW_BUCKETS))),
+            (
+                map::FLOWS,
+                on(feature::TRANSIT, buckets(config.flow_mask, MAX_FLOW_BUCKETS)),
+            ),
             (map::XSK_INDEX, on(feature::SLOW_PATH, MAX_QUEUES as u32)),
             (map::XSKS, on(feature::SLOW_PATH, MAX_QUEUES as u32)),
         ];

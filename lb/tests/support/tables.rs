@@ -11,7 +11,8 @@ use std::{
 use xdp_prog::{
     abi::{
         BackendLine, BucketV4, BucketV6, Config, EntryV6, KeyV4, KeyV6, MIN_TABLE_SLOTS, Range, SEGMENT_WORDS,
-        SLOTS_PER_WORD, SetRef, TableUnit, UNIT_SLOTS, VipIndex, VipMeta, VipOptions, number, setting,
+        SLOTS_PER_WORD, SetRef, SlotWord, TableUnit, UNIT_SLOTS, VipIndex, VipMeta, VipOptions, WIDE_WORDS, number,
+        setting,
     },
     host::View,
 };
@@ -118,6 +119,25 @@ impl Tables {
             self.slots[at / SLOTS_PER_WORD] |= backend << (at % SLOTS_PER_WORD * 16);
         }
         TableUnit(unit)
+    }
+
+    /// A new wide table of the smallest size, all of whose slots say the same.
+    pub(crate) fn wide_table(&mut self, slot: SlotWord) -> TableUnit {
+        let width = WIDE_WORDS * SLOTS_PER_WORD;
+        // Aligned to its own size, as the planner's are.
+        let unit = (self.next_unit as usize).next_multiple_of(width);
+        self.next_unit = (unit + width) as u32;
+        let unit = TableUnit(unit as u32);
+        self.set_wide(unit, slot);
+        unit
+    }
+
+    /// Lets all slots of a wide table say something else.
+    pub(crate) fn set_wide(&mut self, unit: TableUnit, slot: SlotWord) {
+        let first = unit.place().1 as usize;
+        for at in 0..MIN_TABLE_SLOTS {
+            self.slots[first + at * WIDE_WORDS] = slot.0;
+        }
     }
 
     /// A new VIP with a table of its own; returns its index. Also makes the address entry.

@@ -18,8 +18,8 @@ mod slow;
 pub use backend::{BackendLine, LineMeta, OuterHeader};
 pub use counters::{FlowCounts, LimitState, Traffic};
 pub use flow::{
-    Activity, FLOW_SYN_WAYS, FLOW_WAYS, FlowBucket, FlowLives, FlowRecord, FlowState, FlowTail, FlowWord, MAX_FLOW_BUCKETS,
-    SlotWord, WIDE_WORDS,
+    Activity, FLOW_SYN_WAYS, FLOW_WAYS, FlowBucket, FlowLives, FlowRecord, FlowState, FlowTail, FlowWord,
+    MAX_FLOW_BUCKETS, SlotWord, WIDE_WORDS,
 };
 pub use match_table::{BucketV4, BucketV6, CHOICES, EntryV6, KeyV4, KeyV6, VipMeta, WAYS_V4, WAYS_V6};
 pub use options::VipOptions;

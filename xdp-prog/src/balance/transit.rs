@@ -3,14 +3,15 @@
 //! Never reads or writes a record of a flow whose slot is steady, and never writes on account of ICMP. What cannot be recorded goes
 //! where it will be looked for without a record. A subprogram of its own in the kernel: only VIPs with a wide table pay for it.
 
-use super::Flow;
+use super::{Flow, seed};
 use crate::{
-    abi::{Activity, FlowLives, FlowState, SlotWord, TableUnit, VipMeta, WIDE_WORDS, setting},
+    abi::{Activity, FlowLives, FlowState, SlotWord, TableUnit, VipMeta, WIDE_WORDS, feature, setting},
     flows::{self, FlowKey, FlowTable, Found, Unrecorded},
-    machine::{BalancerTables, Frame, load, opaque, word},
+    hash,
+    machine::{BalancerTables, Frame, is_on, load, opaque, word},
     wire::{
-        IPV4_LEN, IPV4_PROTOCOL, IPV6_LEN, IPV6_NEXT_HEADER, PROTO_IPV6, PROTO_TCP, TCP_ACK, TCP_FIN, TCP_FLAGS, TCP_LEN,
-        TCP_RST, TCP_SEQUENCE, TCP_SYN,
+        IPV4_LEN, IPV4_PROTOCOL, IPV4_SOURCE, IPV6_DESTINATION, IPV6_LEN, IPV6_NEXT_HEADER, IPV6_SOURCE, PORTS_LEN,
+        PROTO_IPV6, PROTO_TCP, TCP_ACK, TCP_FIN, TCP_FLAGS, TCP_LEN, TCP_RST, TCP_SEQUENCE, TCP_SYN,
     },
 };
 
@@ -131,6 +132,15 @@ pub fn run<M: Frame + BalancerTables>(machine: &mut M, hash: u64, meta: VipMeta,
     let Some(packet) = packet(machine, l3, inner) else {
         return u64::from(slot.base());
     };
+    // Clients with affinity share a slot, and each of their connections lives where it began.
+    let hash = if is_on::<{ feature::AFFINITY }>(machine) && meta.has(VipMeta::CLIENT_AFFINITY) {
+        match connection(machine, l3, inner) {
+            Some(hash) => hash,
+            None => return u64::from(slot.base()),
+        }
+    } else {
+        hash
+    };
     let config = machine.config();
     // SAFETY: the configuration lives as long as the program.
     let (secret, mask, shift) = unsafe {
@@ -173,7 +183,10 @@ fn packet<M: Frame>(machine: &M, l3: usize, inner: u8) -> Option<Packet> {
         (IPV4_LEN, IPV4_PROTOCOL)
     };
     // Opaque: one way through what follows and not one for each family.
-    let (len, protocol) = (opaque(len as u64) as usize & 0x3f, opaque(protocol as u64) as usize & 0x3f);
+    let (len, protocol) = (
+        opaque(len as u64) as usize & 0x3f,
+        opaque(protocol as u64) as usize & 0x3f,
+    );
     let at = l3 + protocol;
     if at + 1 > machine.end() {
         return None;
@@ -193,6 +206,41 @@ fn packet<M: Frame>(machine: &M, l3: usize, inner: u8) -> Option<Packet> {
         return Some(Packet::Syn(sequence));
     }
     Some(Packet::Segment { sequence, flags })
+}
+
+/// The hash of a packet's own flow, whatever chose its slot.
+#[inline(always)]
+fn connection<M: Frame + BalancerTables>(machine: &M, l3: usize, inner: u8) -> Option<u64> {
+    let l3 = machine.start() + (l3 & 0xff);
+    if inner == PROTO_IPV6 {
+        if l3 + IPV6_LEN + PORTS_LEN > machine.end() {
+            return None;
+        }
+        // SAFETY: 44 bytes from `l3` on are inside the frame.
+        return Some(unsafe {
+            let source = [load(l3 + IPV6_SOURCE), load(l3 + IPV6_SOURCE + 8)];
+            let destination = [load(l3 + IPV6_DESTINATION), load(l3 + IPV6_DESTINATION + 8)];
+            hash::flow_v6(
+                &seed(machine),
+                source,
+                destination,
+                load(l3 + IPV6_LEN),
+                load(l3 + IPV6_NEXT_HEADER),
+            )
+        });
+    }
+    if l3 + IPV4_LEN + PORTS_LEN > machine.end() {
+        return None;
+    }
+    // SAFETY: 24 bytes from `l3` on are inside the frame.
+    Some(unsafe {
+        hash::flow_v4(
+            &seed(machine),
+            load(l3 + IPV4_SOURCE),
+            load(l3 + IPV4_LEN),
+            load(l3 + IPV4_PROTOCOL),
+        )
+    })
 }
 
 /// Notes that something of a slot went elsewhere than to `cur`, unless it was a reset: stray packets do not keep a slot in transit.

@@ -170,7 +170,13 @@ mod program {
     #[inline(never)]
     fn transit(ctx: *mut c_void, hash: u64, meta: u64, rest: u64) -> u64 {
         let mut machine = Machine::new(context(ctx));
-        balance::transit::run(&mut machine, hash, VipMeta(meta), (rest & 0xff) as usize, (rest >> 8) as u8)
+        balance::transit::run(
+            &mut machine,
+            hash,
+            VipMeta(meta),
+            (rest & 0xff) as usize,
+            (rest >> 8) as u8,
+        )
     }
 
     /// A subprogram of its own: the way to the slow path. Returns the number of what is counted.

@@ -123,9 +123,18 @@ mod tests {
 
     #[test]
     fn the_flow_table_is_a_power_of_two_of_buckets() {
-        let of = |flow_records| TransitConfig { flow_records, ..TransitConfig::default() }.flow_mask();
+        let of = |flow_records| {
+            TransitConfig {
+                flow_records,
+                ..TransitConfig::default()
+            }
+            .flow_mask()
+        };
         assert_eq!([of(1024), of(1025), of(1 << 21)], [255, 511, (1 << 19) - 1]);
-        let off = TransitConfig { enabled: false, ..TransitConfig::default() };
+        let off = TransitConfig {
+            enabled: false,
+            ..TransitConfig::default()
+        };
         assert_eq!(off.flow_mask(), 0);
     }
 }

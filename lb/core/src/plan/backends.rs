@@ -31,7 +31,11 @@ impl Planning<'_> {
                 }
                 None => {
                     let capacity = self.capacity.backends;
-                    let rest = if self.keeps_flows { self.moment.timeouts.longest() } else { 0 };
+                    let rest = if self.keeps_flows {
+                        self.moment.timeouts.longest()
+                    } else {
+                        0
+                    };
                     let index = self.books.backend_indexes.take(self.moment.now, rest);
                     let index = index.ok_or_else(|| PlanError::TooManyBackends {
                         backend: id.clone(),
@@ -95,7 +99,9 @@ impl Planning<'_> {
             for word in 0..(size_of::<BackendLine>() / 8) as u32 {
                 self.draft.store(MapId::Backends, u32::from(state.index.0), word, 0);
             }
-            self.books.backend_indexes.release(u32::from(state.index.0), self.moment.now);
+            self.books
+                .backend_indexes
+                .release(u32::from(state.index.0), self.moment.now);
             self.summary.backends_removed += 1;
         }
     }

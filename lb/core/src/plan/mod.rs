@@ -69,6 +69,7 @@ use self::{
     draft::Draft,
     entries::Entries,
     tables::{Hold, SetKey},
+    transit::Origin,
 };
 use crate::{
     config::Capacity,
@@ -313,8 +314,8 @@ struct Planning<'a> {
     set_keys: BTreeMap<(usize, usize), SetKey>,
     /// Slots of sets seen in this run.
     built: BTreeMap<SetKey, Arc<[u16]>>,
-    /// Moves made in this run, from a table to a set, and the wide table of each that needs one.
-    moves: BTreeMap<(Table, SetKey), Option<Table>>,
+    /// Moves made in this run, to a set, and the wide table of each that needs one.
+    moves: BTreeMap<(Origin, SetKey), Option<Table>>,
     /// Pairs of tables whose moved slots are counted.
     retargets: BTreeSet<(Table, Table)>,
     /// Address entries that have a place and are not published yet.
@@ -385,7 +386,8 @@ impl Planning<'_> {
             }
         }
         let now = self.moment.now;
-        vips.drain(..).for_each(|index| self.books.vip_indexes.release(index.0, now));
+        vips.drain(..)
+            .for_each(|index| self.books.vip_indexes.release(index.0, now));
         tables.drain(..).for_each(|hold| self.books.lookup.let_go(&hold));
         range_sets.drain(..).for_each(|set| self.books.range_sets.release(&set));
         true

@@ -116,8 +116,8 @@ pub(super) struct Lookup {
     sets: BTreeMap<SetKey, (Table, u32)>,
     /// Digest of each table's content, and sets that use it; of a wide one, VIPs.
     tables: BTreeMap<Table, (u64, u32)>,
-    /// By slots, whether it is wide, and digest.
-    by_content: BTreeMap<(usize, bool, u64), Vec<Table>>,
+    /// Plain tables by slots and digest.
+    by_content: BTreeMap<(usize, u64), Vec<Table>>,
     /// More about the wide ones.
     pub(super) wide: BTreeMap<Table, Wide>,
     units: Blocks,
@@ -158,16 +158,15 @@ impl Lookup {
         self.tables.keys().copied()
     }
 
-    /// Tables of this shape whose content may be the same.
-    pub(super) fn alike(&self, slots: usize, is_wide: bool, digest: u64) -> Vec<Table> {
-        self.by_content.get(&(slots, is_wide, digest)).cloned().unwrap_or_default()
+    /// Plain tables whose content may be the same.
+    fn alike(&self, slots: usize, digest: u64) -> Vec<Table> {
+        self.by_content.get(&(slots, digest)).cloned().unwrap_or_default()
     }
 
-    /// A new table, with one user.
-    pub(super) fn add_table(&mut self, table: Table, digest: u64) {
+    /// A new plain table, with one user.
+    fn add_table(&mut self, table: Table, digest: u64) {
         self.tables.insert(table, (digest, 1));
-        let content = (table.slots, table.is_wide, digest);
-        self.by_content.entry(content).or_default().push(table);
+        self.by_content.entry((table.slots, digest)).or_default().push(table);
     }
 
     /// One user more.
@@ -177,18 +176,13 @@ impl Lookup {
         }
     }
 
-    /// A table's content has changed.
-    pub(super) fn set_digest(&mut self, table: Table, digest: u64) {
-        if let Some((before, _)) = self.tables.get_mut(&table) {
-            let before = std::mem::replace(before, digest);
-            self.forget_content(table, before);
-            let content = (table.slots, table.is_wide, digest);
-            self.by_content.entry(content).or_default().push(table);
-        }
+    /// A new wide table, with one user. Nobody finds it by its content.
+    pub(super) fn add_wide(&mut self, table: Table) {
+        self.tables.insert(table, (0, 1));
     }
 
     fn forget_content(&mut self, table: Table, digest: u64) {
-        let content = (table.slots, table.is_wide, digest);
+        let content = (table.slots, digest);
         if let Some(same) = self.by_content.get_mut(&content) {
             same.retain(|other| *other != table);
             if same.is_empty() {
@@ -312,7 +306,7 @@ impl Planning<'_> {
         let words = pack(&self.set_slots(set));
         let slots = words.len() * SLOTS_PER_WORD;
         let digest = words.iter().fold(0, |digest, word| hash::mix(digest ^ word));
-        let same = self.books.lookup.alike(slots, false, digest);
+        let same = self.books.lookup.alike(slots, digest);
         if let Some(table) = same
             .into_iter()
             .find(|table| self.draft.image().table(table.unit, slots) == words)

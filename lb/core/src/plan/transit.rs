@@ -1,16 +1,13 @@
 //! Wide tables: what a VIP's flows go by while some of them live elsewhere than its set says.
 //!
 //! Never decides what becomes of a slot ([`crate::transit`] does), nor what a set's table is. A wide table is made for a move: from
-//! what a VIP's slots say now to its set's table. VIPs that make the same move share it, and so do those whose moves come to the
-//! same words. It changes in place, slot by slot, and only towards its end: when no slot of it is in transit any more, its VIPs go back
+//! what a VIP's slots say now to its set's table. VIPs that make the same move in one plan share it; those that come to the same words
+//! later do not, since what packets noted before would end their transits early. It changes in place, slot by slot, and only towards its end: when no slot of it is in transit any more, its VIPs go back
 //! to their sets' plain tables.
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use xdp_prog::{
-    abi::{BackendIndex, MIN_TABLE_SLOTS, SlotWord, TableUnit, WIDE_WORDS},
-    hash,
-};
+use xdp_prog::abi::{Activity, BackendIndex, MIN_TABLE_SLOTS, SlotWord, TableUnit, WIDE_WORDS};
 
 use super::{
     Planning,
@@ -37,9 +34,19 @@ pub(super) struct Wide {
     pub(super) is_over: bool,
 }
 
+/// Where a move begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Origin {
+    /// At a table of these maps.
+    Here(Table),
+    /// At a table of the maps before these.
+    Prior(Table),
+}
+
 /// Slots of a VIP that another planner's maps had in transit.
 #[derive(Clone, Debug)]
 pub(super) struct Prior {
+    table: Table,
     slots: Arc<[Slot]>,
     past: BTreeSet<BackendIndex>,
 }
@@ -61,7 +68,7 @@ impl Planning<'_> {
             let Some(mut wide) = self.books.lookup.wide.get(&table).cloned() else {
                 continue;
             };
-            let (mut is_over, mut has_changed) = (true, false);
+            let mut is_over = true;
             for slot in 0..table.slots {
                 let before = self.slot(table, &wide, slot);
                 if !before.is_in_transit() {
@@ -76,47 +83,59 @@ impl Planning<'_> {
                     .changed(before.word.cur(), is_dead, moment.now)
                     .aged(moment.now, &moment.timeouts);
                 is_over &= !after.is_in_transit();
+                if after.began != before.began {
+                    Arc::make_mut(&mut wide.began)[slot] = after.began;
+                }
                 if after.word != before.word {
                     let (segment, word) = table.word(slot);
                     self.draft.store(MapId::LookupTables, segment, word, after.word.0);
-                    has_changed = true;
                 }
             }
             wide.is_over = is_over;
             self.books.lookup.wide.insert(table, wide);
-            if has_changed {
-                let digest = digest(&words(self.draft.image(), table));
-                self.books.lookup.set_digest(table, digest);
-            }
         }
     }
 
     /// The wide table by which a VIP's flows go on from `before`, when new ones go where `set` says; `None` where no flow can live
     /// elsewhere, so that the set's plain table will do. The caller counts as a user of it.
-    pub(super) fn move_table(&mut self, key: VipKey, before: &VipState, set: &SetKey) -> Result<Option<Table>, PlanError> {
-        let seen = (before.table, set.clone());
-        let table = match self.moves.get(&seen) {
-            Some(table) => *table,
-            None => {
-                let (slots, past) = self.slots_before(before);
-                let table = self.wide_table(key, &slots, past, set)?;
-                self.moves.insert(seen, table);
-                // It was made with one user.
-                return Ok(table);
-            }
-        };
-        if let Some(table) = table {
-            self.books.lookup.use_table(table);
-        }
-        Ok(table)
+    pub(super) fn move_table(
+        &mut self,
+        key: VipKey,
+        before: &VipState,
+        set: &SetKey,
+    ) -> Result<Option<Table>, PlanError> {
+        let way = (Origin::Here(before.table), set.clone());
+        self.moved(way, key, |planning| planning.slots_before(before))
     }
 
     /// As [`Self::move_table`], for a VIP whose slots other maps had in transit.
     pub(super) fn carried_table(&mut self, key: VipKey, vip: &Vip, set: &SetKey) -> Result<Option<Table>, PlanError> {
-        match self.books.prior.get(&key).cloned() {
-            Some(Prior { slots, past }) if keeps_flows(&key, vip) => self.wide_table(key, &slots, past, set),
-            Some(_) | None => Ok(None),
+        let Some(Prior { table, slots, past }) = self.books.prior.get(&key).cloned() else {
+            return Ok(None);
+        };
+        if !keeps_flows(&key, vip) {
+            return Ok(None);
         }
+        self.moved((Origin::Prior(table), set.clone()), key, |_| (slots, past))
+    }
+
+    /// The wide table of a move, made if this plan has not made it yet.
+    fn moved(
+        &mut self,
+        way: (Origin, SetKey),
+        key: VipKey,
+        before: impl FnOnce(&Self) -> (Arc<[Slot]>, BTreeSet<BackendIndex>),
+    ) -> Result<Option<Table>, PlanError> {
+        if let Some(table) = self.moves.get(&way).copied() {
+            if let Some(table) = table {
+                self.books.lookup.use_table(table);
+            }
+            return Ok(table);
+        }
+        let (slots, past) = before(self);
+        let table = self.wide_table(key, &slots, past, &way.1)?;
+        self.moves.insert(way, table);
+        Ok(table)
     }
 
     /// Whether a change of the VIP's table keeps its flows where they live.
@@ -147,20 +166,6 @@ impl Planning<'_> {
         if !slots.iter().any(Slot::is_in_transit) {
             return Ok(None);
         }
-        let words: Vec<u64> = slots.iter().map(|slot| slot.word.0).collect();
-        let digest = digest(&words);
-        let same = self.books.lookup.alike(scale, true, digest);
-        if let Some(table) = same.into_iter().find(|table| self::words(self.draft.image(), *table) == words) {
-            self.books.lookup.use_table(table);
-            if let Some(wide) = self.books.lookup.wide.get_mut(&table) {
-                wide.past.extend(past);
-                // Of two, the later beginning: nobody's transit is cut short.
-                let both = wide.began.iter().zip(&slots);
-                wide.began = both.map(|(one, other)| later(*one, other.began, self.moment.now)).collect();
-            }
-            self.summary.tables_shared += 1;
-            return Ok(Some(table));
-        }
         let table = Table {
             unit: TableUnit(0),
             slots: scale,
@@ -171,7 +176,7 @@ impl Planning<'_> {
         let values = slots.iter().flat_map(|slot| [slot.word.0, slot.activity.0]).collect();
         self.draft.fill(MapId::LookupTables, segment, word, values);
         self.summary.tables_built += 1;
-        self.books.lookup.add_table(table, digest);
+        self.books.lookup.add_wide(table);
         let began = slots.iter().map(|slot| slot.began).collect();
         let is_over = false;
         self.books.lookup.wide.insert(table, Wide { began, past, is_over });
@@ -179,7 +184,7 @@ impl Planning<'_> {
     }
 
     /// What a VIP's slots say now.
-    fn slots_before(&self, vip: &VipState) -> (Vec<Slot>, BTreeSet<BackendIndex>) {
+    fn slots_before(&self, vip: &VipState) -> (Arc<[Slot]>, BTreeSet<BackendIndex>) {
         match self.books.lookup.wide.get(&vip.table) {
             Some(wide) => {
                 let slots = (0..vip.table.slots).map(|slot| self.slot(vip.table, wide, slot));
@@ -229,13 +234,14 @@ impl Planning<'_> {
 }
 
 /// For who takes over from these maps: the slots of every VIP that has some in transit.
-pub(super) fn prior(vip: &VipState, wide: &Wide, image: &Image, activity: &dyn Fn(Table, usize) -> xdp_prog::abi::Activity) -> Prior {
+pub(super) fn prior(vip: &VipState, wide: &Wide, image: &Image, activity: &dyn Fn(Table, usize) -> Activity) -> Prior {
     let slot = |(slot, word)| Slot {
         word: SlotWord(word),
         activity: activity(vip.table, slot),
         began: wide.began.get(slot).copied().unwrap_or_default(),
     };
     Prior {
+        table: vip.table,
         slots: words(image, vip.table).into_iter().enumerate().map(slot).collect(),
         past: wide.past.clone(),
     }
@@ -247,19 +253,6 @@ pub(super) fn words(image: &Image, table: Table) -> Vec<u64> {
     let words = image.words(MapId::LookupTables, segment);
     let words = words.get(first as usize..first as usize + table.slots * WIDE_WORDS);
     words.unwrap_or_default().iter().step_by(WIDE_WORDS).copied().collect()
-}
-
-fn digest(words: &[u64]) -> u64 {
-    words.iter().fold(0, |digest, word| hash::mix(digest ^ word))
-}
-
-/// Whatever began later; ticks wrap.
-fn later(one: Began, other: Began, now: u32) -> Began {
-    let younger = |one: u32, other: u32| if now.wrapping_sub(one) < now.wrapping_sub(other) { one } else { other };
-    Began {
-        transit: younger(one.transit, other.transit),
-        window: younger(one.window, other.window),
-    }
 }
 
 const _: () = assert!(MIN_TABLE_SLOTS * WIDE_WORDS == 512);

@@ -100,7 +100,9 @@ impl Planning<'_> {
                 None => self.add_vip(*key, vip)?,
                 // While backends leave, every set must be looked at: one may still name them.
                 Some(state)
-                    if self.leaving.backends.is_empty() && is_same(state, vip) && !self.books.lookup.is_over(state.table) => {}
+                    if self.leaving.backends.is_empty()
+                        && is_same(state, vip)
+                        && !self.books.lookup.is_over(state.table) => {}
                 Some(state) => {
                     let state = state.clone();
                     self.change_vip(*key, vip, state)?;

@@ -105,7 +105,13 @@ pub(crate) fn run(seed: u64, flaw: Option<Flaw>, kinds: Kinds) -> Outcome {
             change(&mut slot, &mut dice, now);
             flows.retain(|flow| slot.alive.contains(&flow.backend));
             // Now and then a burst of changes, or a long calm.
-            let calm = if dice.one_in(3) { 60 } else if dice.one_in(8) { 4 * CALM } else { CALM };
+            let calm = if dice.one_in(3) {
+                60
+            } else if dice.one_in(8) {
+                4 * CALM
+            } else {
+                CALM
+            };
             next_change = now - start + 1 + dice.below(calm) as u32;
         }
         if now % 4 == 0 {
@@ -126,7 +132,10 @@ pub(crate) fn run(seed: u64, flaw: Option<Flaw>, kinds: Kinds) -> Outcome {
         if kinds.spoofing && dice.one_in(8) && !flows.is_empty() {
             let victim = dice.below(flows.len() as u64) as usize;
             // Far from the real number: one in 65,536 would be near enough, as documented.
-            let sequence = flows[victim].sequence.wrapping_add(1 << 30).wrapping_add(dice.roll() as u32 >> 4);
+            let sequence = flows[victim]
+                .sequence
+                .wrapping_add(1 << 30)
+                .wrapping_add(dice.roll() as u32 >> 4);
             if !flows[victim].is_udp && !flows[victim].is_fresh {
                 slot.packet(flows[victim].hash, Packet::Syn(sequence), now);
                 outcome.spoofed += 1;
@@ -161,7 +170,11 @@ fn open(slot: &mut World, dice: &mut Dice, now: u32, outcome: &mut Outcome) -> O
     let hash = dice.roll();
     let is_udp = dice.one_in(3);
     let sequence = dice.roll() as u32;
-    let packet = if is_udp { Packet::Datagram } else { Packet::Syn(sequence) };
+    let packet = if is_udp {
+        Packet::Datagram
+    } else {
+        Packet::Syn(sequence)
+    };
     let (backend, by_record) = slot.packet(hash, packet, now);
     outcome.by_record += u64::from(by_record);
     outcome.flows += 1;
@@ -195,8 +208,17 @@ fn step(slot: &mut World, flow: &mut Flow, dice: &mut Dice, now: u32, outcome: &
     let packet = if flow.is_udp {
         Packet::Datagram
     } else {
-        let flags = if flow.left > 0 { 0x10 } else if dice.one_in(4) { 0x04 } else { 0x11 };
-        Packet::Segment { sequence: flow.sequence, flags }
+        let flags = if flow.left > 0 {
+            0x10
+        } else if dice.one_in(4) {
+            0x04
+        } else {
+            0x11
+        };
+        Packet::Segment {
+            sequence: flow.sequence,
+            flags,
+        }
     };
     let (backend, by_record) = slot.packet(flow.hash, packet, now);
     outcome.by_record += u64::from(by_record);

@@ -33,7 +33,13 @@ fn no_flow_whose_backend_lives_breaks() {
 /// Without changes nothing is recorded, and with a table of no size nothing breaks that has a base.
 #[test]
 fn nothing_is_recorded_while_nothing_changes() {
-    let outcome = all(None, Kinds { changes: false, ..Kinds::ALL });
+    let outcome = all(
+        None,
+        Kinds {
+            changes: false,
+            ..Kinds::ALL
+        },
+    );
     assert_eq!((outcome.broken, outcome.by_record, outcome.elsewhere), ([0, 0], 0, 0));
 }
 
@@ -41,7 +47,10 @@ fn breaks(flaw: Flaw, at_least_per_mille: u64) {
     let outcome = all(Some(flaw), Kinds::ALL);
     let broken: u64 = outcome.broken.iter().sum();
     println!("{flaw:?}: {broken} of {} flows broken", outcome.flows);
-    assert!(broken * 1000 > outcome.flows * at_least_per_mille, "{flaw:?} {outcome:?}");
+    assert!(
+        broken * 1000 > outcome.flows * at_least_per_mille,
+        "{flaw:?} {outcome:?}"
+    );
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! The slot, its backends and the flow table.
 
-use std::{cell::Cell, collections::BTreeSet, sync::atomic::{AtomicU64, Ordering}};
+use std::{
+    cell::Cell,
+    collections::BTreeSet,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use lb_core::transit::{Slot, Timeouts};
 use xdp_prog::{
@@ -136,7 +140,11 @@ impl World {
             self.state.began.window = now;
         }
         let timeouts = match self.flaw {
-            Some(Flaw::LeavesAtOnce) => Timeouts { tcp_idle: 40, udp_idle: 20, ..TIMEOUTS },
+            Some(Flaw::LeavesAtOnce) => Timeouts {
+                tcp_idle: 40,
+                udp_idle: 20,
+                ..TIMEOUTS
+            },
             _ => TIMEOUTS,
         };
         let before = self.state;
@@ -181,13 +189,18 @@ impl World {
     /// Where no way of a flow's buckets is free, forgets the first.
     fn make_room(&self, key: FlowKey, now: u32) {
         let places = [key.bucket(), key.bucket() ^ 1].map(|bucket| bucket as usize * 8);
-        let mut words = places.iter().flat_map(|place| [0, 2, 4, 6].map(|way| &self.table[place + way]));
+        let mut words = places
+            .iter()
+            .flat_map(|place| [0, 2, 4, 6].map(|way| &self.table[place + way]));
         if words.clone().all(|word| {
             let word = FlowWord(word.load(Ordering::Relaxed));
             word.0 != 0 && !word.is_expired(now, LIVES)
         }) && let Some(first) = words.next()
         {
-            first.store(FlowWord::new(0, 0, FlowState::Swept, now.wrapping_sub(1 << 20)).0, Ordering::Relaxed);
+            first.store(
+                FlowWord::new(0, 0, FlowState::Swept, now.wrapping_sub(1 << 20)).0,
+                Ordering::Relaxed,
+            );
         }
     }
 
