@@ -359,6 +359,7 @@ impl Lb {
         tables.reach(desired, hops)?;
         let rings = capture::prepare(self.capture.as_ref(), &mut tables)?;
         let ready = self.slow.make_ready(old, &new.config, &mut tables.balancer);
+        let ready = ready.and_then(|()| tables.take_records(&self.tables));
         let taken = ready.and_then(|()| tables.take_over(&mut self.attachments, &self.tables));
         if let Err(error) = taken {
             self.slow
@@ -366,6 +367,7 @@ impl Lb {
                 .context("nor can the slow path stay as it was")?;
             return Err(error);
         }
+        tables.take_records(&self.tables)?;
         self.slow.taken_over(&new.config, &tables.balancer);
         tables.go_on_from(&self.tables);
         capture::took_over(self.capture.as_mut(), rings, &self.tables, &tables, &self.attachments);

@@ -63,6 +63,9 @@ impl Tables {
     pub(super) fn load(file: &LbFile, more: u64, before: Option<&Self>) -> anyhow::Result<Self> {
         let LbFile { config, seed } = file;
         let jiffies = Jiffies::calibrate()?;
+        // Records go on where they have as much room as before.
+        let keeps = |before: &&Config| config.transit.enabled && before.flow_mask == config.transit.flow_mask();
+        let kept = before.map(|before| before.planner.config()).filter(keeps);
         let (match_mask_v4, match_mask_v6) = match_table::masks_for(config.capacity.vips);
         let (source_mask_v4, source_mask_v6) = config.encap.source_masks();
         let constants = Config {
@@ -75,7 +78,7 @@ impl Tables {
             source_mask_v4,
             source_mask_v6,
             flow_mask: config.transit.flow_mask(),
-            flow_secret: RandomState::new().build_hasher().finish(),
+            flow_secret: kept.map_or_else(|| RandomState::new().build_hasher().finish(), |kept| kept.flow_secret),
             tick_shift: u64::from(tick_shift(jiffies.hz())),
         };
         let mut balancer = Balancer::load(&constants, &config.capacity)?;
@@ -83,6 +86,10 @@ impl Tables {
         balancer.ports.add(&names)?;
         let planner = Planner::new(&config.capacity, &constants, jiffies.hz());
         let planner = match before {
+            Some(before) if kept.is_some() => {
+                let planner = planner.following(&before.planner);
+                planner.keeping_flows_of(&before.planner, &before.activity())
+            }
             Some(before) => planner.following(&before.planner),
             None => planner,
         };
@@ -125,13 +132,7 @@ impl Tables {
         self.check_known()?;
         let unrecorded = self.balancer.counters.flows.sum(0)?.datagrams;
         let hz = self.jiffies.hz();
-        let slots = &self.balancer.slots;
-        let activity = |table: Table, slot: usize| {
-            let (segment, word) = table.word(slot);
-            let noted = slots.segment(segment).and_then(|segment| segment.load(word + 1, 0));
-            // Where nothing can be read, packets are taken to come: nothing ends early.
-            noted.map_or(Activity::new(self.jiffies.ticks(), self.jiffies.ticks()), Activity)
-        };
+        let activity = activity(&self.balancer, self.jiffies);
         let moment = Moment {
             now: self.jiffies.ticks(),
             timeouts: self.transit.timeouts(hz),
@@ -141,6 +142,7 @@ impl Tables {
             window_too_short: unrecorded != self.unrecorded,
         };
         let plan = self.planner.plan_at(desired, hops, &moment)?;
+        drop(activity);
         self.unrecorded = unrecorded;
         self.write(&plan)
     }
@@ -154,6 +156,20 @@ impl Tables {
     pub(super) fn addresses(&self) -> BTreeMap<BackendId, IpAddr> {
         let backends = self.planner.backends();
         backends.map(|backend| (backend.id.clone(), backend.address)).collect()
+    }
+
+    /// What packets noted of slots in transit.
+    fn activity(&self) -> impl Fn(Table, usize) -> Activity {
+        activity(&self.balancer, self.jiffies)
+    }
+
+    /// Takes over the records of flows that another program has made, where this one knows them by the same secret; once before it
+    /// takes that one's place, and once after, for those that were made meanwhile.
+    pub(super) fn take_records(&self, old: &Self) -> anyhow::Result<()> {
+        if self.planner.config().flow_secret == old.planner.config().flow_secret {
+            self.balancer.take_records(&old.balancer)?;
+        }
+        Ok(())
     }
 
     /// As [`Self::reach`] where nothing but next hops has changed, at a fraction of its cost.
@@ -368,6 +384,19 @@ impl Tables {
             ready: backends.into_iter().filter(|id| reachable(id)).count(),
             tables: self.planner.tables(),
         }
+    }
+}
+
+/// Reads what packets noted. Where nothing can be read, they are taken to come: nothing ends early.
+fn activity(balancer: &Balancer, jiffies: Jiffies) -> impl Fn(Table, usize) -> Activity {
+    let now = jiffies.ticks();
+    move |table, slot| {
+        let (segment, word) = table.word(slot);
+        let noted = balancer
+            .slots
+            .segment(segment)
+            .and_then(|segment| segment.load(word + 1, 0));
+        noted.map_or(Activity::new(now, now), Activity)
     }
 }
 
