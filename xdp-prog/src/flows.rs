@@ -72,31 +72,27 @@ impl FlowKey {
     }
 }
 
-/// What the table has for a flow.
+/// A way of the table, and what stood there: a flow's living record, as [`find`] returns it.
 #[derive(Clone, Copy)]
 pub struct Found {
-    /// The record of the flow, or a way that it may have, or null.
     at: *mut FlowRecord,
-    /// What stood there.
     word: FlowWord,
-    /// Whether it is the flow's own and its backend lives.
-    pub is_record: bool,
 }
 
 impl Found {
-    /// Where the flow lives; meaningful if [`Self::is_record`].
+    /// Where the flow lives.
     #[inline(always)]
     pub const fn backend(&self) -> u16 {
         self.word.backend()
     }
 
-    /// What is known of the flow; meaningful if [`Self::is_record`].
+    /// What is known of the flow: the number of a [`FlowState`].
     #[inline(always)]
     pub const fn state(&self) -> u64 {
         self.word.state()
     }
 
-    /// The sequence number that the record was made with; only if [`Self::is_record`].
+    /// The sequence number that the record was made with.
     #[inline(always)]
     pub fn initial_sequence(&self) -> u32 {
         // SAFETY: `at` points to a record of the map, as `find` set it.
@@ -104,54 +100,87 @@ impl Found {
     }
 }
 
-/// Looks for a flow's living record, or else for a way that it may be recorded in; `syn_alone` says that nothing but a SYN speaks for
-/// the flow.
+/// Looks for a flow's living record.
 #[inline(always)]
-pub fn find<T: FlowTable>(table: &T, key: FlowKey, now: u32, lives: FlowLives, syn_alone: bool) -> Found {
-    let mut free = Found {
-        at: core::ptr::null_mut(),
-        word: FlowWord(0),
-        is_record: false,
-    };
-    // The compiler does not see the counts, so it unrolls nothing; the verifier does.
+pub fn find<T: FlowTable>(table: &T, key: FlowKey, now: u32, lives: FlowLives) -> Option<Found> {
+    // The compiler does not see the count, so it makes no second copy; the verifier does.
     let mut choice = opaque(0);
     while choice < 2 {
-        let Some(bucket) = table.flow_bucket(key.bucket ^ choice as u32) else {
-            return free;
-        };
-        let (mut way, mut syns, mut unused, mut here) = (opaque(0), opaque(0), opaque(0), free);
-        while way < FLOW_WAYS as u64 {
-            // SAFETY: a bucket of the map, and the way is below their number.
-            let at = unsafe { (&raw mut (*bucket).records).cast::<FlowRecord>().add(way as usize) };
-            // SAFETY: as above; words are aligned.
+        let bucket = table.flow_bucket(key.bucket ^ choice as u32)?;
+        let mut used = u64::MAX;
+        let mut way = 0;
+        while way < FLOW_WAYS {
+            // SAFETY: a bucket of the map, and the way is below their number; words are aligned.
+            let at = unsafe { record_at(bucket, way) };
+            // SAFETY: as above.
             let record = FlowWord(unsafe { word(&raw const (*at).word) });
-            let expired = record.0 == 0 || record.is_expired(now, lives);
-            if !expired {
+            if (record.0 ^ key.high) >> FlowWord::FINGERPRINT == 0
                 // SAFETY: as above.
-                let tail = FlowTail(unsafe { word(&raw const (*at).tail) });
-                if (record.0 ^ key.high) >> FlowWord::FINGERPRINT == 0 && tail.low() == key.low {
-                    return Found {
-                        at,
-                        word: record,
-                        is_record: lives_on(table, record.backend()),
-                    };
+                && FlowTail(unsafe { word(&raw const (*at).tail) }).low() == key.low
+                && record.0 != 0
+                && !record.is_expired(now, lives)
+            {
+                let found = Found { at, word: record };
+                return lives_on(table, record.backend()).then_some(found);
+            }
+            if record.0 == 0 {
+                used = 0;
+            }
+            way += 1;
+        }
+        // A way that was never used: nobody had to go on to the second bucket.
+        if used == 0 {
+            return None;
+        }
+        choice = opaque(choice + 1);
+    }
+    None
+}
+
+/// A way of a bucket.
+///
+/// # Safety
+///
+/// `bucket` is a live bucket, and `way` below [`FLOW_WAYS`].
+#[inline(always)]
+unsafe fn record_at(bucket: *mut FlowBucket, way: usize) -> *mut FlowRecord {
+    // SAFETY: the caller's promise.
+    unsafe { (&raw mut (*bucket).records).cast::<FlowRecord>().add(way) }
+}
+
+/// A way that a flow without a living record may have; `syn_alone` says that nothing but a SYN speaks for the flow. A record of the
+/// flow itself that has expired or whose backend is dead is taken first: a flow stands in the table once.
+#[inline(always)]
+fn room<T: FlowTable>(table: &T, key: FlowKey, now: u32, lives: FlowLives, syn_alone: bool) -> Option<Found> {
+    let mut free: Option<Found> = None;
+    let mut choice = opaque(0);
+    while choice < 2 {
+        let bucket = table.flow_bucket(key.bucket ^ choice as u32)?;
+        let (mut way, mut syns, mut unused, mut here) = (opaque(0), opaque(0), opaque(0), None);
+        while way < FLOW_WAYS as u64 {
+            // SAFETY: a bucket of the map, and the way is below their number; words are aligned.
+            let at = unsafe { record_at(bucket, way as usize) };
+            // SAFETY: as above.
+            let record = FlowWord(unsafe { word(&raw const (*at).word) });
+            let found = Found { at, word: record };
+            // SAFETY: as above.
+            let tail = FlowTail(unsafe { word(&raw const (*at).tail) });
+            if record.0 != 0 && (record.0 ^ key.high) >> FlowWord::FINGERPRINT == 0 && tail.low() == key.low {
+                return Some(found);
+            }
+            if record.0 == 0 || record.is_expired(now, lives) {
+                if here.is_none() {
+                    here = Some(found);
                 }
-                if record.state() == FlowState::Syn as u64 {
-                    syns += 1;
-                }
-            } else if here.at.is_null() {
-                here = Found {
-                    at,
-                    word: record,
-                    is_record: false,
-                };
+            } else if record.state() == FlowState::Syn as u64 {
+                syns += 1;
             }
             if record.0 == 0 {
                 unused = opaque(1);
             }
             way = opaque(way + 1);
         }
-        if !syn_alone || syns < FLOW_SYN_WAYS {
+        if free.is_none() && (!syn_alone || syns < FLOW_SYN_WAYS) {
             free = here;
         }
         if unused != 0 {
@@ -172,31 +201,38 @@ fn lives_on<T: FlowTable>(table: &T, backend: u16) -> bool {
     }
 }
 
-/// Records a flow in the way that was found for it; `false` if there was none, or somebody was faster.
+/// Records a flow that has no living record; `false` if there is no room for it, or somebody was faster.
 #[inline(always)]
-pub fn record<T: FlowTable>(
-    table: &T,
-    found: &Found,
-    key: FlowKey,
-    backend: u16,
-    state: FlowState,
-    initial_sequence: u32,
-    now: u32,
-) -> bool {
-    if found.at.is_null() {
+pub fn record<T: FlowTable>(table: &T, key: FlowKey, new: New, now: u32, lives: FlowLives) -> bool {
+    let Some(found) = room(table, key, now, lives, matches!(new.state, FlowState::Syn)) else {
         return false;
-    }
+    };
     if table.is_passive() {
         return true;
     }
-    // SAFETY: `at` points to a record of the map, as `find` set it.
+    // SAFETY: `at` points to a record of the map, as `room` set it.
     unsafe {
-        if !swap(found.at, found.word, FlowWord::new(key.high, backend, state, now)) {
+        if !swap(
+            found.at,
+            found.word,
+            FlowWord::new(key.high, new.backend, new.state, now),
+        ) {
             return false;
         }
-        (&raw mut (*found.at).tail).write_volatile(FlowTail::new(key.low, initial_sequence).0);
+        (&raw mut (*found.at).tail).write_volatile(FlowTail::new(key.low, new.initial_sequence).0);
     }
     true
+}
+
+/// What a new record says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct New {
+    /// Where the flow lives.
+    pub backend: u16,
+    /// What is known of it.
+    pub state: FlowState,
+    /// The SYN's sequence number; 0 of UDP.
+    pub initial_sequence: u32,
 }
 
 /// Notes a packet of a recorded flow. Writes nothing where nothing is new, and lets be what somebody else changed meanwhile.

@@ -6,7 +6,7 @@
 use super::{Flow, seed};
 use crate::{
     abi::{Activity, FlowLives, FlowState, SlotWord, TableUnit, VipMeta, WIDE_WORDS, feature, setting},
-    flows::{self, FlowKey, FlowTable, Found, Unrecorded},
+    flows::{self, FlowKey, FlowTable, Found, New, Unrecorded},
     hash,
     machine::{BalancerTables, Frame, is_on, load, opaque, word},
     wire::{
@@ -54,33 +54,53 @@ pub fn choose<T: FlowTable>(table: &T, slot: SlotWord, key: FlowKey, packet: Pac
         return slot.cur();
     }
     let Clock { now, lives } = clock;
-    let found = flows::find(table, key, now, lives, matches!(packet, Packet::Syn(_)));
-    match packet {
-        Packet::Datagram if found.is_record => {
-            flows::renew(table, &found, FlowState::Datagram, now);
-            found.backend()
-        }
-        Packet::Datagram if slot.has(SlotWord::LEARNING) => {
-            let home = slot.udp_base();
-            if !flows::record(table, &found, key, home, FlowState::Datagram, 0, now) {
-                table.unrecorded(Unrecorded::Datagram);
+    if let Some(found) = flows::find(table, key, now, lives) {
+        return match packet {
+            Packet::Datagram => {
+                flows::renew(table, &found, FlowState::Datagram, now);
+                found.backend()
             }
-            home
-        }
-        Packet::Datagram => slot.cur(),
-        Packet::Syn(sequence) if found.is_record => syn_again(table, slot, &found, sequence, now),
-        Packet::Syn(sequence) => {
-            let (cur, base) = (slot.cur(), slot.base());
-            // Nobody takes new flows, or the flow goes where it would be found anyway: nothing to record.
-            if cur == 0 || cur == base || flows::record(table, &found, key, cur, FlowState::Syn, sequence, now) {
-                return cur;
-            }
-            table.unrecorded(Unrecorded::Syn);
-            base
-        }
-        Packet::Segment { sequence, flags } if found.is_record => segment(table, slot, &found, sequence, flags, now),
-        Packet::Segment { .. } => slot.base(),
+            Packet::Syn(sequence) => syn_again(table, slot, &found, sequence, now),
+            Packet::Segment { sequence, flags } => segment(table, slot, &found, sequence, flags, now),
+        };
     }
+    // Without a record: where it goes, and what is to be recorded there; otherwise it goes where it is found without.
+    let (new, otherwise) = match packet {
+        Packet::Segment { .. } => return slot.base(),
+        Packet::Datagram if !slot.has(SlotWord::LEARNING) => return slot.cur(),
+        // Nobody takes new flows, or the flow goes where it would be found anyway: nothing to record.
+        Packet::Syn(_) if slot.cur() == 0 || slot.cur() == slot.base() => return slot.cur(),
+        Packet::Datagram => {
+            let (backend, state) = (slot.udp_base(), FlowState::Datagram);
+            (
+                New {
+                    backend,
+                    state,
+                    initial_sequence: 0,
+                },
+                backend,
+            )
+        }
+        Packet::Syn(initial_sequence) => {
+            let (backend, state) = (slot.cur(), FlowState::Syn);
+            (
+                New {
+                    backend,
+                    state,
+                    initial_sequence,
+                },
+                slot.base(),
+            )
+        }
+    };
+    if flows::record(table, key, new, now, lives) {
+        return new.backend;
+    }
+    table.unrecorded(match packet {
+        Packet::Datagram => Unrecorded::Datagram,
+        Packet::Syn(_) | Packet::Segment { .. } => Unrecorded::Syn,
+    });
+    otherwise
 }
 
 /// A SYN of a recorded flow.
