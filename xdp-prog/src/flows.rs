@@ -107,34 +107,57 @@ pub fn find<T: FlowTable>(table: &T, key: FlowKey, now: u32, lives: FlowLives) -
     let mut choice = opaque(0);
     while choice < 2 {
         let bucket = table.flow_bucket(key.bucket ^ choice as u32)?;
-        let mut used = u64::MAX;
+        // Without branches: the verifier walks every way through them.
+        let (mut hit, mut unused) = (0, 0);
         let mut way = 0;
         while way < FLOW_WAYS {
-            // SAFETY: a bucket of the map, and the way is below their number; words are aligned.
-            let at = unsafe { record_at(bucket, way) };
-            // SAFETY: as above.
-            let record = FlowWord(unsafe { word(&raw const (*at).word) });
-            if (record.0 ^ key.high) >> FlowWord::FINGERPRINT == 0
-                // SAFETY: as above.
-                && FlowTail(unsafe { word(&raw const (*at).tail) }).low() == key.low
-                && record.0 != 0
-                && !record.is_expired(now, lives)
-            {
-                let found = Found { at, word: record };
-                return lives_on(table, record.backend()).then_some(found);
-            }
-            if record.0 == 0 {
-                used = 0;
-            }
+            // SAFETY: a bucket of the map, and the way is below their number.
+            let (record, differs) = unsafe { compare(bucket, way, key) };
+            hit |= opaque(is_zero(differs) * (way as u64 + 1));
+            unused |= opaque(is_zero(record.0));
             way += 1;
         }
+        if hit != 0 {
+            // SAFETY: the way is below their number, and words are aligned.
+            let at = unsafe { record_at(bucket, (opaque(hit - 1) & 3) as usize) };
+            // SAFETY: as above.
+            let record = FlowWord(unsafe { word(&raw const (*at).word) });
+            if record.is_expired(now, lives) || !lives_on(table, record.backend()) {
+                return None;
+            }
+            return Some(Found { at, word: record });
+        }
         // A way that was never used: nobody had to go on to the second bucket.
-        if used == 0 {
+        if unused != 0 {
             return None;
         }
         choice = opaque(choice + 1);
     }
     None
+}
+
+/// 1 for 0, and 0 for everything else, without a branch.
+#[inline(always)]
+const fn is_zero(value: u64) -> u64 {
+    !(value | value.wrapping_neg()) >> 63
+}
+
+/// A way's word, and 0 if the record in it is the flow's own.
+///
+/// # Safety
+///
+/// `bucket` is a live bucket, and `way` below [`FLOW_WAYS`].
+#[inline(always)]
+unsafe fn compare(bucket: *mut FlowBucket, way: usize, key: FlowKey) -> (FlowWord, u64) {
+    // SAFETY: the caller's promise; words are aligned.
+    unsafe {
+        let at = record_at(bucket, way);
+        let record = FlowWord(word(&raw const (*at).word));
+        let tail = FlowTail(word(&raw const (*at).tail));
+        let differs = (record.0 ^ key.high) >> FlowWord::FINGERPRINT | (tail.0 >> 32 ^ key.low as u64);
+        // A way that was never used is nobody's.
+        (record, differs | is_zero(record.0))
+    }
 }
 
 /// A way of a bucket.
@@ -152,38 +175,37 @@ unsafe fn record_at(bucket: *mut FlowBucket, way: usize) -> *mut FlowRecord {
 /// flow itself that has expired or whose backend is dead is taken first: a flow stands in the table once.
 #[inline(always)]
 fn room<T: FlowTable>(table: &T, key: FlowKey, now: u32, lives: FlowLives, syn_alone: bool) -> Option<Found> {
-    let mut free: Option<Found> = None;
     let mut choice = opaque(0);
+    let mut free = None;
     while choice < 2 {
         let bucket = table.flow_bucket(key.bucket ^ choice as u32)?;
-        let (mut way, mut syns, mut unused, mut here) = (opaque(0), opaque(0), opaque(0), None);
-        while way < FLOW_WAYS as u64 {
-            // SAFETY: a bucket of the map, and the way is below their number; words are aligned.
-            let at = unsafe { record_at(bucket, way as usize) };
-            // SAFETY: as above.
-            let record = FlowWord(unsafe { word(&raw const (*at).word) });
-            let found = Found { at, word: record };
-            // SAFETY: as above.
-            let tail = FlowTail(unsafe { word(&raw const (*at).tail) });
-            if record.0 != 0 && (record.0 ^ key.high) >> FlowWord::FINGERPRINT == 0 && tail.low() == key.low {
-                return Some(found);
-            }
-            if record.0 == 0 || record.is_expired(now, lives) {
-                if here.is_none() {
-                    here = Some(found);
-                }
-            } else if record.state() == FlowState::Syn as u64 {
-                syns += 1;
-            }
-            if record.0 == 0 {
-                unused = opaque(1);
-            }
-            way = opaque(way + 1);
+        // Without branches, as above. Ways are counted from 1; of free ones the last is taken.
+        let (mut own, mut here, mut syns, mut unused) = (0, 0, 0, 0);
+        let mut way = 0;
+        while way < FLOW_WAYS {
+            // SAFETY: a bucket of the map, and the way is below their number.
+            let (record, differs) = unsafe { compare(bucket, way, key) };
+            let number = way as u64 + 1;
+            let never = is_zero(record.0);
+            let is_free = never | record.expired(now, lives);
+            own |= opaque(is_zero(differs) * number);
+            here = opaque(here * (1 - is_free) | number * is_free);
+            syns += opaque(is_zero(record.state() ^ FlowState::Syn as u64) & (1 - is_free));
+            unused |= opaque(never);
+            way += 1;
         }
-        if free.is_none() && (!syn_alone || syns < FLOW_SYN_WAYS) {
-            free = here;
+        let fits = here != 0 && (!syn_alone || syns < FLOW_SYN_WAYS);
+        if own != 0 || free.is_none() && fits {
+            let number = if own != 0 { own } else { here };
+            // SAFETY: the way is below their number, and words are aligned.
+            let at = unsafe { record_at(bucket, (opaque(number - 1) & 3) as usize) };
+            // SAFETY: as above.
+            free = Some(Found {
+                at,
+                word: FlowWord(unsafe { word(&raw const (*at).word) }),
+            });
         }
-        if unused != 0 {
+        if own != 0 || unused != 0 {
             return free;
         }
         choice = opaque(choice + 1);

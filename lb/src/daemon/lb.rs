@@ -367,8 +367,11 @@ impl Lb {
                 .context("nor can the slow path stay as it was")?;
             return Err(error);
         }
-        tables.take_records(&self.tables)?;
         self.slow.taken_over(&new.config, &tables.balancer);
+        // Those that the old program made while the tables were filled. What cannot be had any more is said, and not worth going back.
+        if let Err(error) = tables.take_records(&self.tables) {
+            tracing::error!("the last records of flows are lost: {}", report(&error));
+        }
         tables.go_on_from(&self.tables);
         capture::took_over(self.capture.as_mut(), rings, &self.tables, &tables, &self.attachments);
         self.tables = tables;

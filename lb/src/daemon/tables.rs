@@ -166,7 +166,8 @@ impl Tables {
     /// Takes over the records of flows that another program has made, where this one knows them by the same secret; once before it
     /// takes that one's place, and once after, for those that were made meanwhile.
     pub(super) fn take_records(&self, old: &Self) -> anyhow::Result<()> {
-        if self.planner.config().flow_secret == old.planner.config().flow_secret {
+        let same = self.planner.config().flow_secret == old.planner.config().flow_secret;
+        if same && old.planner.is_in_transit() {
             self.balancer.take_records(&old.balancer)?;
         }
         Ok(())
@@ -320,6 +321,7 @@ impl Tables {
                 name: backend.id.to_string(),
                 address: backend.address,
                 next_hop: self.next_hop(backend.id, view),
+                has_departed: backend.has_departed,
                 sets: sets.remove(backend.id).unwrap_or_default(),
                 packets: traffic.packets,
                 bytes: traffic.bytes,

@@ -152,18 +152,24 @@ impl FlowWord {
         self.0 >> Self::STATE & 0xf
     }
 
-    /// Ticks since the last packet. A packet that another CPU has seen a moment later counts as now; so does, wrongly, what is older
-    /// than 2^23 ticks (24 days): user space sweeps such records away.
+    /// Ticks since the last packet; below 0 for one that another CPU has seen a moment later, and, wrongly, for what is older than 2^23
+    /// ticks (24 days).
     #[inline(always)]
-    pub const fn age(self, now: u32) -> u32 {
-        let age = now.wrapping_sub(self.0 as u32) << (32 - Self::TICKS);
-        if (age as i32) < 0 { 0 } else { age >> (32 - Self::TICKS) }
+    pub const fn age(self, now: u32) -> i64 {
+        let age = (now as u64).wrapping_sub(self.0) << (64 - Self::TICKS);
+        age as i64 >> (64 - Self::TICKS)
     }
 
     /// Whether nothing has come for longer than `lives` gives a record of its state.
     #[inline(always)]
     pub const fn is_expired(self, now: u32, lives: FlowLives) -> bool {
-        self.age(now) > lives.of(self.state())
+        self.expired(now, lives) != 0
+    }
+
+    /// 1 if [`Self::is_expired`], else 0, without a branch.
+    #[inline(always)]
+    pub const fn expired(self, now: u32, lives: FlowLives) -> u64 {
+        (lives.of(self.state()) as i64 - self.age(now)) as u64 >> 63
     }
 }
 

@@ -33,6 +33,8 @@ pub struct BackendInfo<'a> {
     pub index: BackendIndex,
     /// Where it is.
     pub address: IpAddr,
+    /// It is in no set any more, and kept for the flows that may live there.
+    pub has_departed: bool,
     /// How it is reached.
     pub line: BackendLine,
 }
@@ -68,6 +70,7 @@ impl Planner {
             id,
             index: state.index,
             address: state.address,
+            has_departed: state.has_departed,
             line: self.image.line(u32::from(state.index.0)),
         })
     }

@@ -154,7 +154,15 @@ impl Index {
             let mut vip = Vip::new(Arc::clone(&set.set));
             vip.allowed_sources = parsed.sources.as_ref().map(|(networks, _)| Arc::clone(networks));
             vip.client_affinity = parsed.client_affinity;
-            vip.keeps_datagrams = keeps_datagrams(key.port);
+            // In the window after a change, datagrams go where flows lived before. A node that has left a Local Service has nobody
+            // to take them, and so has a family without endpoints.
+            let somebody = match &parsed.to {
+                To::All { unserved, .. } => unserved
+                    .iter()
+                    .all(|other| Family::from(*other) != Family::of(key.address)),
+                To::Some { .. } => false,
+            };
+            vip.keeps_datagrams = somebody && keeps_datagrams(key.port);
             Some(vip)
         };
         let served: BTreeMap<VipKey, Vip> = keys.iter().filter_map(|key| Some((*key, vip(key)?))).collect();
