@@ -136,10 +136,10 @@ pub fn find<T: FlowTable>(table: &T, key: FlowKey, now: u32, lives: FlowLives) -
     None
 }
 
-/// 1 for 0, and 0 for everything else, without a branch.
+/// 1 for 0, and 0 for everything else, without a branch; opaque, or the compiler knows what it is and makes one.
 #[inline(always)]
-const fn is_zero(value: u64) -> u64 {
-    !(value | value.wrapping_neg()) >> 63
+fn is_zero(value: u64) -> u64 {
+    opaque(!(value | opaque(value.wrapping_neg()))) >> 63
 }
 
 /// A way's word, and 0 if the record in it is the flow's own.

@@ -377,7 +377,7 @@ fn the_annotated_files_of_the_reference_are_right() {
         panic!("one annotated LB file")
     };
     let config = LbConfig::parse(lb).unwrap_or_else(|errors| panic!("{errors}"));
-    assert_eq!(config.desired.vips.len(), 3);
+    assert_eq!(config.desired.vips.len(), 4);
     // What it calls a default is one.
     let bare = LbConfig::parse("interfaces: [eth0]\nseed_file: /etc/vipline/seed\nvips: []").unwrap();
     assert_eq!((config.capacity, config.protection), (bare.capacity, bare.protection));

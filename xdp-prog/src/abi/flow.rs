@@ -8,6 +8,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::machine::opaque;
+
 /// Words of a slot of a wide table.
 pub const WIDE_WORDS: usize = 2;
 
@@ -162,14 +164,14 @@ impl FlowWord {
 
     /// Whether nothing has come for longer than `lives` gives a record of its state.
     #[inline(always)]
-    pub const fn is_expired(self, now: u32, lives: FlowLives) -> bool {
+    pub fn is_expired(self, now: u32, lives: FlowLives) -> bool {
         self.expired(now, lives) != 0
     }
 
     /// 1 if [`Self::is_expired`], else 0, without a branch.
     #[inline(always)]
-    pub const fn expired(self, now: u32, lives: FlowLives) -> u64 {
-        (lives.of(self.state()) as i64 - self.age(now)) as u64 >> 63
+    pub fn expired(self, now: u32, lives: FlowLives) -> u64 {
+        opaque((i64::from(lives.of(self.state())) - self.age(now)) as u64) >> 63
     }
 }
 
