@@ -127,7 +127,8 @@ fn a_backend_that_is_not_there_is_host_unreachable() -> Result<()> {
     if !require_root()? {
         return Ok(());
     }
-    let bed = bed("slow_path: { hold: { timeout_ms: 500 } }")?;
+    // Without transit, or datagrams go on to who was there before.
+    let bed = bed("slow_path: { hold: { timeout_ms: 500 } }\ntransit: { enabled: false }")?;
     let mut file = bed.file();
     *file.members("v4") = vec![("ghost".to_owned(), "10.40.0.222".parse::<IpAddr>()?, 100)];
     *file.members("v6") = vec![("ghost-v6".to_owned(), "fd00:40::222".parse::<IpAddr>()?, 100)];

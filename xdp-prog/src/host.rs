@@ -3,22 +3,24 @@
 //! Never counts into a live map: counters and token buckets are the machine's own, the buckets until it is dropped.
 
 use std::{
-    cell::{RefCell, UnsafeCell},
+    cell::{Cell, RefCell, UnsafeCell},
     collections::BTreeMap,
     net::IpAddr,
+    sync::atomic::AtomicU64,
 };
 
 use crate::{
     abi::{
-        BackendIndex, BackendLine, BucketV4, BucketV6, Config, KeyV4, KeyV6, LimitState, MAX_PORTS, Range,
-        SEGMENT_WORDS, Traffic, VipIndex, VipOptions,
+        BackendIndex, BackendLine, BucketV4, BucketV6, Config, FlowBucket, KeyV4, KeyV6, LimitState, MAX_PORTS, Range,
+        SEGMENT_WORDS, Traffic, VipIndex, VipMeta, VipOptions,
     },
     balance::{
         self,
         matching::{self, KIND_ADDRESS, KIND_VIP},
-        unusual,
+        transit, unusual,
     },
     decap,
+    flows::{FlowTable, Unrecorded},
     machine::{BalancerTables, Constants, Frame, MatchTables, Ranges, Tables, word},
     mss, ranges,
     verdict::Verdict,
@@ -48,6 +50,8 @@ pub struct View<'a> {
     pub ranges: &'a [Range],
     /// `SETTINGS`.
     pub settings: &'a [u64],
+    /// `FLOWS`: words, eight of them a bucket. Written where the host records.
+    pub flows: &'a [AtomicU64],
 }
 
 /// Where the packet logic finds its tables on the host: ordinary memory ([`View`]), or the live maps, mapped.
@@ -73,6 +77,12 @@ pub unsafe trait Memory {
     fn range(&self, index: u32) -> Option<*const Range>;
     /// Word of `SETTINGS`.
     fn setting(&self, index: u32) -> Option<*const u64>;
+    /// Bucket of `FLOWS`; writable, by atomic operations and the stores of [`crate::flows`].
+    fn flow_bucket(&self, index: u32) -> Option<*mut FlowBucket>;
+    /// Word of slot memory as [`BalancerTables::activity`] has it.
+    fn activity(&self, _segment: u32, _word: u32) -> Option<*mut u64> {
+        None
+    }
 }
 
 // SAFETY: elements of slices that are borrowed for longer than the host lives.
@@ -108,6 +118,14 @@ unsafe impl Memory for View<'_> {
     fn setting(&self, index: u32) -> Option<*const u64> {
         at(self.settings, index)
     }
+
+    fn flow_bucket(&self, index: u32) -> Option<*mut FlowBucket> {
+        const WORDS: usize = size_of::<FlowBucket>() / 8;
+        let first = (index as usize).checked_mul(WORDS)?;
+        let words = self.flows.get(first..first + WORDS)?;
+        // Atomics may be written through shared references; the pointer is that of the whole bucket.
+        Some(words.as_ptr().cast_mut().cast())
+    }
 }
 
 /// What became of a frame.
@@ -142,6 +160,8 @@ pub struct Host<M> {
     start: usize,
     ingress_ifindex: u32,
     jiffies: u64,
+    records: bool,
+    unrecorded: Cell<[u64; 2]>,
     traffic: UnsafeCell<Traffic>,
     /// Token buckets by VIP, of those that have been asked for; boxed, so that they stay where they are.
     limits: RefCell<BTreeMap<u32, Box<UnsafeCell<LimitState>>>>,
@@ -161,6 +181,8 @@ impl<M: Memory> Host<M> {
             start: 0,
             ingress_ifindex,
             jiffies: 1,
+            records: false,
+            unrecorded: Cell::default(),
             traffic: UnsafeCell::default(),
             limits: RefCell::default(),
             choice: None,
@@ -171,6 +193,16 @@ impl<M: Memory> Host<M> {
     /// Sets the clock, in jiffies.
     pub fn set_jiffies(&mut self, jiffies: u64) {
         self.jiffies = jiffies;
+    }
+
+    /// Has it record flows, and note where they go, as the program does; it only asks otherwise.
+    pub fn record_flows(&mut self, records: bool) {
+        self.records = records;
+    }
+
+    /// SYNs and datagrams that found no room in the flow table.
+    pub fn unrecorded(&self) -> [u64; 2] {
+        self.unrecorded.get()
     }
 
     /// Switches features off, or on again with 0: for packets that the program has admitted already, whose tokens are taken.
@@ -312,6 +344,26 @@ impl<M: Memory> Tables for Host<M> {
     }
 }
 
+impl<M: Memory> FlowTable for Host<M> {
+    fn flow_bucket(&self, index: u32) -> Option<*mut FlowBucket> {
+        self.memory.flow_bucket(index)
+    }
+
+    fn backend(&self, index: u32) -> Option<*const BackendLine> {
+        self.memory.backend(index)
+    }
+
+    fn unrecorded(&self, packet: Unrecorded) {
+        let mut counts = self.unrecorded.get();
+        counts[packet as usize] += 1;
+        self.unrecorded.set(counts);
+    }
+
+    fn is_passive(&self) -> bool {
+        !self.records
+    }
+}
+
 impl<M: Memory> BalancerTables for Host<M> {
     fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> u64 {
         match key {
@@ -331,8 +383,12 @@ impl<M: Memory> BalancerTables for Host<M> {
         self.memory.slot_word(segment, word)
     }
 
-    fn backend(&self, index: u32) -> Option<*const BackendLine> {
-        self.memory.backend(index)
+    fn activity(&self, segment: u32, word: u32) -> Option<*mut u64> {
+        self.records.then(|| self.memory.activity(segment, word)).flatten()
+    }
+
+    fn transit(&mut self, hash: u64, meta: VipMeta, l3: usize, inner: u8) -> u64 {
+        transit::run(self, hash, meta, l3, inner)
     }
 
     fn options(&self, vip: u32) -> Option<*const VipOptions> {

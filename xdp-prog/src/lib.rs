@@ -13,6 +13,7 @@
 //! | [`wire`] | offsets and constants of the headers read and written |
 //! | [`hash`], [`checksum`], [`ranges`], [`limit`] | the arithmetic |
 //! | [`mss`] | the MSS option of SYNs |
+//! | [`flows`] | the flow table: where flows live while their slot is in transit |
 //! | [`balance`] | the balancer: parse, match, slot, encapsulate |
 //! | [`decap`] | the worker node's side |
 
@@ -24,6 +25,7 @@ pub mod abi;
 pub mod balance;
 pub mod checksum;
 pub mod decap;
+pub mod flows;
 pub mod hash;
 #[cfg(not(target_arch = "bpf"))]
 pub mod host;

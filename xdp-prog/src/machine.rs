@@ -3,7 +3,8 @@
 //! Everything is inlined: in the kernel's build no call remains but the helpers named here.
 
 use crate::{
-    abi::{BackendLine, BucketV4, BucketV6, Config, KeyV4, KeyV6, LimitState, Range, Traffic, VipOptions},
+    abi::{BucketV4, BucketV6, Config, KeyV4, KeyV6, LimitState, Range, Traffic, VipMeta, VipOptions},
+    flows::FlowTable,
     verdict::Verdict,
 };
 
@@ -63,7 +64,7 @@ pub trait Tables: Constants {
 }
 
 /// What the balancer has beside.
-pub trait BalancerTables: Tables + MatchTables {
+pub trait BalancerTables: Tables + MatchTables + FlowTable {
     /// [`crate::balance::matching::overflow`], out of line in the kernel's build: only buckets that overflowed
     /// pay for the call.
     fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> u64;
@@ -71,8 +72,8 @@ pub trait BalancerTables: Tables + MatchTables {
     fn overflow_v6(&self, key: Option<KeyV6>, address: KeyV6) -> u64;
     /// Word of slot memory.
     fn slot_word(&self, segment: u32, word: u32) -> Option<*const u64>;
-    /// Backend line.
-    fn backend(&self, index: u32) -> Option<*const BackendLine>;
+    /// A word of slot memory that the packet path writes: [`crate::abi::Activity`]. `None` where it is not to be written.
+    fn activity(&self, segment: u32, word: u32) -> Option<*mut u64>;
     /// Options of a VIP.
     fn options(&self, vip: u32) -> Option<*const VipOptions>;
     /// This CPU's token buckets of a VIP.
@@ -91,6 +92,9 @@ pub trait BalancerTables: Tables + MatchTables {
     /// [`crate::balance::unusual::run`] for a packet that is not plain IP. Out of line in the kernel's build: only such packets pay
     /// for the call.
     fn unusual(&mut self) -> Verdict;
+    /// [`crate::balance::transit::run`]: the index of the backend. Out of line in the kernel's build: only VIPs in transit pay for the
+    /// call. `l3` is the offset of the IP header.
+    fn transit(&mut self, hash: u64, meta: VipMeta, l3: usize, inner: u8) -> u64;
     /// [`crate::mss::clamp_syn`], out of line in the kernel's build. `l3` is the offset of the IP header.
     fn clamp_mss(&mut self, l3: usize, most: u16);
     /// The worker side for an LB node that is a worker node too ([`crate::decap::run`]). Out of line in the kernel's build: only

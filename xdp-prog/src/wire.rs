@@ -82,12 +82,18 @@ pub const PORTS_LEN: usize = 4;
 pub const UDP_LEN: usize = 8;
 /// TCP header without options (RFC 9293, 3.1).
 pub const TCP_LEN: usize = 20;
+/// Offset of the sequence number.
+pub const TCP_SEQUENCE: usize = 4;
 /// Offset of the flags in a TCP header.
 pub const TCP_FLAGS: usize = 13;
 /// Offset of the data offset: the header's length in 32-bit words, in the upper four bits.
 pub const TCP_DATA_OFFSET: usize = 12;
 /// Offset of the checksum.
 pub const TCP_CHECKSUM: usize = 16;
+/// FIN.
+pub const TCP_FIN: u8 = 0x01;
+/// RST.
+pub const TCP_RST: u8 = 0x04;
 /// SYN.
 pub const TCP_SYN: u8 = 0x02;
 /// ACK.

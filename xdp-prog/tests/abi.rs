@@ -7,9 +7,10 @@ use std::{fmt::Write as _, mem::offset_of, path::PathBuf};
 
 use xdp_prog::{
     abi::{
-        self, ABI_VERSION, BackendLine, BucketV4, BucketV6, CaptureState, Config, EntryV6, KeyV4, KeyV6, LimitState,
-        LineMeta, OuterHeader, Range, SampleHeader, SetRef, SlowBudget, SlowState, TableUnit, Traffic, VipIndex,
-        VipMeta, VipOptions, feature, map, setting, socket_key,
+        self, ABI_VERSION, BackendLine, BucketV4, BucketV6, CaptureState, Config, EntryV6, FlowBucket, FlowCounts,
+        FlowLives, FlowRecord, FlowState, FlowTail, FlowWord, KeyV4, KeyV6, LimitState, LineMeta, OuterHeader, Range,
+        SampleHeader, SetRef, SlotWord, SlowBudget, SlowState, TableUnit, Traffic, VipIndex, VipMeta, VipOptions,
+        feature, map, setting, socket_key, tick_shift,
     },
     verdict::Verdict,
 };
@@ -140,8 +141,20 @@ fn rendered() -> String {
                 match_mask_v6,
                 source_mask_v4,
                 source_mask_v6,
+                flow_mask,
+                flow_secret,
+                tick_shift,
             }
         );
+    }
+    {
+        layout!(text, FlowRecord { word, tail });
+    }
+    {
+        layout!(text, FlowBucket { records });
+    }
+    {
+        layout!(text, FlowCounts { syns, datagrams });
     }
     words(&mut text);
     text.push_str("\nconstants\n");
@@ -164,6 +177,10 @@ fn rendered() -> String {
         abi::MAX_PORTS,
         abi::MAX_QUEUES,
         abi::MAX_VERDICTS,
+        abi::WIDE_WORDS,
+        abi::FLOW_WAYS,
+        abi::FLOW_SYN_WAYS,
+        abi::MAX_FLOW_BUCKETS,
         feature::LIMITS,
         feature::SOURCE_RANGES,
         feature::DENIED_SOURCES,
@@ -176,6 +193,7 @@ fn rendered() -> String {
         feature::CLAMP_MSS,
         feature::CAPTURE,
         feature::AFFINITY,
+        feature::TRANSIT,
         feature::ALL,
         setting::DENIED_SOURCES,
         setting::TUNNEL_SOURCES,
@@ -188,6 +206,7 @@ fn rendered() -> String {
         setting::CAPTURE_RATE,
         setting::CAPTURE_BURST,
         setting::CAPTURE_SNAPLEN,
+        setting::FLOW_LIVES,
         setting::COUNT,
     );
     text.push_str("\nmaps\n");
@@ -198,6 +217,8 @@ fn rendered() -> String {
         map::BACKENDS,
         map::VIP_OPTIONS,
         map::RANGES,
+        map::FLOWS,
+        map::FLOW_COUNTS,
         map::SETTINGS,
         map::COUNTERS,
         map::VIP_COUNTERS,
@@ -252,6 +273,38 @@ fn words(text: &mut String) {
     writeln!(text, "VipMeta OVERFLOW = {:#018x}", VipMeta::OVERFLOW).unwrap();
     writeln!(text, "VipMeta CLAMP_MSS = {:#018x}", VipMeta::CLAMP_MSS).unwrap();
     writeln!(text, "VipMeta CLIENT_AFFINITY = {:#018x}", VipMeta::CLIENT_AFFINITY).unwrap();
+    writeln!(text, "VipMeta TRANSIT = {:#018x}", VipMeta::TRANSIT).unwrap();
+    let slot = SlotWord::new(
+        0x1111,
+        0x2222,
+        0x3333,
+        SlotWord::TCP | SlotWord::UDP | SlotWord::LEARNING,
+    );
+    writeln!(
+        text,
+        "SlotWord 0x1111 0x2222 0x3333 TCP UDP LEARNING = {:#018x}",
+        slot.0
+    )
+    .unwrap();
+    for state in [
+        FlowState::Syn,
+        FlowState::Confirmed,
+        FlowState::Closing,
+        FlowState::Reset,
+        FlowState::Datagram,
+        FlowState::Swept,
+    ] {
+        let word = FlowWord::new(0xabcd_e000_0000_0000, 0x1234, state, 0x12_3456).0;
+        writeln!(text, "FlowWord 0xabcde 0x1234 {state:?} 0x123456 = {word:#018x}").unwrap();
+    }
+    writeln!(
+        text,
+        "FlowTail 0x1234 0x5678 = {:#018x}",
+        FlowTail::new(0x1234, 0x5678).0
+    )
+    .unwrap();
+    writeln!(text, "FlowLives 1 2 3 4 s = {:#018x}", FlowLives::new(4, 8, 12, 16).0).unwrap();
+    writeln!(text, "tick_shift 100 250 1000 = {:?}", [100, 250, 1000].map(tick_shift)).unwrap();
     writeln!(text, "socket_key 9 5 = {:#018x}", socket_key(9, 5)).unwrap();
     for (name, flag) in [
         ("RESOLVED", LineMeta::RESOLVED),
@@ -259,6 +312,7 @@ fn words(text: &mut String) {
         ("LOCAL", LineMeta::LOCAL),
         ("OWN_TAGS", LineMeta::OWN_TAGS),
         ("OUTER_TAG_8021AD", LineMeta::OUTER_TAG_8021AD),
+        ("ALIVE", LineMeta::ALIVE),
     ] {
         writeln!(
             text,

@@ -113,6 +113,7 @@ impl World {
             options: &self.options,
             ranges: &self.ranges,
             settings: &self.settings,
+            flows: &[],
         }
     }
 }

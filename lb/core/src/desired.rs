@@ -143,9 +143,20 @@ pub struct Vip {
     pub too_big: TooBig,
     /// Lower the MSS of SYNs to what fits the way to the backend. Only of TCP VIPs.
     pub clamp_mss: bool,
-    /// All flows of a client's address go to one backend, whatever their ports; VIPs with equal sets agree. Stateless: a client moves
-    /// with its slot when the set changes, and there is no timeout.
+    /// All flows of a client's address go to one backend, whatever their ports; VIPs with equal sets agree. A client's new
+    /// flows move with its slot when the set changes, and there is no timeout.
     pub client_affinity: bool,
+    /// UDP flows stay with their backend while it lives, as TCP connections always do. Off where a datagram is a question of its own:
+    /// DNS.
+    pub keeps_datagrams: bool,
+}
+
+/// Port at which a datagram is a question of its own, so that its flow is nothing to keep: DNS.
+const DNS_PORT: u16 = 53;
+
+/// [`Vip::keeps_datagrams`] of a port unless somebody says otherwise.
+pub const fn keeps_datagrams(port: u16) -> bool {
+    port != DNS_PORT
 }
 
 impl Vip {
@@ -158,6 +169,7 @@ impl Vip {
             too_big: TooBig::default(),
             clamp_mss: false,
             client_affinity: false,
+            keeps_datagrams: true,
         }
     }
 }

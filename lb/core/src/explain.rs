@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::PacketBuilder;
 use thiserror::Error;
-use xdp_prog::host::{Host, Outcome, View};
+use xdp_prog::host::{Host, Memory, Outcome};
 
 use crate::desired::Protocol;
 
@@ -52,14 +52,14 @@ pub fn first_frame(protocol: Protocol, source: SocketAddr, destination: SocketAd
 ///
 /// As [`first_frame`].
 pub fn explain(
-    view: View<'_>,
+    memory: impl Memory,
     ingress_ifindex: u32,
     protocol: Protocol,
     source: SocketAddr,
     destination: SocketAddr,
 ) -> Result<Outcome, ExplainError> {
     let frame = first_frame(protocol, source, destination)?;
-    Ok(Host::new(view, ingress_ifindex).balance(&frame))
+    Ok(Host::new(memory, ingress_ifindex).balance(&frame))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! | [`plan`] | the order of writes from one state of the maps to the next |
 //! | [`ranges`] | CIDR lists as the sorted, disjoint ranges that the program searches |
 //! | [`slots`] | who owns which part of slot memory |
+//! | [`transit`] | how a slot changes while old flows live |
 //! | [`slow`] | what becomes of the packets that the fast path leaves alone |
 
 #![forbid(unsafe_code)]
@@ -27,4 +28,5 @@ pub mod plan;
 pub mod ranges;
 pub mod slots;
 pub mod slow;
+pub mod transit;
 pub mod worker;

@@ -267,6 +267,7 @@ mod tests {
                 options: &[],
                 ranges: &map,
                 settings: &[],
+                flows: &[],
             };
             let host = Host::new(view, 1);
             let place = SetRef::new(offset, set.padded_log2());

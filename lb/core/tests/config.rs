@@ -25,7 +25,8 @@ fn lb(rest: &str) -> LbConfig {
 }
 
 /// What is on unless a file says otherwise.
-const DEFAULT_FEATURES: u64 = feature::DROP_MARTIANS | feature::DROP_SOURCE_IS_VIP | feature::SLOW_PATH;
+const DEFAULT_FEATURES: u64 =
+    feature::DROP_MARTIANS | feature::DROP_SOURCE_IS_VIP | feature::SLOW_PATH | feature::TRANSIT;
 
 fn node(rest: &str) -> NodeConfig {
     NodeConfig::parse(rest).unwrap_or_else(|errors| panic!("{errors}"))
@@ -157,7 +158,8 @@ vips:
 
 #[test]
 fn every_feature_comes_from_what_is_used() {
-    let off = "protection: {drop_martians: false, drop_source_is_vip: false}\nslow_path: {enabled: false}";
+    let off = "protection: {drop_martians: false, drop_source_is_vip: false}\nslow_path: {enabled: false}\n\
+               transit: {enabled: false}";
     let features = |rest: &str| lb(&format!("{off}\n{rest}")).features();
     assert_eq!(features(""), 0);
     assert_eq!(
@@ -170,7 +172,7 @@ fn every_feature_comes_from_what_is_used() {
     );
     assert_eq!(
         lb("protection: {drop_martians: false, denied_sources: [192.0.2.0/24]}").features(),
-        feature::DENIED_SOURCES | feature::DROP_SOURCE_IS_VIP | feature::SLOW_PATH
+        feature::DENIED_SOURCES | feature::DROP_SOURCE_IS_VIP | feature::SLOW_PATH | feature::TRANSIT
     );
     let two = format!("interfaces: [eth0, {{name: eth1, mode: generic}}]\nseed: {SEED}\nvips: []\n{off}");
     let two = LbConfig::parse(&two).unwrap();
@@ -376,7 +378,7 @@ fn the_annotated_files_of_the_reference_are_right() {
         panic!("one annotated LB file")
     };
     let config = LbConfig::parse(lb).unwrap_or_else(|errors| panic!("{errors}"));
-    assert_eq!(config.desired.vips.len(), 3);
+    assert_eq!(config.desired.vips.len(), 4);
     // What it calls a default is one.
     let bare = LbConfig::parse("interfaces: [eth0]\nseed_file: /etc/vipline/seed\nvips: []").unwrap();
     assert_eq!((config.capacity, config.protection), (bare.capacity, bare.protection));
@@ -433,7 +435,7 @@ fn every_key_is_in_the_reference() {
     let kinds = Kind::ALL.map(|kind| format!("{}: {x}", kind.name())).join(", ");
     let slow_path = format!("{{nobody: 1, limits: {{nobody: 1, {kinds}}}, fragments: {x}, hold: {x}}}");
     let lb = format!(
-        "{{nobody: 1, interfaces: [{x}], encap: {x}, protection: {x}, capacity: {x}, tunnel: {x}, l2: {x}, metrics: {x}, slow_path: {slow_path}, \
+        "{{nobody: 1, interfaces: [{x}], encap: {x}, protection: {x}, capacity: {x}, tunnel: {x}, l2: {x}, metrics: {x}, slow_path: {slow_path}, transit: {x}, \
          backend_sets: {{web: {x}}}, vips: [{{nobody: 1, limits: {x}, backends: [{x}]}}]}}"
     );
     let errors = [LbConfig::parse(&lb).unwrap_err(), NodeConfig::parse(x).unwrap_err()];
@@ -454,8 +456,8 @@ fn every_key_is_in_the_reference() {
         }
     }
     assert_eq!(
-        places, 25,
-        "places where keys stand: 24 in an LB node's file, one in a worker node's"
+        places, 26,
+        "places where keys stand: 25 in an LB node's file, one in a worker node's"
     );
 }
 

@@ -269,7 +269,9 @@ pub(super) fn backends(out: &mut dyn io::Write, views: &[BackendView]) -> io::Re
             view.name.clone(),
             view.address.to_string(),
             next_hop(&view.next_hop),
-            if shares.is_empty() {
+            if view.has_departed {
+                "older flows only".to_owned()
+            } else if shares.is_empty() {
                 "-".to_owned()
             } else {
                 shares.join("; ")

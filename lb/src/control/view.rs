@@ -290,6 +290,9 @@ pub struct BackendView {
     pub address: IpAddr,
     /// How it is reached.
     pub next_hop: NextHopKind,
+    /// It is in no set any more, and kept for the flows that may live there.
+    #[serde(default)]
+    pub has_departed: bool,
     /// The sets it is in.
     pub sets: Vec<SetView>,
     /// Packets forwarded.

@@ -203,6 +203,7 @@ fn own_part(local: &LbConfig) -> LbConfig {
         protection: local.protection,
         capacity: local.capacity,
         slow_path: local.slow_path.clone(),
+        transit: local.transit,
         l2: local.l2.clone(),
         metrics_listen: local.metrics_listen,
         control_socket: local.control_socket.clone(),

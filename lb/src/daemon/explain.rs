@@ -10,15 +10,14 @@ use crate::control::ExplainView;
 
 /// Where a flow's first packet would go, coming in by interface `ingress`.
 pub(super) fn explain(
-    tables: &mut Tables,
+    tables: &Tables,
     view: &NextHopView,
     ingress: u32,
     protocol: Protocol,
     source: SocketAddr,
     destination: SocketAddr,
 ) -> anyhow::Result<ExplainView> {
-    let config = *tables.planner.config();
-    let outcome = explain::explain(tables.balancer.view(&config)?, ingress, protocol, source, destination)?;
+    let outcome = explain::explain(tables.balancer.live(), ingress, protocol, source, destination)?;
     let choice = outcome.choice;
     let vip = choice
         .and_then(|choice| tables.planner.vip_at(choice.vip))

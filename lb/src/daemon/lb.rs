@@ -23,7 +23,10 @@ use lb_core::{
     slow::Event,
     worker::unclaimed_prefixes,
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Interval, MissedTickBehavior, interval, timeout},
+};
 
 use super::{
     attach::{attach_all, check_free, detach_all, give_up},
@@ -50,6 +53,9 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait for the next hops of backends that are new: those that cannot be reached must not keep the others waiting.
 const NEXT_HOP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often slots in transit are looked at, to end what is over.
+const AGING: Duration = Duration::from_secs(2);
 
 type View = watch::Receiver<NextHopView>;
 
@@ -78,6 +84,8 @@ struct Lb {
     /// When the file was applied and refused last.
     read: metrics::Read,
     metrics: Metrics,
+    /// When slots in transit are looked at.
+    aging: Interval,
 }
 
 /// Serves until it is told to stop.
@@ -137,6 +145,7 @@ async fn serve_from(
                 changed.context("next hops are no longer followed")?;
                 lb.follow(&mut view).await;
             }
+            _ = lb.aging.tick(), if lb.tables.planner.is_in_transit() => lb.age(&view),
             event = lb.slow.event() => lb.heed(event),
             question = listener.next() => match question {
                 Some(question) => lb.answer(question, &mut view).await,
@@ -187,6 +196,8 @@ impl Lb {
         let attachments = attach_all(&tables.balancer.program, &file.config.interfaces, &unclaimed).await?;
         tracing::info!(vips = desired.vips.len(), backends = desired.backends.len(), "serving");
         let now = Instant::now();
+        let mut aging = interval(AGING);
+        aging.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut lb = Self {
             source,
             file,
@@ -202,6 +213,7 @@ impl Lb {
             last_reload: (now, None),
             read: metrics::Read::applied(now),
             metrics,
+            aging,
         };
         lb.say_programmed();
         Ok(lb)
@@ -233,6 +245,27 @@ impl Lb {
         // Whatever came of it, the slow path learns of next hops and tries again what waits for them.
         let desired = desired(&self.file.config, &view);
         self.slow.publish(&self.file.config, &desired, &view.next_hops);
+    }
+
+    /// Ends the transit of slots of which nothing lives elsewhere any more, and forgets backends that had to be kept for them.
+    fn age(&mut self, view: &View) {
+        let view = view.borrow().clone();
+        let backends = self.tables.planner.backends().count();
+        match self.tables.reach(&desired(&self.file.config, &view), &view.next_hops) {
+            Ok(0) => {}
+            Ok(writes) => {
+                self.revision += 1;
+                tracing::debug!(writes, revision = self.revision, "slots left transit");
+                if !self.tables.planner.is_in_transit() {
+                    tracing::info!(revision = self.revision, "no slot is in transit any more");
+                }
+                capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
+            }
+            Err(error) => tracing::error!("slots in transit were not looked at: {}", report(&error)),
+        }
+        if self.tables.planner.backends().count() != backends {
+            self.driver.set_backends(self.tables.addresses());
+        }
     }
 
     /// Does what the slow path asks for.
@@ -292,12 +325,12 @@ impl Lb {
         if result.is_err() {
             // What was prepared for the new file goes back to what the old one says.
             self.driver.set_settings(settings(&self.file.config));
-            self.driver.set_backends(addresses(&self.file.config.desired));
+            self.driver.set_backends(self.tables.addresses());
             let hops = view.borrow().next_hops.clone();
             self.set_rules(&hops).await;
             return result;
         }
-        self.driver.set_backends(addresses(&new.config.desired));
+        self.driver.set_backends(self.tables.addresses());
         if let Source::Kube(kube) = &mut self.source {
             kube.take_local();
         }
@@ -311,7 +344,7 @@ impl Lb {
 
     async fn apply(&mut self, new: &LbFile, fresh: bool, view: &mut View) -> anyhow::Result<()> {
         // Old and new backends are followed until the change is done, so that slots move to what can be reached.
-        let mut both = addresses(&self.file.config.desired);
+        let mut both = self.tables.addresses();
         both.extend(addresses(&new.config.desired));
         self.driver.set_settings(settings(&new.config));
         self.driver.set_backends(both);
@@ -327,7 +360,9 @@ impl Lb {
         } else {
             let old = &self.file.config;
             self.slow.reconfigure(old, &new.config, &mut self.tables.balancer)?;
+            self.tables.set_transit(new.config.transit);
             if let Err(error) = self.tables.reach(&desired, &now.next_hops) {
+                self.tables.set_transit(old.transit);
                 self.slow
                     .reconfigure(&new.config, old, &mut self.tables.balancer)
                     .context("nor can the slow path be as it was")?;
@@ -348,6 +383,7 @@ impl Lb {
         tables.reach(desired, hops)?;
         let rings = capture::prepare(self.capture.as_ref(), &mut tables)?;
         let ready = self.slow.make_ready(old, &new.config, &mut tables.balancer);
+        let ready = ready.and_then(|()| tables.take_records(&self.tables));
         let taken = ready.and_then(|()| tables.take_over(&mut self.attachments, &self.tables));
         if let Err(error) = taken {
             self.slow
@@ -356,6 +392,10 @@ impl Lb {
             return Err(error);
         }
         self.slow.taken_over(&new.config, &tables.balancer);
+        // Those that the old program made while the tables were filled. What cannot be had any more is said, and not worth going back.
+        if let Err(error) = tables.take_records(&self.tables) {
+            tracing::error!("the last records of flows are lost: {}", report(&error));
+        }
         tables.go_on_from(&self.tables);
         capture::took_over(self.capture.as_mut(), rings, &self.tables, &tables, &self.attachments);
         self.tables = tables;

@@ -2,6 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,19 +12,20 @@ use std::{
 
 use anyhow::Context as _;
 use lb_core::{
+    config::TransitConfig,
     desired::{BackendId, Desired, NextHop, NextHops, VipKey},
     match_table,
     nexthop::NextHopView,
-    plan::{Plan, PlanError, Planner},
+    plan::{Moment, Plan, PlanError, Planner, Table},
 };
 use xdp_prog::{
-    abi::{ABI_VERSION, BackendIndex, Config, Traffic, VipIndex},
+    abi::{ABI_VERSION, Activity, BackendIndex, Config, Traffic, VipIndex, tick_shift},
     verdict::Verdict,
 };
 
 use crate::{
     control::{BackendView, NextHopKind, SetView, VipView},
-    datapath::{Attachment, Balancer, Readings, grace_period, jiffies_per_second},
+    datapath::{Attachment, Balancer, Jiffies, Readings, grace_period},
     metrics::{MAX_BACKEND_SERIES, MAX_VIP_SERIES, Meters, Place},
     source::file::LbFile,
 };
@@ -56,6 +59,11 @@ pub(super) struct Tables {
     changes: Arc<AtomicU64>,
     /// What the metrics were told last; good while `changes` is what it was.
     meters: Option<Arc<Meters>>,
+    /// What the program's ticks are to this process.
+    pub(super) jiffies: Jiffies,
+    transit: TransitConfig,
+    /// Datagrams that had found no room among the flow records when it was looked at last.
+    unrecorded: u64,
     /// A write failed half-way: the maps are in a safe state that the planner does not know.
     lost: bool,
 }
@@ -65,6 +73,10 @@ impl Tables {
     /// be no smaller than those of the program that it shall take over from: their size decides where flows go.
     pub(super) fn load(file: &LbFile, more: u64, before: Option<&Self>) -> anyhow::Result<Self> {
         let LbFile { config, seed } = file;
+        let jiffies = Jiffies::calibrate()?;
+        // Records go on where they have as much room as before.
+        let keeps = |before: &&Config| config.transit.enabled && before.flow_mask == config.transit.flow_mask();
+        let kept = before.map(|before| before.planner.config()).filter(keeps);
         let (match_mask_v4, match_mask_v6) = match_table::masks_for(config.capacity.vips);
         let (source_mask_v4, source_mask_v6) = config.encap.source_masks();
         let constants = Config {
@@ -76,13 +88,19 @@ impl Tables {
             match_mask_v6,
             source_mask_v4,
             source_mask_v6,
+            flow_mask: config.transit.flow_mask(),
+            flow_secret: kept.map_or_else(|| RandomState::new().build_hasher().finish(), |kept| kept.flow_secret),
+            tick_shift: u64::from(tick_shift(jiffies.hz())),
         };
-        let hz = jiffies_per_second()?;
         let mut balancer = Balancer::load(&constants, &config.capacity)?;
         let names: Vec<&str> = config.interfaces.iter().map(|interface| &*interface.name).collect();
         balancer.ports.add(&names)?;
-        let planner = Planner::new(&config.capacity, &constants, hz);
+        let planner = Planner::new(&config.capacity, &constants, jiffies.hz());
         let planner = match before {
+            Some(before) if kept.is_some() => {
+                let planner = planner.following(&before.planner);
+                planner.keeping_flows_of(&before.planner, &before.activity())
+            }
             Some(before) => planner.following(&before.planner),
             None => planner,
         };
@@ -93,6 +111,9 @@ impl Tables {
             carried: Carried::default(),
             changes: Arc::default(),
             meters: None,
+            jiffies,
+            transit: config.transit,
+            unrecorded: 0,
             lost: false,
         })
     }
@@ -123,8 +144,47 @@ impl Tables {
     /// know, and only a new program helps.
     pub(super) fn reach(&mut self, desired: &Desired, hops: &NextHops) -> anyhow::Result<usize> {
         self.check_known()?;
-        let plan = self.planner.plan(desired, hops)?;
+        let unrecorded = self.balancer.counters.flows.sum(0)?.datagrams;
+        let hz = self.jiffies.hz();
+        let activity = activity(&self.balancer, self.jiffies);
+        let moment = Moment {
+            now: self.jiffies.ticks(),
+            timeouts: self.transit.timeouts(hz),
+            lives: self.transit.lives(hz),
+            activity: &activity,
+            dead: &BTreeSet::new(),
+            window_too_short: unrecorded != self.unrecorded,
+        };
+        let plan = self.planner.plan_at(desired, hops, &moment)?;
+        drop(activity);
+        self.unrecorded = unrecorded;
         self.write(&plan)
+    }
+
+    /// Takes on timeouts.
+    pub(super) fn set_transit(&mut self, transit: TransitConfig) {
+        self.transit = transit;
+    }
+
+    /// Every backend that flows may go to, those included that nothing desired names any more.
+    pub(super) fn addresses(&self) -> BTreeMap<BackendId, IpAddr> {
+        let backends = self.planner.backends();
+        backends.map(|backend| (backend.id.clone(), backend.address)).collect()
+    }
+
+    /// What packets noted of slots in transit.
+    fn activity(&self) -> impl Fn(Table, usize) -> Activity {
+        activity(&self.balancer, self.jiffies)
+    }
+
+    /// Takes over the records of flows that another program has made, where this one knows them by the same secret; once before it
+    /// takes that one's place, and once after, for those that were made meanwhile.
+    pub(super) fn take_records(&self, old: &Self) -> anyhow::Result<()> {
+        let same = self.planner.config().flow_secret == old.planner.config().flow_secret;
+        if same && old.planner.is_in_transit() {
+            self.balancer.take_records(&old.balancer)?;
+        }
+        Ok(())
     }
 
     /// As [`Self::reach`] where nothing but next hops has changed, at a fraction of its cost.
@@ -316,6 +376,7 @@ impl Tables {
                 name: backend.id.to_string(),
                 address: backend.address,
                 next_hop: self.next_hop(backend.id, view),
+                has_departed: backend.has_departed,
                 sets: sets.remove(backend.id).unwrap_or_default(),
                 packets: traffic.packets,
                 bytes: traffic.bytes,
@@ -380,6 +441,19 @@ impl Tables {
             ready: backends.into_iter().filter(|id| reachable(id)).count(),
             tables: self.planner.tables(),
         }
+    }
+}
+
+/// Reads what packets noted. Where nothing can be read, they are taken to come: nothing ends early.
+fn activity(balancer: &Balancer, jiffies: Jiffies) -> impl Fn(Table, usize) -> Activity {
+    let now = jiffies.ticks();
+    move |table, slot| {
+        let (segment, word) = table.word(slot);
+        let noted = balancer
+            .slots
+            .segment(segment)
+            .and_then(|segment| segment.load(word + 1, 0));
+        noted.map_or(Activity::new(now, now), Activity)
     }
 }
 

@@ -89,6 +89,25 @@ impl Balancer {
         }
     }
 
+    /// Copies the flow records of another balancer that this one has none in the place of.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`] when this one has room for fewer.
+    pub fn take_records(&self, old: &Self) -> Result<(), DatapathError> {
+        for bucket in 0..old.flows.entries() {
+            for way in (0..old.flows.words()).step_by(2) {
+                let word = old.flows.load(bucket, way)?;
+                if word != 0 && self.flows.load(bucket, way)? == 0 {
+                    // The record counts from its first word on.
+                    self.flows.store(bucket, way + 1, old.flows.load(bucket, way + 1)?)?;
+                    self.flows.store(bucket, way, word)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Reads back a word as a plan names it: for those who compare the maps with the planner's image.
     ///
     /// # Errors

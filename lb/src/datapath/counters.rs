@@ -11,7 +11,7 @@ use std::{
 
 use aya::maps::{IterableMap as _, MapData, PerCpuArray};
 use xdp_prog::{
-    abi::{CaptureState, LimitState, SlowState, Traffic},
+    abi::{CaptureState, FlowCounts, LimitState, SlowState, Traffic},
     verdict::Verdict,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -44,6 +44,13 @@ impl Sum for SlowState {
     /// Of what each CPU has for itself, only the sheds have a sum.
     fn add(&mut self, other: Self) {
         self.shed = self.shed.wrapping_add(other.shed);
+    }
+}
+
+impl Sum for FlowCounts {
+    fn add(&mut self, other: Self) {
+        self.syns = self.syns.wrapping_add(other.syns);
+        self.datagrams = self.datagrams.wrapping_add(other.datagrams);
     }
 }
 
@@ -251,6 +258,8 @@ pub struct Counters {
     pub limits: PerCpu<LimitState>,
     /// Token buckets and sheds of the slow path, by verdict.
     pub slow: PerCpu<SlowState>,
+    /// Flows that found no room in the flow table; one entry.
+    pub flows: PerCpu<FlowCounts>,
     /// What the slow path sent to backends.
     pub passed: Arc<Passed>,
     /// The capture's token bucket, and samples that its rings had no room for; one entry.

@@ -1,12 +1,12 @@
 //! The live maps for those who run the packet logic in user space: the slow path's workers.
 //!
-//! Never writes, and never sees more than a packet does: words, one by one, as they are now. What a plan of map writes says of
+//! Never writes but flow records and the activity of slots, as packets do, and never sees more than a packet does: words, one by one, as they are now. What a plan of map writes says of
 //! packets holds for these readers as well, so they have to be waited for where packets are ([`Balancer::on_grace`]).
 
 use std::{fmt, sync::Arc};
 
 use xdp_prog::{
-    abi::{BackendLine, BucketV4, BucketV6, Config, Range, VipOptions},
+    abi::{BackendLine, BucketV4, BucketV6, Config, FlowBucket, Range, VipOptions},
     host::Memory,
 };
 
@@ -28,6 +28,7 @@ pub(crate) struct Tables {
     pub(crate) options: Reader<VipOptions>,
     pub(crate) ranges: Reader<Range>,
     pub(crate) settings: Reader<u64>,
+    pub(crate) flows: Reader<FlowBucket>,
     pub(crate) passed: Arc<Passed>,
 }
 
@@ -54,8 +55,8 @@ impl fmt::Debug for LiveTables {
     }
 }
 
-// SAFETY: all pointers lead into mappings and a configuration that this handle keeps alive, page-aligned mappings of whole values;
-// they are written by aligned 8-byte stores alone.
+// SAFETY: all pointers lead into mappings and a configuration that this handle keeps alive, page-aligned, writable mappings of whole
+// values; they are written by aligned 8-byte stores alone, flow records and activity as the packet path has it.
 unsafe impl Memory for LiveTables {
     fn config(&self) -> *const Config {
         &raw const self.0.config
@@ -87,6 +88,14 @@ unsafe impl Memory for LiveTables {
 
     fn setting(&self, index: u32) -> Option<*const u64> {
         self.0.settings.entry(index)
+    }
+
+    fn flow_bucket(&self, index: u32) -> Option<*mut FlowBucket> {
+        self.0.flows.entry(index).map(<*const FlowBucket>::cast_mut)
+    }
+
+    fn activity(&self, segment: u32, word: u32) -> Option<*mut u64> {
+        self.slot_word(segment, word).map(<*const u64>::cast_mut)
     }
 }
 

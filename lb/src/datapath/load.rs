@@ -13,12 +13,9 @@ use aya::{
     maps::{Map, MapData, MapError, perf::PerfEventArray},
 };
 use lb_core::config::Capacity;
-use xdp_prog::{
-    abi::{
-        self, BackendLine, BucketV4, BucketV6, Config, MAX_BACKENDS, MAX_QUEUES, MAX_RANGES, MAX_VERDICTS, MAX_VIPS,
-        Range, SlowBudget, VipOptions, feature, map,
-    },
-    host::View,
+use xdp_prog::abi::{
+    BackendLine, BucketV4, BucketV6, Config, FlowBucket, MAX_BACKENDS, MAX_BUCKETS, MAX_FLOW_BUCKETS, MAX_QUEUES,
+    MAX_RANGES, MAX_VERDICTS, MAX_VIPS, Range, SlowBudget, VipOptions, feature, map,
 };
 
 use super::{
@@ -49,6 +46,8 @@ pub struct Balancer {
     pub ranges: Mapped,
     /// Words that concern the whole node.
     pub settings: Mapped,
+    /// Flow records, [`FlowBucket`]: the program writes them too.
+    pub flows: Mapped,
     /// What was counted.
     pub counters: Counters,
     /// Interfaces to redirect to.
@@ -80,8 +79,8 @@ impl Balancer {
         let vips = capacity.vips.clamp(1, MAX_VIPS as u32);
         let lines = capacity.backend_lines().min(MAX_BACKENDS as u32);
         let entries = [
-            (map::VIPS_V4, buckets(config.match_mask_v4)),
-            (map::VIPS_V6, buckets(config.match_mask_v6)),
+            (map::VIPS_V4, buckets(config.match_mask_v4, MAX_BUCKETS)),
+            (map::VIPS_V6, buckets(config.match_mask_v6, MAX_BUCKETS)),
             (map::BACKENDS, lines),
             (map::VIP_OPTIONS, on(feature::LIMITS | feature::SOURCE_RANGES, vips)),
             (map::RANGES, range_entries(capacity.ranges)),
@@ -89,6 +88,10 @@ impl Balancer {
             (map::VIP_COUNTERS, vips),
             (map::BACKEND_COUNTERS, lines),
             (map::LIMITS, on(feature::LIMITS, vips)),
+            (
+                map::FLOWS,
+                on(feature::TRANSIT, buckets(config.flow_mask, MAX_FLOW_BUCKETS)),
+            ),
             (map::XSK_INDEX, on(feature::SLOW_PATH, MAX_QUEUES as u32)),
             (map::XSKS, on(feature::SLOW_PATH, MAX_QUEUES as u32)),
         ];
@@ -100,6 +103,7 @@ impl Balancer {
         let vip_options = maps.mapped::<VipOptions>(map::VIP_OPTIONS)?;
         let ranges = maps.mapped::<Range>(map::RANGES)?;
         let settings = maps.mapped::<u64>(map::SETTINGS)?;
+        let flows = maps.mapped::<FlowBucket>(map::FLOWS)?;
         let passed = Arc::new(Passed::new(vips, lines));
         let live = LiveTables::new(live::Tables {
             config: *config,
@@ -110,6 +114,7 @@ impl Balancer {
             options: vip_options.reader()?,
             ranges: ranges.reader()?,
             settings: settings.reader()?,
+            flows: flows.reader()?,
             passed: Arc::clone(&passed),
         });
         Ok(Self {
@@ -121,6 +126,7 @@ impl Balancer {
             vip_options,
             ranges,
             settings,
+            flows,
             counters: Counters {
                 verdicts: maps.verdicts()?,
                 vips: PerCpu::new(map::VIP_COUNTERS, maps.take(map::VIP_COUNTERS)?)?,
@@ -128,6 +134,7 @@ impl Balancer {
                 limits: PerCpu::new(map::LIMITS, maps.take(map::LIMITS)?)?,
                 slow: PerCpu::new(map::SLOW_STATES, maps.take(map::SLOW_STATES)?)?,
                 passed,
+                flows: PerCpu::new(map::FLOW_COUNTS, maps.take(map::FLOW_COUNTS)?)?,
                 capture: PerCpu::new(map::CAPTURES, maps.take(map::CAPTURES)?)?,
             },
             ports: Ports::new(maps.take(map::PORTS)?),
@@ -139,27 +146,6 @@ impl Balancer {
             samples: maps.take(map::SAMPLES)?,
             on_grace: None,
             program: Program::load(LB, "vipline_lb", maps.ebpf)?,
-        })
-    }
-}
-
-impl Balancer {
-    /// The live maps as the packet logic sees them on the host: what `explain` runs it on. `config` is what the program was loaded
-    /// with.
-    ///
-    /// # Errors
-    ///
-    /// Never: the maps were made for these types.
-    pub fn view<'a>(&'a mut self, config: &'a Config) -> Result<View<'a>, DatapathError> {
-        Ok(View {
-            config,
-            vips_v4: self.vips_v4.entries_as()?,
-            vips_v6: self.vips_v6.entries_as()?,
-            segments: self.slots.words()?,
-            backends: self.backends.entries_as()?,
-            options: self.vip_options.entries_as()?,
-            ranges: self.ranges.entries_as()?,
-            settings: self.settings.entries_as()?,
         })
     }
 }
@@ -197,11 +183,11 @@ impl Decapsulator {
     }
 }
 
-/// Buckets of a match table from its mask, which the configuration made from a power of two.
-fn buckets(mask: u64) -> u32 {
+/// Buckets of a match table or the flow table from its mask, which the configuration made from a power of two.
+fn buckets(mask: u64, most: usize) -> u32 {
     u32::try_from(mask.saturating_add(1))
         .unwrap_or(u32::MAX)
-        .min(abi::MAX_BUCKETS as u32)
+        .min(most as u32)
 }
 
 fn range_entries(ranges: u32) -> u32 {

@@ -197,25 +197,6 @@ impl Mapped {
         })
     }
 
-    /// All entries, for the packet logic on the host. Takes the map for itself: nothing is stored while somebody looks.
-    ///
-    /// # Errors
-    ///
-    /// [`DatapathError::OutOfBounds`] when `T` has another size than an entry.
-    pub fn entries_as<T: FromBytes + Immutable>(&mut self) -> Result<&[T], DatapathError> {
-        if size_of::<T>() != self.words as usize * WORD {
-            return Err(self.out_of_bounds(0, u32::try_from(size_of::<T>() / WORD).unwrap_or(u32::MAX)));
-        }
-        // SAFETY: the mapping is `entries * words` words long, page-aligned and lives as long as `self`; any bytes make a `T`.
-        // Programs and readers only read these maps, and our own stores need the borrow that this one excludes.
-        Ok(unsafe {
-            std::slice::from_raw_parts(
-                self.memory.start.as_ptr().cast_const().cast::<T>(),
-                self.entries as usize,
-            )
-        })
-    }
-
     /// Writes consecutive words from the first of entry `index` on, as [`Mapped::fill_from`] does.
     ///
     /// # Errors

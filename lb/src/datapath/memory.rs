@@ -48,6 +48,7 @@ impl Balancer {
             (map::VIP_OPTIONS, self.vip_options.data()),
             (map::RANGES, self.ranges.data()),
             (map::SETTINGS, self.settings.data()),
+            (map::FLOWS, self.flows.data()),
             (map::COUNTERS, self.counters.verdicts.0.data()),
             (map::VIP_COUNTERS, self.counters.vips.data()),
             (map::BACKEND_COUNTERS, self.counters.backends.data()),

@@ -17,7 +17,7 @@
 //! | `passed` | what the slow path sent to backends |
 //! | `counters`, `memory`, `ports` | per-CPU [`Counters`], summed; what maps cost; the [`Ports`] to redirect to |
 //! | `readings` | [`Readings`]: counters for another thread |
-//! | `probe`, `clock` | [`TestRun`]: one frame through the program; how long a jiffy is |
+//! | `probe`, `clock` | [`TestRun`]: one frame through the program; how long a [`Jiffies`] is, and how many there have been |
 //! | `error`, `advice`, `verifier_log` | [`DatapathError`]: what failed, and what to do |
 //!
 //! **Invariant: nothing is left behind, however the process ends.** Programs hang on link descriptors and maps on
@@ -52,7 +52,7 @@ mod verifier_log;
 pub use advice::{Advice, Capability, Feature};
 pub use apply::Applied;
 pub use attach::{Attachment, Mode};
-pub use clock::jiffies_per_second;
+pub use clock::{Jiffies, jiffies_per_second};
 pub use counters::{Counters, PerCpu, Sum, VerdictCounters};
 pub use error::DatapathError;
 pub use grace::grace_period;

@@ -92,15 +92,6 @@ impl SlotMemory {
         Arc::clone(&self.readers)
     }
 
-    /// The words of every segment, for the packet logic on the host.
-    ///
-    /// # Errors
-    ///
-    /// Never: a segment's entry is a word.
-    pub fn words(&mut self) -> Result<Vec<&[u64]>, DatapathError> {
-        self.segments.iter_mut().map(Mapped::entries_as).collect()
-    }
-
     /// Writes one word of slot memory; `word` counts through all segments.
     ///
     /// # Errors

@@ -16,6 +16,7 @@
 //! | [`neighbours`] | ARP and neighbour discovery for VIP addresses, more VLAN tags than two |
 //! | [`mss`] | MSS clamping |
 //! | [`affinity`] | client affinity |
+//! | [`transit`] | slots in transit, and the records of flows |
 //! | [`capture`] | samples of packets |
 //! | [`features`] | every feature alone, and all but each one |
 //! | [`worker`] | decapsulation, on a worker node and on an LB node |
@@ -39,6 +40,7 @@ mod policy;
 mod roundtrip;
 mod slow_path;
 mod sources;
+mod transit;
 mod tunnel_rules;
 mod untouched;
 mod verdicts;

@@ -74,6 +74,11 @@ impl Way {
         self.line_with(LineMeta::RESOLVED, 0, [0, 0])
     }
 
+    /// As [`Way::line`], of a backend at which flows may live.
+    pub(crate) fn alive_line(&self) -> BackendLine {
+        self.line_with(LineMeta::RESOLVED | LineMeta::ALIVE, 0, [0, 0])
+    }
+
     /// A line that sends with tags of its own.
     pub(crate) fn tagged_line(&self, tags: &[Tag]) -> BackendLine {
         let mut flags = LineMeta::RESOLVED | LineMeta::OWN_TAGS;

@@ -2,12 +2,17 @@
 //!
 //! Never uses lb-core: where a test finds two planners agreeing, it should not be one planner twice.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use xdp_prog::{
     abi::{
         BackendLine, BucketV4, BucketV6, Config, EntryV6, KeyV4, KeyV6, MIN_TABLE_SLOTS, Range, SEGMENT_WORDS,
-        SLOTS_PER_WORD, SetRef, TableUnit, UNIT_SLOTS, VipIndex, VipMeta, VipOptions, number, setting,
+        SLOTS_PER_WORD, SetRef, SlotWord, TableUnit, UNIT_SLOTS, VipIndex, VipMeta, VipOptions, WIDE_WORDS, number,
+        setting,
     },
     host::View,
 };
@@ -16,6 +21,8 @@ use xdp_prog::{
 pub(crate) const BUCKETS: usize = 8192;
 /// Entries of `BACKENDS`.
 pub(crate) const BACKENDS: usize = 64;
+/// Buckets of `FLOWS`.
+pub(crate) const FLOW_BUCKETS: usize = 1024;
 /// VIPs there is room for.
 pub(crate) const VIPS: usize = 64;
 /// Ranges there is room for.
@@ -32,6 +39,8 @@ pub(crate) struct Tables {
     pub(crate) options: Vec<VipOptions>,
     pub(crate) ranges: Vec<Range>,
     pub(crate) settings: Vec<u64>,
+    /// Words of flow records; the host build's own.
+    pub(crate) flows: Arc<[AtomicU64]>,
     /// Names of the interfaces in `PORTS`, from position 0 on.
     pub(crate) ports: Vec<&'static str>,
     next_backend: u16,
@@ -56,6 +65,8 @@ impl Tables {
                 match_salt: 0x5eed_0000_5a17,
                 match_mask_v4: BUCKETS as u64 - 1,
                 match_mask_v6: BUCKETS as u64 - 1,
+                flow_mask: FLOW_BUCKETS as u64 - 1,
+                flow_secret: 0x0f10_0f10_0f10_0f10,
                 ..Config::EMPTY
             },
             vips_v4: vec![BucketV4::default(); BUCKETS],
@@ -65,6 +76,7 @@ impl Tables {
             options: vec![VipOptions::default(); VIPS],
             ranges: vec![Range::PADDING; RANGES],
             settings: vec![0; setting::COUNT as usize],
+            flows: (0..8 * FLOW_BUCKETS).map(|_| AtomicU64::new(0)).collect(),
             ports: Vec::new(),
             next_backend: 1,
             next_vip: 1,
@@ -85,6 +97,7 @@ impl Tables {
             options: &self.options,
             ranges: &self.ranges,
             settings: &self.settings,
+            flows: &self.flows,
         }
     }
 
@@ -106,6 +119,25 @@ impl Tables {
             self.slots[at / SLOTS_PER_WORD] |= backend << (at % SLOTS_PER_WORD * 16);
         }
         TableUnit(unit)
+    }
+
+    /// A new wide table of the smallest size, all of whose slots say the same.
+    pub(crate) fn wide_table(&mut self, slot: SlotWord) -> TableUnit {
+        let width = WIDE_WORDS * SLOTS_PER_WORD;
+        // Aligned to its own size, as the planner's are.
+        let unit = (self.next_unit as usize).next_multiple_of(width);
+        self.next_unit = (unit + width) as u32;
+        let unit = TableUnit(unit as u32);
+        self.set_wide(unit, slot);
+        unit
+    }
+
+    /// Lets all slots of a wide table say something else.
+    pub(crate) fn set_wide(&mut self, unit: TableUnit, slot: SlotWord) {
+        let first = unit.place().1 as usize;
+        for at in 0..MIN_TABLE_SLOTS {
+            self.slots[first + at * WIDE_WORDS] = slot.0;
+        }
     }
 
     /// A new VIP with a table of its own; returns its index. Also makes the address entry.

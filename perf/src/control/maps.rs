@@ -150,6 +150,7 @@ mod tests {
             slots: 256,
             own: true,
             crossed: false,
+            replaced: 0,
             features: 0,
         };
         let balancer = shape.load().unwrap();

@@ -120,6 +120,7 @@ const BASE: Shape = Shape {
     slots: 8_192,
     own: false,
     crossed: false,
+    replaced: 0,
     features: DEFAULT_FEATURES,
 };
 const BASE_V6: Shape = Shape { kinds: V6, ..BASE };
@@ -135,6 +136,7 @@ const V4_UDP: &[u64] = &[kind::UDP];
 const V6_UDP: &[u64] = &[kind::V6 | kind::UDP];
 const V4_GOAL: f64 = 25.0;
 const V6_GOAL: f64 = 32.0;
+const TRANSIT_GOAL: f64 = 110.0;
 const KINDS: [(&[u64], &str, f64); 4] = [
     (V4, "IPv4 TCP", V4_GOAL),
     (V4_UDP, "IPv4 UDP", V4_GOAL),
@@ -148,6 +150,7 @@ pub(crate) fn all() -> Vec<Row> {
         not_for_a_vip(),
         established(),
         new_flows(),
+        in_transit(),
         encapsulations(),
         large_table(),
         many_vips(),
@@ -204,6 +207,34 @@ fn new_flows() -> Vec<Row> {
         row("IPv4 TCP SYNs", BASE, V4_GOAL).quick(),
         row("IPv6 TCP SYNs", BASE_V6, V6_GOAL),
     ]
+}
+
+fn in_transit() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (kinds, name, _) in KINDS {
+        for replaced in [5, 100] {
+            let shape = Shape {
+                kinds,
+                replaced,
+                ..BASE
+            };
+            let name = format!("{name}, {replaced} % of slots");
+            rows.push(Row::new("slots in transit", &name, shape, Flows::Random(MILLION)).goal(TRANSIT_GOAL));
+        }
+    }
+    let all = Shape { replaced: 100, ..BASE };
+    let mut syns = Row::new("slots in transit", "IPv4 TCP SYNs, 100 % of slots", all, Flows::New);
+    syns.traffic.tcp_flags = SYN;
+    rows.push(syns);
+    let mut again = Row::new(
+        "slots in transit",
+        "IPv4 TCP SYNs again, 100 % of slots",
+        all,
+        Flows::Random(MILLION),
+    );
+    again.traffic.tcp_flags = SYN;
+    rows.push(again);
+    rows
 }
 
 fn encapsulations() -> Vec<Row> {
@@ -316,7 +347,11 @@ fn features() -> Vec<Row> {
     let with = |name, feature| one(name, DEFAULT_FEATURES | feature);
     vec![
         one("all off", 0),
-        one("martians, source-is-VIP, slow path (default)", DEFAULT_FEATURES),
+        one(
+            "martians, source-is-VIP, slow path, transit (default)",
+            DEFAULT_FEATURES,
+        ),
+        one("the same without transit", DEFAULT_FEATURES & !feature::TRANSIT),
         one("the same without the slow path", DEFAULT_FEATURES & !feature::SLOW_PATH),
         with("limits", feature::LIMITS),
         with("source ranges (258)", feature::SOURCE_RANGES),

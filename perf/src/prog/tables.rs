@@ -11,16 +11,17 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use ipnet::{IpNet, Ipv4Net};
-use lb::datapath::{Balancer, Capacity, jiffies_per_second};
+use lb::datapath::{Balancer, Capacity, Jiffies};
 use lb_core::{
+    config::TransitConfig,
     desired::{
         Backend, BackendId, BackendSet, Desired, Limits, Member, NextHop, NextHops, Protocol, Rate, Tunnel, Via, Vip,
         VipKey,
     },
     match_table,
-    plan::Planner,
+    plan::{Moment, Planner},
 };
-use xdp_prog::abi::{Config, MAX_SEGMENTS, feature};
+use xdp_prog::abi::{Config, MAX_SEGMENTS, feature, tick_shift};
 
 use super::wrapper::kind;
 
@@ -29,7 +30,8 @@ pub(crate) const VIP_V4: u32 = u32::from_be_bytes([198, 18, 0, 0]);
 /// Upper half of the VIPs of IPv6: RFC 5180's benchmarking network.
 pub(crate) const VIP_V6: u64 = 0x2001_0002_0000_0000;
 /// What `vipline run` turns on without being asked.
-pub(crate) const DEFAULT_FEATURES: u64 = feature::DROP_MARTIANS | feature::DROP_SOURCE_IS_VIP | feature::SLOW_PATH;
+pub(crate) const DEFAULT_FEATURES: u64 =
+    feature::DROP_MARTIANS | feature::DROP_SOURCE_IS_VIP | feature::SLOW_PATH | feature::TRANSIT;
 /// All four kinds of packets.
 pub(crate) const ALL_KINDS: &[u64] = &[0, kind::UDP, kind::V6, kind::V6 | kind::UDP];
 
@@ -55,6 +57,8 @@ pub(crate) struct Shape {
     pub(crate) own: bool,
     /// Backends of the VIPs of a family have addresses of the other one: 4in6 and 6in4.
     pub(crate) crossed: bool,
+    /// Backends of each VIP that have just been replaced, in percent: so many of the slots are in transit.
+    pub(crate) replaced: u32,
     /// Bits of [`feature`].
     pub(crate) features: u64,
 }
@@ -72,8 +76,15 @@ impl Shape {
 
     /// Loads the balancer and fills its tables.
     pub(crate) fn load(&self) -> Result<Balancer> {
-        let desired = self.desired();
-        let capacity = self.capacity(desired.backends.len() as u32);
+        let desired = self.desired(0);
+        let replaced = self.backends * self.replaced / 100;
+        let backends = desired.backends.len() as u32;
+        let capacity = self.capacity(if replaced == 0 { backends } else { 2 * backends });
+        let jiffies = Jiffies::calibrate()?;
+        let transit = TransitConfig {
+            enabled: self.features & feature::TRANSIT != 0,
+            ..TransitConfig::default()
+        };
         let (match_mask_v4, match_mask_v6) = match_table::masks_for(capacity.vips);
         let config = Config {
             features: self.features,
@@ -87,13 +98,31 @@ impl Shape {
             match_mask_v6,
             source_mask_v4: u64::from(0xfff_u32.to_be()),
             source_mask_v6: 0xffff_ffff_u64.to_be(),
+            flow_mask: transit.flow_mask(),
+            tick_shift: tick_shift(jiffies.hz()).into(),
             ..Config::EMPTY
         };
         let mut balancer = Balancer::load(&config, &capacity)?;
-        let plan = Planner::new(&capacity, &config, jiffies_per_second()?)
-            .plan(&desired, &hops(&desired)?)
+        let mut planner = Planner::new(&capacity, &config, jiffies.hz());
+        let moment = Moment {
+            now: jiffies.ticks(),
+            timeouts: transit.timeouts(jiffies.hz()),
+            lives: transit.lives(jiffies.hz()),
+            ..Moment::STILL
+        };
+        let mut known = hops(&desired)?;
+        let plan = planner
+            .plan_at(&desired, &known, &moment)
             .context("the tables do not fit")?;
         balancer.apply(&plan.writes)?;
+        if replaced > 0 {
+            let desired = self.desired(replaced);
+            known.extend(hops(&desired)?);
+            let plan = planner
+                .plan_at(&desired, &known, &moment)
+                .context("the tables do not fit")?;
+            balancer.apply(&plan.writes)?;
+        }
         Ok(balancer)
     }
 
@@ -109,7 +138,8 @@ impl Shape {
         }
     }
 
-    fn desired(&self) -> Desired {
+    /// `replaced` of each set's backends have made room for others.
+    fn desired(&self, replaced: u32) -> Desired {
         let on = |feature: u64| self.features & feature != 0;
         let mut desired = Desired::default();
         let plenty = Some(Rate {
@@ -135,7 +165,7 @@ impl Shape {
             for &kind in self.kinds {
                 let v6 = kind & kind::V6 != 0;
                 if self.own || sets[usize::from(v6)].is_none() {
-                    sets[usize::from(v6)] = Some(self.set(&mut desired, if self.own { vip } else { 0 }, v6));
+                    sets[usize::from(v6)] = Some(self.set(&mut desired, if self.own { vip } else { 0 }, v6, replaced));
                 }
                 let Some(set) = sets[usize::from(v6)].clone() else {
                     continue;
@@ -177,8 +207,9 @@ impl Shape {
     }
 
     /// The set that begins at backend `first`; its backends are there afterwards.
-    fn set(&self, desired: &mut Desired, first: u32, v6: bool) -> Arc<BackendSet> {
+    fn set(&self, desired: &mut Desired, first: u32, v6: bool, replaced: u32) -> Arc<BackendSet> {
         let outer_v6 = v6 != self.crossed;
+        let first = first + replaced;
         let members = (first..first + self.backends).map(|number| {
             let id = BackendId(format!("node-{number:06}-{}", if outer_v6 { "v6" } else { "v4" }).into());
             let address: IpAddr = if outer_v6 {

@@ -38,12 +38,14 @@ impl LineMeta {
     pub const LOCAL: u64 = 1 << 2;
     /// Send with the line's VLAN tags; without it, with the tags the packet came with.
     pub const OWN_TAGS: u64 = 1 << 3;
+    /// Flows may live there: known and not dead. Whether packets reach it now is another matter.
+    pub const ALIVE: u64 = 1 << 7;
     /// The outer of two VLAN tags is 802.1ad (0x88a8), else 802.1Q (0x8100).
     pub const OUTER_TAG_8021AD: u64 = 1 << 6;
 
     /// Builds the word. `tags` is the number of VLAN tags to send with under [`Self::OWN_TAGS`], 0 to 2.
     pub const fn new(flags: u64, tags: u8, port: u8, mtu: u16, ifindex: u32) -> Self {
-        Self(flags & 0x4f | (tags as u64 & 3) << 4 | (port as u64) << 8 | (mtu as u64) << 16 | (ifindex as u64) << 32)
+        Self(flags & 0xcf | (tags as u64 & 3) << 4 | (port as u64) << 8 | (mtu as u64) << 16 | (ifindex as u64) << 32)
     }
 
     /// Whether a flag is set.

@@ -26,4 +26,15 @@ pub struct LimitState {
     pub syn_jiffy: u64,
 }
 
+/// Flows that found no room in the flow table, on one CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FlowCounts {
+    /// SYNs, sent to where flows without a record live.
+    pub syns: u64,
+    /// Datagrams in a learning window, which lasts longer for it.
+    pub datagrams: u64,
+}
+
+const _: () = assert!(size_of::<FlowCounts>() == 16);
 const _: () = assert!(size_of::<Traffic>() == 16 && size_of::<LimitState>() == 32);

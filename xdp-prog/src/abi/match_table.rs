@@ -212,6 +212,9 @@ impl VipMeta {
     /// All flows of a client's address go to one backend: see [`crate::hash::client_v4`].
     pub const CLIENT_AFFINITY: u64 = 1 << 48;
 
+    /// The VIP's table is wide: [`super::SlotWord`] and [`super::Activity`] for each slot, and flow records are asked.
+    pub const TRANSIT: u64 = 1 << 49;
+
     /// A VIP that spreads over the table at `unit` of `slots` slots (a power of two, 256 to 65,536).
     pub const fn new(vip: VipIndex, unit: TableUnit, slots: usize, flags: u64) -> Self {
         let log2 = slots.trailing_zeros() - MIN_TABLE_SLOTS.trailing_zeros();

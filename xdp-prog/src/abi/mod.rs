@@ -8,6 +8,7 @@
 
 mod backend;
 mod counters;
+mod flow;
 mod match_table;
 mod options;
 mod range;
@@ -15,7 +16,11 @@ mod sample;
 mod slow;
 
 pub use backend::{BackendLine, LineMeta, OuterHeader};
-pub use counters::{LimitState, Traffic};
+pub use counters::{FlowCounts, LimitState, Traffic};
+pub use flow::{
+    Activity, FLOW_SYN_WAYS, FLOW_WAYS, FlowBucket, FlowLives, FlowRecord, FlowState, FlowTail, FlowWord,
+    MAX_FLOW_BUCKETS, SlotWord, WIDE_WORDS,
+};
 pub use match_table::{BucketV4, BucketV6, CHOICES, EntryV6, KeyV4, KeyV6, VipMeta, WAYS_V4, WAYS_V6};
 pub use options::VipOptions;
 pub use range::{Range, SetRef, number};
@@ -24,7 +29,7 @@ pub use slow::{SlowBudget, SlowState, socket_key};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of every layout in this module; part of the path under which maps are pinned.
-pub const ABI_VERSION: u64 = 3;
+pub const ABI_VERSION: u64 = 4;
 
 /// Position of a backend in `BACKENDS`: what a slot holds. 0 means *no backend*.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +47,15 @@ pub struct VipIndex(pub u32);
 /// Where a lookup table begins in slot memory, in units of [`UNIT_SLOTS`] slots. Unit 0 is the empty table: all slots `NONE`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableUnit(pub u32);
+
+impl TableUnit {
+    /// Segment of slot memory, and word of it, at which the table begins.
+    #[inline(always)]
+    pub const fn place(self) -> (u32, u32) {
+        let units = SEGMENT_UNITS as u32;
+        (self.0 / units, self.0 % units * (UNIT_SLOTS / SLOTS_PER_WORD) as u32)
+    }
+}
 
 /// Fewest slots of a lookup table: 512 B of slot memory.
 pub const MIN_TABLE_SLOTS: usize = 256;
@@ -112,6 +126,10 @@ pub mod map {
     pub const SLOW_BUDGETS: &str = "SLOW_BUDGETS";
     /// Per-CPU token buckets and sheds of the slow path, by verdict: [`super::SlowState`].
     pub const SLOW_STATES: &str = "SLOW_STATES";
+    /// Flow records: buckets of [`super::FlowBucket`].
+    pub const FLOWS: &str = "FLOWS";
+    /// Per-CPU count of what found no room in `FLOWS`: one [`super::FlowCounts`].
+    pub const FLOW_COUNTS: &str = "FLOW_COUNTS";
     /// Sampled packets: one perf ring per CPU.
     pub const SAMPLES: &str = "SAMPLES";
     /// This CPU's capture: one [`super::CaptureState`].
@@ -145,6 +163,8 @@ pub mod setting {
     pub const CAPTURE_BURST: u32 = 9;
     /// Most bytes of a frame that are captured.
     pub const CAPTURE_SNAPLEN: u32 = 10;
+    /// [`super::FlowLives`]: how long flow records live.
+    pub const FLOW_LIVES: u32 = 11;
     /// Words in the map.
     pub const COUNT: u32 = 16;
 }
@@ -175,11 +195,13 @@ pub mod feature {
     pub const CAPTURE: u64 = 1 << 10;
     /// Choose by the client's address alone for VIPs that ask for it ([`super::VipMeta::CLIENT_AFFINITY`]).
     pub const AFFINITY: u64 = 1 << 11;
+    /// Keep flows where they live while backends change: wide tables and the flow table.
+    pub const TRANSIT: u64 = 1 << 12;
     /// All of them.
-    pub const ALL: u64 = (1 << 12) - 1;
+    pub const ALL: u64 = (1 << 13) - 1;
 
     /// Names for people, in the order of the bits.
-    pub const NAMES: [(u64, &str); 12] = [
+    pub const NAMES: [(u64, &str); 13] = [
         (LIMITS, "limits"),
         (SOURCE_RANGES, "source ranges"),
         (DENIED_SOURCES, "denied sources"),
@@ -192,6 +214,7 @@ pub mod feature {
         (CLAMP_MSS, "MSS clamping"),
         (CAPTURE, "capture"),
         (AFFINITY, "client affinity"),
+        (TRANSIT, "transit"),
     ];
 }
 
@@ -215,6 +238,17 @@ pub struct Config {
     pub source_mask_v4: u64,
     /// Bits of the low half of an outer IPv6 source that carry the flow hash, as on the wire.
     pub source_mask_v6: u64,
+    /// Buckets of `FLOWS` minus one; a power of two minus one.
+    pub flow_mask: u64,
+    /// Keys the fingerprints of flow records: a secret of this node's own, for as long as `FLOWS` lives.
+    pub flow_secret: u64,
+    /// Jiffies are shifted right by so much to make ticks: [`tick_shift`].
+    pub tick_shift: u64,
+}
+
+/// [`Config::tick_shift`] of a kernel with so many jiffies a second: ticks of a quarter of a second, or up to twice as long.
+pub const fn tick_shift(hz: u32) -> u32 {
+    (hz / 4 + 1).next_power_of_two().trailing_zeros()
 }
 
 impl Config {
@@ -228,10 +262,13 @@ impl Config {
         match_mask_v6: 0,
         source_mask_v4: 0,
         source_mask_v6: 0,
+        flow_mask: 0,
+        flow_secret: 0,
+        tick_shift: 6,
     };
 }
 
-const _: () = assert!(size_of::<Config>() == 88);
+const _: () = assert!(size_of::<Config>() == 112);
 const _: () = assert!(UNIT_SLOTS * 2 == 512 && SEGMENT_UNITS == 2048);
 const _: () = assert!(
     SEGMENT_UNITS * MAX_SEGMENTS <= 1 << 20,

@@ -1,8 +1,8 @@
 //! From a claimed packet to a sent one: slot, backend line, encapsulation (RFC 2003, RFC 2473, RFC 4213).
 
-use super::{Flow, is_on};
+use super::{Flow, is_on, transit};
 use crate::{
-    abi::{BackendLine, LineMeta, SEGMENT_UNITS, SLOTS_PER_WORD, Traffic, UNIT_SLOTS, VipMeta, feature},
+    abi::{BackendLine, LineMeta, SLOTS_PER_WORD, Traffic, VipMeta, feature},
     checksum,
     link::Link,
     machine::{BalancerTables, Frame, opaque, store, word},
@@ -20,14 +20,17 @@ const ETHERTYPE_LEN: usize = 2;
 #[inline(always)]
 pub(super) fn forward<M: Frame + BalancerTables>(machine: &mut M, link: &Link, flow: &Flow) -> Verdict {
     let vip = flow.meta.vip().0;
-    let unit = flow.meta.unit().0;
     let slot = (flow.hash >> (64 - flow.meta.slots_log2())) as u32;
-    let position = (unit % SEGMENT_UNITS as u32) * UNIT_SLOTS as u32 + slot;
-    let Some(slots) = machine.slot_word(unit / SEGMENT_UNITS as u32, position / SLOTS_PER_WORD as u32) else {
-        return Verdict::DropInternal;
+    let backend = if is_on::<{ feature::TRANSIT }>(machine) && flow.meta.has(VipMeta::TRANSIT) {
+        transit::backend(machine, link.len, flow)
+    } else {
+        let (segment, first) = flow.meta.unit().place();
+        let Some(slots) = machine.slot_word(segment, first + slot / SLOTS_PER_WORD as u32) else {
+            return Verdict::DropInternal;
+        };
+        // SAFETY: a pointer from a map lookup, aligned.
+        (unsafe { word(slots) } >> (slot % SLOTS_PER_WORD as u32 * 16) & 0xffff) as u32
     };
-    // SAFETY: a pointer from a map lookup, aligned.
-    let backend = (unsafe { word(slots) } >> (position % SLOTS_PER_WORD as u32 * 16) & 0xffff) as u32;
     machine.chose(vip, slot, backend);
     if backend == 0 {
         return Verdict::SlowNoBackend;

@@ -8,6 +8,7 @@
 //! | [`matching`] | match table |
 //! | `policy` | who may send, and how much |
 //! | `forward` | slot, backend line, encapsulation |
+//! | [`transit`] | where a flow lives while the backend of its slot changes |
 //! | [`unusual`] | everything that is not plain TCP or UDP over IP: why it is not forwarded, if it is for a VIP address |
 
 mod forward;
@@ -15,6 +16,7 @@ mod ipv4;
 mod ipv6;
 pub mod matching;
 mod policy;
+pub mod transit;
 pub mod unusual;
 
 pub(crate) use ipv4::is_martian as is_martian_v4;

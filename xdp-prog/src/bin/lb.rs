@@ -19,14 +19,15 @@ mod program {
     };
     use xdp_prog::{
         abi::{
-            BackendLine, BucketV4, BucketV6, CaptureState, KeyV4, KeyV6, LimitState, SampleHeader, SlowBudget,
-            SlowState, Traffic, VipOptions, feature, socket_key,
+            BackendLine, BucketV4, BucketV6, CaptureState, FlowBucket, FlowCounts, KeyV4, KeyV6, LimitState,
+            SampleHeader, SlowBudget, SlowState, Traffic, VipMeta, VipOptions, feature, socket_key,
         },
         balance::{
             self,
             matching::{self, KIND_ADDRESS, KIND_VIP},
         },
         decap,
+        flows::{FlowTable, Unrecorded},
         kernel::{KernelFrame, action},
         limit,
         machine::{BalancerTables, Constants, Frame as _, MatchTables, is_on, opaque, store, word},
@@ -64,6 +65,10 @@ mod program {
     static SLOW_BUDGETS: Array<SlowBudget, { abi::MAX_VERDICTS }, MMAPABLE> = Array::new();
     #[btf_map]
     static SLOW_STATES: PerCpuArray<SlowState, { abi::MAX_VERDICTS }> = PerCpuArray::new();
+    #[btf_map]
+    static FLOWS: Array<FlowBucket, 1, MMAPABLE> = Array::new();
+    #[btf_map]
+    static FLOW_COUNTS: PerCpuArray<FlowCounts, 1> = PerCpuArray::new();
     #[btf_map]
     static SAMPLES: PerfEventArray = PerfEventArray::new();
     #[btf_map]
@@ -158,6 +163,20 @@ mod program {
         let ctx = context(ctx);
         // SAFETY: the verifier proves every access against `data` and `data_end`.
         u64::from(unsafe { mss::clamp_syn(ctx.data() + (l3 & 0xff) as usize, ctx.data_end(), most as u16) })
+    }
+
+    /// A subprogram of its own: VIPs with slots in transit. Returns the backend's index. `rest` is the offset of the IP header and,
+    /// above its eight bits, the packet's protocol number inside another.
+    #[inline(never)]
+    fn transit(ctx: *mut c_void, hash: u64, meta: u64, rest: u64) -> u64 {
+        let mut machine = Machine::new(context(ctx));
+        balance::transit::run(
+            &mut machine,
+            hash,
+            VipMeta(meta),
+            (rest & 0xff) as usize,
+            (rest >> 8) as u8,
+        )
     }
 
     /// A subprogram of its own: the way to the slow path. Returns the number of what is counted.
@@ -305,6 +324,31 @@ mod program {
         unsafe { core::mem::transmute::<u8, Verdict>(number as u8) }
     }
 
+    impl FlowTable for Machine {
+        #[inline(always)]
+        fn flow_bucket(&self, index: u32) -> Option<*mut FlowBucket> {
+            FLOWS.get_ptr_mut(index)
+        }
+
+        #[inline(always)]
+        fn backend(&self, index: u32) -> Option<*const BackendLine> {
+            BACKENDS.get_ptr(index)
+        }
+
+        #[inline(always)]
+        fn unrecorded(&self, packet: Unrecorded) {
+            if let Some(counts) = FLOW_COUNTS.get_ptr_mut(0) {
+                // SAFETY: this CPU's own value.
+                unsafe {
+                    match packet {
+                        Unrecorded::Syn => (*counts).syns = (*counts).syns.wrapping_add(1),
+                        Unrecorded::Datagram => (*counts).datagrams = (*counts).datagrams.wrapping_add(1),
+                    }
+                }
+            }
+        }
+    }
+
     impl BalancerTables for Machine {
         #[inline(always)]
         fn overflow_v4(&self, key: Option<KeyV4>, address: KeyV4) -> u64 {
@@ -331,8 +375,13 @@ mod program {
         }
 
         #[inline(always)]
-        fn backend(&self, index: u32) -> Option<*const BackendLine> {
-            BACKENDS.get_ptr(index)
+        fn activity(&self, segment: u32, word: u32) -> Option<*mut u64> {
+            LOOKUP_TABLES.get_value_ptr_mut(segment, &word)
+        }
+
+        #[inline(always)]
+        fn transit(&mut self, hash: u64, meta: VipMeta, l3: usize, inner: u8) -> u64 {
+            transit(self.frame.ctx.as_ptr(), hash, meta.0, l3 as u64 | u64::from(inner) << 8)
         }
 
         #[inline(always)]

@@ -12,14 +12,14 @@ use ipnet::IpNet;
 use xdp_prog::abi::feature;
 
 use super::{
-    Capacity, ConfigErrors, Encap, Interface, L2Config, Seed, SlowPathConfig, Warning, address,
+    Capacity, ConfigErrors, Encap, Interface, L2Config, Seed, SlowPathConfig, TransitConfig, Warning, address,
     capacity::{self, MAX_CAPACITY_BACKENDS, MAX_CAPACITY_VIPS},
     encap, interface, l2, metrics,
     problem::Problem,
     read::{Fields, Spot},
     read_file, seed,
     sets::Sets,
-    slow_path, socket_path, tunnel,
+    slow_path, socket_path, transit, tunnel,
     vips::Vips,
 };
 use crate::{desired::Desired, plan, ranges::RangeSet};
@@ -42,6 +42,8 @@ pub struct LbConfig {
     pub capacity: Capacity,
     /// Who does what the fast path leaves alone.
     pub slow_path: SlowPathConfig,
+    /// Whether flows are kept where they live when backends change.
+    pub transit: TransitConfig,
     /// Which VIP addresses this node answers for.
     pub l2: L2Config,
     /// Where `/metrics` is; `None`: nowhere.
@@ -105,6 +107,7 @@ impl LbConfig {
             protection: Protection::default(),
             capacity: Capacity::KUBE,
             slow_path: SlowPathConfig::default(),
+            transit: TransitConfig::default(),
             l2: L2Config::default(),
             metrics_listen: None,
             control_socket: DEFAULT_LB_SOCKET.into(),
@@ -128,6 +131,7 @@ impl LbConfig {
             (self.interfaces.len() > 1, feature::REDIRECT),
             (prefix, feature::SOURCE_PREFIX),
             (self.slow_path.enabled, feature::SLOW_PATH),
+            (self.transit.enabled, feature::TRANSIT),
         ]
         .into_iter()
         .fold(
@@ -233,6 +237,7 @@ fn lb(fields: &mut Fields<'_>, says: Says) -> Option<LbConfig> {
     });
     let control_socket = fields.or("control_socket", DEFAULT_LB_SOCKET.into(), |at| socket_path(&at));
     let slow_path = fields.or("slow_path", SlowPathConfig::default(), |at| slow_path::slow_path(&at));
+    let transit = fields.or("transit", TransitConfig::default(), |at| transit::transit(&at));
     let l2 = fields.or("l2", L2Config::default(), |at| l2::l2(&at));
     let metrics_listen = fields.or("metrics", None, |at| metrics::listen(&at).map(Some));
     let mut sets = Sets::default();
@@ -285,6 +290,7 @@ fn lb(fields: &mut Fields<'_>, says: Says) -> Option<LbConfig> {
         protection,
         capacity,
         slow_path: slow_path?,
+        transit: transit?,
         l2: l2?,
         metrics_listen: metrics_listen?,
         control_socket: control_socket?,

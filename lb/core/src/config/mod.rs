@@ -29,6 +29,7 @@ pub mod reload;
 mod seed;
 mod sets;
 mod slow_path;
+mod transit;
 mod tunnel;
 mod vips;
 mod warning;
@@ -53,6 +54,7 @@ pub use slow_path::{
     MAX_HELD_FRAMES, MAX_SLOW_RATE, MAX_SLOW_TIMEOUT_MS, MIN_FRAGMENT_BYTES, MIN_FRAMES_PER_QUEUE, MIN_SLOW_TIMEOUT_MS,
     SlowPathConfig, XskMode, xdp_budgets,
 };
+pub use transit::{MAX_FLOW_RECORDS, MAX_IDLE_TIMEOUT_S, MAX_TRANSIT_S, MIN_FLOW_RECORDS, TransitConfig};
 pub use warning::Warning;
 pub use words::{Kind, LaterMode, NotUnicast, QUOTED_CHARS, Quoted};
 

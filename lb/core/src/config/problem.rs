@@ -407,6 +407,10 @@ pub enum Problem {
     #[error("a udp VIP has no SYNs to clamp; remove it")]
     ClampOfUdp,
 
+    /// A word about datagrams on a VIP that sees none.
+    #[error("a tcp VIP has no datagrams; its connections are always kept; remove it")]
+    DatagramsOfTcp,
+
     // The slow path.
     /// The same CPU twice.
     #[error("CPU {cpu} is already {first}; list it once")]

@@ -53,6 +53,9 @@ pub enum ProgramChange {
     /// Room in the maps, which a new program brings anew.
     #[error("`capacity` changes")]
     Capacity,
+    /// Room in the flow table: what was recorded is forgotten.
+    #[error("`transit.flow_records` changes")]
+    FlowRecords,
     /// A new seed, while there was no VIP whose flows it could move.
     #[error("the seed changes")]
     Seed,
@@ -95,6 +98,8 @@ pub fn decide(old: Loaded<'_>, new: Loaded<'_>) -> Reload {
     let masks_differ = old.config.encap.source_masks() != new.config.encap.source_masks();
     changes.extend(masks_differ.then_some(ProgramChange::SourceMask));
     changes.extend((old.config.capacity != new.config.capacity).then_some(ProgramChange::Capacity));
+    let records_differ = old.config.transit.flow_mask() != new.config.transit.flow_mask();
+    changes.extend((before == after && records_differ).then_some(ProgramChange::FlowRecords));
     changes.extend(seed_changed.then_some(ProgramChange::Seed));
     if changes.is_empty() {
         Reload::Apply

@@ -13,7 +13,7 @@ use super::{
     sets::Sets,
     words::{LaterMode, Quoted},
 };
-use crate::desired::{Limits, Protocol, Rate, TooBig, Vip, VipKey};
+use crate::desired::{Limits, Protocol, Rate, TooBig, Vip, VipKey, keeps_datagrams};
 
 /// Every VIP of a file.
 #[derive(Debug, Default)]
@@ -65,6 +65,9 @@ impl Vips {
             let too_big = fields.or("too_big", TooBig::default(), |at| too_big(&at));
             let clamp_mss = fields.or("clamp_mss", false, |at| clamp_mss(&at, protocol));
             let client_affinity = fields.or("affinity", false, |at| affinity(&at));
+            let keeps = fields.or("keep_datagrams", port.is_none_or(keeps_datagrams), |at| {
+                keep_datagrams(&at, protocol)
+            });
             mode?;
             let allowed_sources = allowed_sources?.map(Into::into);
             Some((
@@ -76,6 +79,7 @@ impl Vips {
                     too_big: too_big?,
                     clamp_mss: clamp_mss?,
                     client_affinity: client_affinity?,
+                    keeps_datagrams: keeps?,
                 },
             ))
         })
@@ -140,6 +144,13 @@ fn clamp_mss(at: &At<'_>, protocol: Option<Protocol>) -> Option<bool> {
         return at.fail(Problem::ClampOfUdp);
     }
     Some(clamp)
+}
+
+fn keep_datagrams(at: &At<'_>, protocol: Option<Protocol>) -> Option<bool> {
+    if protocol == Some(Protocol::Tcp) {
+        return at.fail(Problem::DatagramsOfTcp);
+    }
+    at.bool()
 }
 
 fn affinity(at: &At<'_>) -> Option<bool> {

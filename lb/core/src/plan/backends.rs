@@ -10,7 +10,7 @@ use super::{
     write::{MapId, Write},
 };
 use crate::{
-    desired::{Desired, NextHop, NextHops},
+    desired::{BackendId, Desired, NextHop, NextHops},
     nexthop_line,
 };
 
@@ -26,11 +26,17 @@ impl Planning<'_> {
             let index = match self.books.backends.get_mut(id) {
                 Some(state) => {
                     state.address = backend.address;
+                    state.has_departed = false;
                     state.index
                 }
                 None => {
                     let capacity = self.capacity.backends;
-                    let index = self.books.backend_indexes.take();
+                    let rest = if self.keeps_flows {
+                        self.moment.timeouts.longest()
+                    } else {
+                        0
+                    };
+                    let index = self.books.backend_indexes.take(self.moment.now, rest);
                     let index = index.ok_or_else(|| PlanError::TooManyBackends {
                         backend: id.clone(),
                         capacity,
@@ -42,6 +48,7 @@ impl Planning<'_> {
                         BackendState {
                             index,
                             address: backend.address,
+                            has_departed: false,
                         },
                     );
                     self.books.backend_ids.insert(index, id.clone());
@@ -49,24 +56,42 @@ impl Planning<'_> {
                     index
                 }
             };
-            let current = self.draft.image().line(u32::from(index.0));
-            let line = nexthop_line::line(&current, backend.address, hops.get(id).unwrap_or(&NextHop::Unresolved));
-            changes.push((index, line));
+            debug_assert!(index.0 != 0);
         }
-        let gone = self
-            .books
-            .backends
-            .keys()
-            .filter(|id| !desired.backends.contains_key(*id))
-            .cloned();
-        self.leaving.backends = gone.collect();
+        for (id, state) in &mut self.books.backends {
+            let is_dead = self.moment.dead.contains(id);
+            if !desired.backends.contains_key(id) && !state.has_departed {
+                state.has_departed = true;
+                self.leaving.backends.push(id.clone());
+            }
+            let current = self.draft.image().line(u32::from(state.index.0));
+            // Where flows are not kept, who departs is cleared at the end of this plan.
+            let hop = hops.get(id).filter(|_| self.keeps_flows || !state.has_departed);
+            let line = line(&current, state, hop, self.keeps_flows && !is_dead);
+            changes.push((state.index, line));
+        }
         self.summary.lines_changed += write_lines(&mut self.draft, &changes);
         Ok(())
     }
 
+    /// Departed backends that no table names, and no record can.
+    pub(super) fn forgettable_backends(&self) -> Vec<BackendId> {
+        let departed = |state: &BackendState| state.has_departed;
+        if !self.books.backends.values().any(departed) {
+            return Vec::new();
+        }
+        let named = self.backends_named();
+        let forgettable = self
+            .books
+            .backends
+            .iter()
+            .filter(|(_, state)| state.has_departed && !named.contains(&state.index));
+        forgettable.map(|(id, _)| id.clone()).collect()
+    }
+
     /// Clears the lines of backends that nothing names any more. The caller has waited for a grace period.
-    pub(super) fn forget_backends(&mut self) {
-        for id in std::mem::take(&mut self.leaving.backends) {
+    pub(super) fn forget_backends(&mut self, backends: Vec<BackendId>) {
+        for id in backends {
             let Some(state) = self.books.backends.remove(&id) else {
                 continue;
             };
@@ -74,10 +99,26 @@ impl Planning<'_> {
             for word in 0..(size_of::<BackendLine>() / 8) as u32 {
                 self.draft.store(MapId::Backends, u32::from(state.index.0), word, 0);
             }
-            self.books.backend_indexes.release(u32::from(state.index.0));
+            self.books
+                .backend_indexes
+                .release(u32::from(state.index.0), self.moment.now);
             self.summary.backends_removed += 1;
         }
     }
+}
+
+/// The line of a backend that stood at `current` so far; `is_alive`: flows may live there. Nobody need follow the way to a backend
+/// that has departed.
+pub(super) fn line(current: &BackendLine, state: &BackendState, hop: Option<&NextHop>, is_alive: bool) -> BackendLine {
+    let mut line = match hop {
+        None if state.has_departed => *current,
+        hop => nexthop_line::line(current, state.address, hop.unwrap_or(&NextHop::Unresolved)),
+    };
+    line.meta &= !LineMeta::ALIVE;
+    if is_alive {
+        line.meta |= LineMeta::ALIVE;
+    }
+    line
 }
 
 /// Brings lines to what they should say; how many changed.

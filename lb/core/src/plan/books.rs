@@ -10,7 +10,8 @@ use xdp_prog::abi::{BackendIndex, VipIndex, setting};
 
 use super::{
     sets::RangeSets,
-    tables::{Lookup, SetKey, Table},
+    tables::{Hold, Lookup, SetKey, Table},
+    transit::Prior,
 };
 use crate::{
     config::Capacity,
@@ -33,6 +34,8 @@ pub(super) struct Books {
     pub(super) settings: [Option<Arc<RangeSet>>; setting::COUNT as usize],
     /// Least slots of a VIP's table, from before this planner's maps.
     pub(super) grown: Arc<BTreeMap<VipKey, usize>>,
+    /// Slots of VIPs that the maps before these had in transit.
+    pub(super) prior: Arc<BTreeMap<VipKey, Prior>>,
     /// See [`super::draft::Draft`].
     pub(super) lines_in_use: BTreeSet<BackendIndex>,
     /// What undoes the changes of `vips` and `addresses` since the last [`Books::commit`]: those are too many to be copied for each
@@ -60,12 +63,26 @@ pub(super) struct VipState {
     pub(super) range_set: Option<Arc<RangeSet>>,
     pub(super) clamp_mss: bool,
     pub(super) client_affinity: bool,
+    pub(super) keeps_datagrams: bool,
+}
+
+impl VipState {
+    /// By what it has its table.
+    pub(super) fn hold(&self) -> Hold {
+        if self.table.is_wide {
+            Hold::Wide(self.table)
+        } else {
+            Hold::Set(self.set.clone())
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BackendState {
     pub(super) index: BackendIndex,
     pub(super) address: IpAddr,
+    /// Nothing desired names it any more; flows may still live there.
+    pub(super) has_departed: bool,
 }
 
 impl Books {
@@ -82,6 +99,7 @@ impl Books {
             range_sets: RangeSets::new(capacity.ranges),
             settings: Default::default(),
             grown: Arc::default(),
+            prior: Arc::default(),
             lines_in_use: BTreeSet::new(),
             undo: Vec::new(),
         }
@@ -146,7 +164,8 @@ impl Books {
 pub(super) struct Indexes {
     fresh: u32,
     end: u32,
-    freed: VecDeque<u32>,
+    /// With the tick in which each was freed.
+    freed: VecDeque<(u32, u32)>,
 }
 
 impl Indexes {
@@ -158,16 +177,21 @@ impl Indexes {
         }
     }
 
-    pub(super) fn take(&mut self) -> Option<u32> {
+    /// A position that nobody has had for `rest` ticks.
+    pub(super) fn take(&mut self, now: u32, rest: u32) -> Option<u32> {
         if self.fresh < self.end {
             self.fresh += 1;
             return Some(self.fresh - 1);
         }
-        self.freed.pop_front()
+        let (_, freed) = self.freed.front()?;
+        if now.wrapping_sub(*freed) < rest {
+            return None;
+        }
+        self.freed.pop_front().map(|(index, _)| index)
     }
 
-    pub(super) fn release(&mut self, index: u32) {
-        self.freed.push_back(index);
+    pub(super) fn release(&mut self, index: u32, now: u32) {
+        self.freed.push_back((index, now));
     }
 
     /// Positions that have an owner.

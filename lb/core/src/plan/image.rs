@@ -4,14 +4,18 @@
 
 use xdp_prog::{
     abi::{
-        BackendLine, BucketV4, BucketV6, Config, MAX_BACKENDS, MAX_BUCKETS, MAX_RANGES, MAX_VIPS, Range, SEGMENT_UNITS,
-        SEGMENT_WORDS, SLOTS_PER_WORD, TableUnit, UNIT_SLOTS, VipOptions, feature, setting,
+        BackendLine, BucketV4, BucketV6, Config, MAX_BACKENDS, MAX_BUCKETS, MAX_RANGES, MAX_VIPS, Range, SEGMENT_WORDS,
+        SLOTS_PER_WORD, SlotWord, TableUnit, VipOptions, feature, setting,
     },
     host::View,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::write::{MapId, Write};
+use super::{
+    tables::Table,
+    transit,
+    write::{MapId, Write},
+};
 use crate::config::Capacity;
 
 /// All maps that the planner writes.
@@ -65,6 +69,7 @@ impl Image {
             options: &self.vip_options,
             ranges: &self.ranges,
             settings: &self.settings,
+            flows: &[],
         }
     }
 
@@ -123,13 +128,22 @@ impl Image {
         }
     }
 
-    /// Words of the lookup table of `slots` slots at `unit`; empty where there is no such segment.
+    /// Words of the plain lookup table of `slots` slots at `unit`; empty where there is no such segment.
     pub fn table(&self, unit: TableUnit, slots: usize) -> &[u64] {
-        let (segment, word) = table_place(unit);
+        let (segment, word) = unit.place();
         let words = self.words(MapId::LookupTables, segment);
         words
             .get(word as usize..word as usize + slots / SLOTS_PER_WORD)
             .unwrap_or_default()
+    }
+
+    /// Where new flows of each slot of a table go.
+    pub(super) fn targets(&self, table: Table) -> Vec<u16> {
+        if table.is_wide {
+            let words = transit::words(self, table);
+            return words.into_iter().map(|word| SlotWord(word).cur()).collect();
+        }
+        slots_of(self.table(table.unit, table.slots)).collect()
     }
 
     pub(super) fn segments(&self) -> u32 {
@@ -166,12 +180,6 @@ impl Image {
             MapId::Settings => words_mut(&mut self.settings, index),
         }
     }
-}
-
-/// Segment of a table, and its first word there.
-pub(super) fn table_place(unit: TableUnit) -> (u32, u32) {
-    let units = SEGMENT_UNITS as u32;
-    (unit.0 / units, unit.0 % units * (UNIT_SLOTS / SLOTS_PER_WORD) as u32)
 }
 
 /// Slots of a table's words.

@@ -11,6 +11,8 @@
 //! | `backends` | how lines change while packets read them |
 //! | `tables`, `sets` | lookup tables and range sets, shared by content |
 //! | `entries` | the order of words of a match entry |
+//! | `transit` | wide tables: made for a move, ended slot by slot |
+//! | `moment` | what a plan must know of time and packets |
 //! | `vips` | what a VIP needs before it is published or retargeted |
 //! | `observe` | what is shown |
 //! | `draft` | the plan in the making, and how it is undone |
@@ -38,9 +40,11 @@ mod draft;
 mod entries;
 mod error;
 mod image;
+mod moment;
 mod observe;
 mod sets;
 mod tables;
+mod transit;
 mod vips;
 mod write;
 
@@ -52,17 +56,24 @@ use std::{
 
 pub use error::{FeatureUse, PlanError, RangesOf};
 pub use image::Image;
+pub use moment::{Moment, TCP_IDLE_S, TRANSIT_MAX_S, UDP_IDLE_S};
 pub use observe::{BackendInfo, Usage, VipInfo};
 pub use tables::Table;
 pub use vips::rates;
 pub use write::{MapId, Write};
-use xdp_prog::abi::{Config, VipIndex, feature};
+use xdp_prog::abi::{Activity, Config, LineMeta, VipIndex, feature, setting};
 
-use self::{backends::write_lines, books::Books, draft::Draft, entries::Entries, tables::SetKey};
+use self::{
+    backends::{line, write_lines},
+    books::Books,
+    draft::Draft,
+    entries::Entries,
+    tables::{Hold, SetKey},
+    transit::Origin,
+};
 use crate::{
     config::Capacity,
-    desired::{BackendId, Desired, NextHop, NextHops},
-    nexthop_line,
+    desired::{BackendId, Desired, NextHops},
     ranges::RangeSet,
 };
 
@@ -159,12 +170,39 @@ impl Planner {
         self
     }
 
+    /// Takes over from a planner whose flow records the new maps go on with: slots in transit stay so, and backends keep their
+    /// positions, by which records name them. `activity` reads what packets noted in the maps before. Before the first plan, after
+    /// [`Self::following`].
+    #[must_use]
+    pub fn keeping_flows_of(mut self, before: &Self, activity: &dyn Fn(Table, usize) -> Activity) -> Self {
+        let books = &before.books;
+        self.books.backends.clone_from(&books.backends);
+        self.books.backend_ids.clone_from(&books.backend_ids);
+        self.books.backend_indexes.clone_from(&books.backend_indexes);
+        let prior = books.vips.iter().filter_map(|(key, vip)| {
+            let wide = books.lookup.wide.get(&vip.table)?;
+            Some((*key, transit::prior(vip, wide, &before.image, activity)))
+        });
+        self.books.prior = Arc::new(prior.collect());
+        self
+    }
+
     /// What to write so that the maps say what is desired. From then on the planner takes the writes for done.
     ///
     /// # Errors
     ///
     /// What of the desired state does not fit, by name. Nothing has changed then, here or in the maps.
     pub fn plan(&mut self, desired: &Desired, hops: &NextHops) -> Result<Plan, PlanError> {
+        self.plan_at(desired, hops, &Moment::STILL)
+    }
+
+    /// As [`Self::plan`], at a moment: under [`feature::TRANSIT`], flows are kept where they live when their slot's backend changes, and
+    /// transits end in time.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::plan`].
+    pub fn plan_at(&mut self, desired: &Desired, hops: &NextHops, moment: &Moment<'_>) -> Result<Plan, PlanError> {
         self.check_features(desired)?;
         let before = self.books.rest();
         let mut in_use = std::mem::take(&mut self.books.lines_in_use);
@@ -172,11 +210,15 @@ impl Planner {
             desired,
             capacity: &self.capacity,
             hz: self.hz,
+            keeps_flows: self.config.features & feature::TRANSIT != 0,
+            moment: *moment,
             books: &mut self.books,
             entries: &mut self.entries,
             draft: Draft::new(&mut self.image, &mut in_use),
             leaving: Leaving::default(),
             set_keys: BTreeMap::new(),
+            built: BTreeMap::new(),
+            moves: BTreeMap::new(),
             retargets: BTreeSet::new(),
             new_addresses: Vec::new(),
             summary: Summary::default(),
@@ -204,8 +246,9 @@ impl Planner {
         let mut lines = Vec::with_capacity(books.backends.len());
         for (id, backend) in &books.backends {
             let current = self.image.line(u32::from(backend.index.0));
-            let hop = hops.get(id).unwrap_or(&NextHop::Unresolved);
-            lines.push((backend.index, nexthop_line::line(&current, backend.address, hop)));
+            // Who lives and who is dead is for a whole plan to say.
+            let is_alive = LineMeta(current.meta).has(LineMeta::ALIVE);
+            lines.push((backend.index, line(&current, backend, hops.get(id), is_alive)));
         }
         let mut draft = Draft::new(&mut self.image, &mut books.lines_in_use);
         let lines_changed = write_lines(&mut draft, &lines);
@@ -260,12 +303,19 @@ struct Planning<'a> {
     desired: &'a Desired,
     capacity: &'a Capacity,
     hz: u32,
+    /// The program follows flows in transit.
+    keeps_flows: bool,
+    moment: Moment<'a>,
     books: &'a mut Books,
     entries: &'a mut Entries,
     draft: Draft<'a>,
     leaving: Leaving,
     /// Sets seen in this run, by where they stand in memory and the slots asked for: equal ones are mostly the same one.
     set_keys: BTreeMap<(usize, usize), SetKey>,
+    /// Slots of sets seen in this run.
+    built: BTreeMap<SetKey, Arc<[u16]>>,
+    /// Moves made in this run, to a set, and the wide table of each that needs one.
+    moves: BTreeMap<(Origin, SetKey), Option<Table>>,
     /// Pairs of tables whose moved slots are counted.
     retargets: BTreeSet<(Table, Table)>,
     /// Address entries that have a place and are not published yet.
@@ -279,9 +329,9 @@ struct Leaving {
     vips: Vec<VipIndex>,
     /// VIPs whose options are cleared.
     options: Vec<VipIndex>,
-    sets: Vec<SetKey>,
+    tables: Vec<Hold>,
     range_sets: Vec<Arc<RangeSet>>,
-    /// Cleared at the very end: tables in use until then may name them.
+    /// Those that nothing desired names since this plan.
     backends: Vec<BackendId>,
 }
 
@@ -294,18 +344,25 @@ impl Planning<'_> {
             .keys()
             .map(|key| (key.address, own.contains(&key.address)))
             .collect();
+        self.age_wide_tables();
         self.remove_vips(&addresses);
         self.plan_backends(self.desired, hops)?;
         self.plan_settings(self.desired)?;
+        if self.keeps_flows {
+            let lives = self.moment.lives.0;
+            self.draft.store(MapId::Settings, setting::FLOW_LIVES, 0, lives);
+        }
         self.place_entries()?;
         self.plan_vips()?;
         self.plan_addresses(&addresses);
         let waited = self.reclaim();
-        if !self.leaving.backends.is_empty() {
+        // Cleared at the very end: tables in use until then may name them.
+        let forgettable = self.forgettable_backends();
+        if !forgettable.is_empty() {
             if !waited {
                 self.draft.grace();
             }
-            self.forget_backends();
+            self.forget_backends(forgettable);
         }
         Ok(())
     }
@@ -315,11 +372,11 @@ impl Planning<'_> {
         let Leaving {
             vips,
             options,
-            sets,
+            tables,
             range_sets,
             backends: _,
         } = &mut self.leaving;
-        if vips.is_empty() && options.is_empty() && sets.is_empty() && range_sets.is_empty() {
+        if vips.is_empty() && options.is_empty() && tables.is_empty() && range_sets.is_empty() {
             return false;
         }
         self.draft.grace();
@@ -328,8 +385,10 @@ impl Planning<'_> {
                 self.draft.store(MapId::VipOptions, index.0, word, 0);
             }
         }
-        vips.drain(..).for_each(|index| self.books.vip_indexes.release(index.0));
-        sets.drain(..).for_each(|set| self.books.lookup.release(&set));
+        let now = self.moment.now;
+        vips.drain(..)
+            .for_each(|index| self.books.vip_indexes.release(index.0, now));
+        tables.drain(..).for_each(|hold| self.books.lookup.let_go(&hold));
         range_sets.drain(..).for_each(|set| self.books.range_sets.release(&set));
         true
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use xdp_prog::abi::{BackendIndex, BackendLine, VipIndex};
 
-use super::{Planner, Table, books::VipState, image::slots_of};
+use super::{Planner, Table, books::VipState};
 use crate::desired::{BackendId, BackendSet, VipKey};
 
 /// A VIP and its table.
@@ -33,6 +33,8 @@ pub struct BackendInfo<'a> {
     pub index: BackendIndex,
     /// Where it is.
     pub address: IpAddr,
+    /// It is in no set any more, and kept for the flows that may live there.
+    pub has_departed: bool,
     /// How it is reached.
     pub line: BackendLine,
 }
@@ -68,6 +70,7 @@ impl Planner {
             id,
             index: state.index,
             address: state.address,
+            has_departed: state.has_departed,
             line: self.image.line(u32::from(state.index.0)),
         })
     }
@@ -82,16 +85,21 @@ impl Planner {
         self.books.backend_ids.get(&index)
     }
 
-    /// Slots of a table by the backend that they name, as they stand in the image.
+    /// Slots of a table by the backend that takes their new flows, as they stand in the image.
     pub fn shares(&self, table: Table) -> BTreeMap<BackendId, usize> {
         let mut counts = BTreeMap::<u16, usize>::new();
-        for slot in slots_of(self.image.table(table.unit, table.slots)) {
+        for slot in self.image.targets(table) {
             *counts.entry(slot).or_default() += 1;
         }
         counts
             .into_iter()
             .filter_map(|(index, slots)| Some((self.backend_at(BackendIndex(index))?.clone(), slots)))
             .collect()
+    }
+
+    /// Whether a VIP's flows may live elsewhere than its set says: plan again in time, so that it ends.
+    pub fn is_in_transit(&self) -> bool {
+        !self.books.lookup.wide.is_empty()
     }
 
     /// Distinct lookup tables in use.

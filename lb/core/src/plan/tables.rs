@@ -3,19 +3,21 @@
 use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
 use xdp_prog::{
-    abi::{MAX_TABLE_SLOTS, MIN_TABLE_SLOTS, SEGMENT_UNITS, SLOTS_PER_WORD, TableUnit, UNIT_SLOTS},
+    abi::{MAX_TABLE_SLOTS, MIN_TABLE_SLOTS, SEGMENT_UNITS, SLOTS_PER_WORD, TableUnit, UNIT_SLOTS, WIDE_WORDS},
     hash,
 };
 
-use super::{Planning, books::BackendState, error::PlanError, image::table_place, write::MapId};
+use super::{Planning, books::BackendState, error::PlanError, transit::Wide, write::MapId};
 use crate::{
     desired::{BackendId, BackendSet, Desired, Vip, VipKey},
     maglev,
     slots::Blocks,
 };
 
-/// log2 of the units of the largest table.
-const MAX_UNITS_LOG2: u32 = (MAX_TABLE_SLOTS / UNIT_SLOTS).trailing_zeros();
+/// log2 of the units of the largest table: a whole segment.
+const MAX_UNITS_LOG2: u32 = (MAX_TABLE_SLOTS / UNIT_SLOTS * WIDE_UNITS).trailing_zeros();
+/// How many times the memory of a plain table a wide one takes.
+const WIDE_UNITS: usize = WIDE_WORDS * SLOTS_PER_WORD;
 
 /// A lookup table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +26,8 @@ pub struct Table {
     pub unit: TableUnit,
     /// Its slots.
     pub slots: usize,
+    /// It has slots in transit: [`xdp_prog::abi::SlotWord`]s, and what packets noted.
+    pub is_wide: bool,
 }
 
 impl Table {
@@ -31,10 +35,18 @@ impl Table {
     pub const EMPTY: Self = Self {
         unit: TableUnit(0),
         slots: MIN_TABLE_SLOTS,
+        is_wide: false,
     };
 
     fn units_log2(self) -> u32 {
-        (self.slots / UNIT_SLOTS).trailing_zeros()
+        let width = if self.is_wide { WIDE_UNITS } else { 1 };
+        (self.slots / UNIT_SLOTS * width).trailing_zeros()
+    }
+
+    /// Segment of slot memory, and word of it, where a slot of a wide table stands; what packets noted of it is the word behind.
+    pub fn word(self, slot: usize) -> (u32, u32) {
+        let (segment, first) = self.unit.place();
+        (segment, first + (slot * WIDE_WORDS) as u32)
     }
 }
 
@@ -88,14 +100,26 @@ impl PartialEq for SetKey {
 
 impl Eq for SetKey {}
 
+/// By what a VIP has its table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// As its set's plain table.
+    Set(SetKey),
+    /// By itself.
+    Wide(Table),
+}
+
 /// Which tables there are, and who uses them.
 #[derive(Clone, Debug)]
 pub(super) struct Lookup {
     /// Table of each set, and VIPs that use it.
     sets: BTreeMap<SetKey, (Table, u32)>,
-    /// Digest of each table's content, and sets that use it.
+    /// Digest of each table's content, and sets that use it; of a wide one, VIPs.
     tables: BTreeMap<Table, (u64, u32)>,
+    /// Plain tables by slots and digest.
     by_content: BTreeMap<(usize, u64), Vec<Table>>,
+    /// More about the wide ones.
+    pub(super) wide: BTreeMap<Table, Wide>,
     units: Blocks,
     max_segments: u32,
 }
@@ -106,6 +130,7 @@ impl Lookup {
             sets: BTreeMap::new(),
             tables: BTreeMap::new(),
             by_content: BTreeMap::new(),
+            wide: BTreeMap::new(),
             units: Blocks::new(MAX_UNITS_LOG2),
             max_segments,
         }
@@ -118,11 +143,52 @@ impl Lookup {
 
     /// VIPs that share a table.
     pub(super) fn shared_by(&self, table: Table) -> usize {
+        if table.is_wide {
+            return self.tables.get(&table).map_or(0, |(_, vips)| *vips as usize);
+        }
         self.sets
             .values()
             .filter(|(other, _)| *other == table)
             .map(|(_, vips)| *vips as usize)
             .sum()
+    }
+
+    /// All tables in use.
+    pub(super) fn all(&self) -> impl Iterator<Item = Table> {
+        self.tables.keys().copied()
+    }
+
+    /// Plain tables whose content may be the same.
+    fn alike(&self, slots: usize, digest: u64) -> Vec<Table> {
+        self.by_content.get(&(slots, digest)).cloned().unwrap_or_default()
+    }
+
+    /// A new plain table, with one user.
+    fn add_table(&mut self, table: Table, digest: u64) {
+        self.tables.insert(table, (digest, 1));
+        self.by_content.entry((table.slots, digest)).or_default().push(table);
+    }
+
+    /// One user more.
+    pub(super) fn use_table(&mut self, table: Table) {
+        if let Some((_, users)) = self.tables.get_mut(&table) {
+            *users += 1;
+        }
+    }
+
+    /// A new wide table, with one user. Nobody finds it by its content.
+    pub(super) fn add_wide(&mut self, table: Table) {
+        self.tables.insert(table, (0, 1));
+    }
+
+    fn forget_content(&mut self, table: Table, digest: u64) {
+        let content = (table.slots, digest);
+        if let Some(same) = self.by_content.get_mut(&content) {
+            same.retain(|other| *other != table);
+            if same.is_empty() {
+                self.by_content.remove(&content);
+            }
+        }
     }
 
     /// VIPs of every table.
@@ -131,6 +197,9 @@ impl Lookup {
         self.sets
             .values()
             .for_each(|(table, vips)| *sharing.entry(*table).or_default() += *vips as usize);
+        for table in self.wide.keys() {
+            sharing.insert(*table, self.shared_by(*table));
+        }
         sharing
     }
 
@@ -139,8 +208,21 @@ impl Lookup {
         self.units.len() - self.units.free()
     }
 
+    /// Whether a table is wide and has no slot in transit any more.
+    pub(super) fn is_over(&self, table: Table) -> bool {
+        self.wide.get(&table).is_some_and(|wide| wide.is_over)
+    }
+
+    /// One VIP less has this. The caller has waited for a grace period.
+    pub(super) fn let_go(&mut self, hold: &Hold) {
+        match hold {
+            Hold::Set(set) => self.release(set),
+            Hold::Wide(table) => self.release_table(*table),
+        }
+    }
+
     /// One VIP less uses the set's table. The caller has waited for a grace period.
-    pub(super) fn release(&mut self, key: &SetKey) {
+    fn release(&mut self, key: &SetKey) {
         let Some((table, vips)) = self.sets.get_mut(key) else {
             return;
         };
@@ -150,21 +232,22 @@ impl Lookup {
             return;
         }
         self.sets.remove(key);
-        let Some((digest, sets)) = self.tables.get_mut(&table) else {
+        self.release_table(table);
+    }
+
+    /// One user of the table less: a set, or a VIP if it is wide. The caller has waited for a grace period.
+    fn release_table(&mut self, table: Table) {
+        let Some((digest, users)) = self.tables.get_mut(&table) else {
             return;
         };
         let digest = *digest;
-        *sets -= 1;
-        if *sets > 0 {
+        *users -= 1;
+        if *users > 0 {
             return;
         }
         self.tables.remove(&table);
-        if let Some(same) = self.by_content.get_mut(&(table.slots, digest)) {
-            same.retain(|other| *other != table);
-            if same.is_empty() {
-                self.by_content.remove(&(table.slots, digest));
-            }
-        }
+        self.wide.remove(&table);
+        self.forget_content(table, digest);
         if table != Table::EMPTY {
             self.units.release(table.unit.0, table.units_log2());
         }
@@ -172,20 +255,15 @@ impl Lookup {
 }
 
 impl Planning<'_> {
-    /// The table that a VIP's flows go by, built if there is none like it; the VIP counts as a user from here on.
-    pub(super) fn acquire_table(
-        &mut self,
-        key: VipKey,
-        vip: &Vip,
-        at_least: usize,
-    ) -> Result<(SetKey, Table), PlanError> {
+    /// The set that a VIP wants, with the size of its table.
+    pub(super) fn set_key(&mut self, key: VipKey, vip: &Vip, at_least: usize) -> Result<SetKey, PlanError> {
         let slots = match vip.set.table_slots {
             Some(slots) => slots,
             None => maglev::default_slots(vip.set.members.len()).max(at_least),
         };
         let seen = (Arc::as_ptr(&vip.set).addr(), slots);
-        let set = match self.set_keys.get(&seen) {
-            Some(set) => set.clone(),
+        match self.set_keys.get(&seen) {
+            Some(set) => Ok(set.clone()),
             None => {
                 check_set(key, &vip.set, slots, self.desired)?;
                 let set = SetKey::new(vip.set.clone(), slots);
@@ -198,60 +276,81 @@ impl Planning<'_> {
                     .map(|(known, _)| known.clone());
                 let set = known.unwrap_or(set);
                 self.set_keys.insert(seen, set.clone());
-                set
+                Ok(set)
             }
-        };
-        if let Some((table, vips)) = self.books.lookup.sets.get_mut(&set) {
-            *vips += 1;
-            return Ok((set, *table));
         }
-        let table = self.table_of(key, &set)?;
+    }
+
+    /// The plain table of a set, built if there is none like it; the VIP counts as a user from here on.
+    pub(super) fn acquire_table(&mut self, key: VipKey, set: &SetKey) -> Result<Table, PlanError> {
+        if let Some((table, vips)) = self.books.lookup.sets.get_mut(set) {
+            *vips += 1;
+            return Ok(*table);
+        }
+        let table = self.table_of(key, set)?;
         self.books.lookup.sets.insert(set.clone(), (table, 1));
-        Ok((set, table))
+        Ok(table)
+    }
+
+    /// The backends of a set's slots.
+    pub(super) fn set_slots(&mut self, set: &SetKey) -> Arc<[u16]> {
+        if let Some(slots) = self.built.get(set) {
+            return slots.clone();
+        }
+        let slots: Arc<[u16]> = build(&set.set, set.slots, &self.books.backends).into();
+        self.built.insert(set.clone(), slots.clone());
+        slots
     }
 
     fn table_of(&mut self, key: VipKey, set: &SetKey) -> Result<Table, PlanError> {
+        let words = pack(&self.set_slots(set));
+        let slots = words.len() * SLOTS_PER_WORD;
+        let digest = words.iter().fold(0, |digest, word| hash::mix(digest ^ word));
+        let same = self.books.lookup.alike(slots, digest);
+        if let Some(table) = same
+            .into_iter()
+            .find(|table| self.draft.image().table(table.unit, slots) == words)
+        {
+            self.summary.tables_shared += 1;
+            self.books.lookup.use_table(table);
+            return Ok(table);
+        }
+        let table = if words.iter().all(|word| *word == 0) {
+            self.make_first_segment();
+            Table::EMPTY
+        } else {
+            let table = Table {
+                unit: TableUnit(0),
+                slots,
+                is_wide: false,
+            };
+            let table = self.place_table(key, table)?;
+            let (segment, word) = table.unit.place();
+            self.draft.fill(MapId::LookupTables, segment, word, words.into());
+            self.summary.tables_built += 1;
+            table
+        };
+        self.books.lookup.add_table(table, digest);
+        Ok(table)
+    }
+
+    /// Finds a place for a table.
+    pub(super) fn place_table(&mut self, key: VipKey, table: Table) -> Result<Table, PlanError> {
+        self.make_first_segment();
+        let unit = self.take_units(table.units_log2()).ok_or(PlanError::SlotMemoryFull {
+            vip: key,
+            slots: table.slots,
+            segments: self.books.lookup.max_segments,
+        })?;
+        Ok(Table { unit, ..table })
+    }
+
+    /// Unit 0 is the empty table's.
+    fn make_first_segment(&mut self) {
         if self.books.lookup.units.is_empty() {
             self.add_segment();
             self.books.lookup.units.take(0);
         }
-        let words = build(&set.set, set.slots, &self.books.backends);
-        let slots = words.len() * SLOTS_PER_WORD;
-        let digest = words.iter().fold(0, |digest, word| hash::mix(digest ^ word));
-        let same = self.books.lookup.by_content.get(&(slots, digest)).into_iter().flatten();
-        if let Some(table) = same
-            .copied()
-            .find(|table| self.draft.image().table(table.unit, slots) == words)
-        {
-            self.summary.tables_shared += 1;
-            if let Some((_, sets)) = self.books.lookup.tables.get_mut(&table) {
-                *sets += 1;
-            }
-            return Ok(table);
-        }
-        let table = if words.iter().all(|word| *word == 0) {
-            Table::EMPTY
-        } else {
-            let unit = self
-                .take_units((slots / UNIT_SLOTS).trailing_zeros())
-                .ok_or(PlanError::SlotMemoryFull {
-                    vip: key,
-                    slots,
-                    segments: self.books.lookup.max_segments,
-                })?;
-            let (segment, word) = table_place(unit);
-            self.draft.fill(MapId::LookupTables, segment, word, words.into());
-            self.summary.tables_built += 1;
-            Table { unit, slots }
-        };
-        self.books.lookup.tables.insert(table, (digest, 1));
-        self.books
-            .lookup
-            .by_content
-            .entry((slots, digest))
-            .or_default()
-            .push(table);
-        Ok(table)
     }
 
     /// Free units, or units of a new segment, or at last those that this plan has stopped using.
@@ -301,20 +400,22 @@ fn check_set(vip: VipKey, set: &BackendSet, slots: usize, desired: &Desired) -> 
     }
 }
 
-/// The words of a set's table. A set without weights gets the empty table, whatever its size.
-fn build(set: &BackendSet, slots: usize, backends: &BTreeMap<BackendId, BackendState>) -> Vec<u64> {
+/// The backends of a set's slots. A set without weights gets the empty table, whatever its size.
+fn build(set: &BackendSet, slots: usize, backends: &BTreeMap<BackendId, BackendState>) -> Vec<u16> {
     if set.members.iter().all(|member| member.weight == 0) {
-        return vec![0; MIN_TABLE_SLOTS / SLOTS_PER_WORD];
+        return vec![0; MIN_TABLE_SLOTS];
     }
-    let index = |id: &BackendId| backends.get(id).map_or(0, |backend| u64::from(backend.index.0));
-    let indexes: Vec<u64> = set.members.iter().map(|member| index(&member.backend)).collect();
-    let pack = |positions: &[u16]| {
-        positions.iter().rev().fold(0, |word, position| {
-            word << 16 | indexes.get(usize::from(*position)).unwrap_or(&0)
-        })
-    };
-    maglev::build(&set.members, slots)
-        .chunks_exact(SLOTS_PER_WORD)
-        .map(pack)
-        .collect()
+    let index = |id: &BackendId| backends.get(id).map_or(0, |backend| backend.index.0);
+    let indexes: Vec<u16> = set.members.iter().map(|member| index(&member.backend)).collect();
+    let mut table = maglev::build(&set.members, slots);
+    for slot in &mut table {
+        *slot = indexes.get(usize::from(*slot)).copied().unwrap_or_default();
+    }
+    table
+}
+
+/// Slots as a plain table holds them.
+fn pack(slots: &[u16]) -> Vec<u64> {
+    let word = |slots: &[u16]| slots.iter().rev().fold(0, |word, slot| word << 16 | u64::from(*slot));
+    slots.chunks_exact(SLOTS_PER_WORD).map(word).collect()
 }

@@ -12,8 +12,7 @@ use super::{
     books::VipState,
     entries::EntryKey,
     error::{PlanError, RangesOf},
-    image::slots_of,
-    tables::Table,
+    tables::{SetKey, Table},
     write::{MapId, Write},
 };
 use crate::{
@@ -65,7 +64,7 @@ impl Planning<'_> {
                 continue;
             };
             self.entries.remove(&mut self.draft, EntryKey::vip(&key));
-            self.leaving.sets.push(state.set);
+            self.leaving.tables.push(state.hold());
             self.leaving.options.push(state.index);
             self.leaving.range_sets.extend(state.range_set);
             self.leaving.vips.push(state.index);
@@ -100,7 +99,10 @@ impl Planning<'_> {
             match self.books.vips.get(key) {
                 None => self.add_vip(*key, vip)?,
                 // While backends leave, every set must be looked at: one may still name them.
-                Some(state) if self.leaving.backends.is_empty() && is_same(state, vip) => {}
+                Some(state)
+                    if self.leaving.backends.is_empty()
+                        && is_same(state, vip)
+                        && !self.books.lookup.is_over(state.table) => {}
                 Some(state) => {
                     let state = state.clone();
                     self.change_vip(*key, vip, state)?;
@@ -134,7 +136,7 @@ impl Planning<'_> {
         let index = self
             .books
             .vip_indexes
-            .take()
+            .take(self.moment.now, 0)
             .ok_or(PlanError::TooManyVips { vip: key, capacity })?;
         let index = VipIndex(index);
         self.draft.zero(Write::ZeroVipCounter(index));
@@ -142,7 +144,11 @@ impl Planning<'_> {
             self.draft.zero(Write::ZeroLimits(index));
         }
         let grown = self.books.grown.get(&key).copied().unwrap_or_default();
-        let (set, table) = self.acquire_table(key, vip, grown)?;
+        let set = self.set_key(key, vip, grown)?;
+        let table = match self.carried_table(key, vip, &set)? {
+            Some(table) => table,
+            None => self.acquire_table(key, &set)?,
+        };
         let (range_set, allowed) = self.allowed_sources(key, vip)?;
         let state = VipState {
             index,
@@ -155,6 +161,7 @@ impl Planning<'_> {
             range_set,
             clamp_mss: vip.clamp_mss,
             client_affinity: vip.client_affinity,
+            keeps_datagrams: vip.keeps_datagrams,
         };
         self.write_options(index, &vip.limits, allowed);
         self.entries
@@ -165,7 +172,8 @@ impl Planning<'_> {
     }
 
     fn change_vip(&mut self, key: VipKey, vip: &Vip, before: VipState) -> Result<(), PlanError> {
-        let (set, table) = self.acquire_table(key, vip, before.most_slots)?;
+        let set = self.set_key(key, vip, before.most_slots)?;
+        let table = self.next_table(key, vip, &before, &set)?;
         let mut after = VipState {
             table,
             desired_set: vip.set.clone(),
@@ -173,15 +181,16 @@ impl Planning<'_> {
             limits: vip.limits,
             clamp_mss: vip.clamp_mss,
             client_affinity: vip.client_affinity,
+            keeps_datagrams: vip.keeps_datagrams,
+            set,
             ..before.clone()
         };
-        if set == before.set {
-            // It counts as one user already, so this frees nothing.
-            self.books.lookup.release(&set);
+        if after.hold() == before.hold() {
+            // It counts as two users now, so this frees nothing.
+            self.books.lookup.let_go(&before.hold());
         } else {
-            self.leaving.sets.push(before.set.clone());
+            self.leaving.tables.push(before.hold());
         }
-        after.set = set;
         let mut allowed = None;
         if vip.allowed_sources != before.allowed_sources {
             let (range_set, reference) = self.allowed_sources(key, vip)?;
@@ -218,6 +227,21 @@ impl Planning<'_> {
         Ok(())
     }
 
+    /// The table that a VIP's flows go by from now on; it counts as one user more.
+    fn next_table(&mut self, key: VipKey, vip: &Vip, before: &VipState, set: &SetKey) -> Result<Table, PlanError> {
+        let was = before.table;
+        if self.is_kept(&key, vip) && (was.is_wide || *set != before.set) {
+            if *set == before.set && !self.books.lookup.is_over(was) {
+                self.books.lookup.use_table(was);
+                return Ok(was);
+            }
+            if let Some(table) = self.move_table(key, before, set)? {
+                return Ok(table);
+            }
+        }
+        self.acquire_table(key, set)
+    }
+
     fn allowed_sources(&mut self, key: VipKey, vip: &Vip) -> Result<(Option<Arc<RangeSet>>, SetRef), PlanError> {
         match &vip.allowed_sources {
             None => Ok((None, SetRef::ABSENT)),
@@ -246,8 +270,7 @@ impl Planning<'_> {
         if !self.retargets.insert((before, after)) {
             return;
         }
-        let slots = |table: Table| slots_of(self.draft.image().table(table.unit, table.slots)).collect::<Vec<u16>>();
-        let (old, new) = (slots(before), slots(after));
+        let (old, new) = (self.draft.image().targets(before), self.draft.image().targets(after));
         let scale = before.slots.max(after.slots);
         let at = |table: &[u16], slot| table.get(base_slot(slot, scale, table.len())).copied();
         self.summary.slots_moved += (0..scale).filter(|slot| at(&old, *slot) != at(&new, *slot)).count();
@@ -273,7 +296,8 @@ fn meta_of(state: &VipState) -> VipMeta {
     let flag = |on, flag| if on { flag } else { 0 };
     let flags = flag(options, VipMeta::OPTIONS)
         | flag(state.clamp_mss, VipMeta::CLAMP_MSS)
-        | flag(state.client_affinity, VipMeta::CLIENT_AFFINITY);
+        | flag(state.client_affinity, VipMeta::CLIENT_AFFINITY)
+        | flag(state.table.is_wide, VipMeta::TRANSIT);
     VipMeta::new(state.index, state.table.unit, state.table.slots, flags)
 }
 
@@ -284,4 +308,5 @@ fn is_same(state: &VipState, vip: &Vip) -> bool {
         && state.allowed_sources == vip.allowed_sources
         && state.clamp_mss == vip.clamp_mss
         && state.client_affinity == vip.client_affinity
+        && state.keeps_datagrams == vip.keeps_datagrams
 }

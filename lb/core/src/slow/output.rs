@@ -149,6 +149,8 @@ impl Output {
 pub trait Decide {
     /// What the program would do with this frame. `admitted`: it has been through the VIP's limits already, and takes no token.
     fn balance(&mut self, frame: &[u8], admitted: bool) -> host::Outcome;
+    /// Whether what follows only asks where a packet would go, and is no sign that its flow lives.
+    fn only_ask(&mut self, _only: bool) {}
     /// A backend's line as it is now.
     fn line(&self, backend: BackendIndex) -> Option<BackendLine>;
 }
@@ -157,6 +159,10 @@ impl<M: Memory> Decide for Host<M> {
     fn balance(&mut self, frame: &[u8], admitted: bool) -> host::Outcome {
         self.without(if admitted { feature::LIMITS } else { 0 });
         Host::balance(self, frame)
+    }
+
+    fn only_ask(&mut self, only: bool) {
+        self.record_flows(!only);
     }
 
     fn line(&self, backend: BackendIndex) -> Option<BackendLine> {

@@ -43,7 +43,11 @@ pub(super) fn steer(context: &mut Context<'_>, packet: &Packet<'_>) -> Done {
         Err(outcome) => return outcome.into(),
     };
     // No token of the VIP's limits: those are for what clients ask.
-    match way(context.decide, context.settings.ifindex, packet, &flow, true) {
+    // ICMP errors are easily forged: they follow what is known of a flow, and add nothing to it.
+    context.decide.only_ask(true);
+    let way = way(context.decide, context.settings.ifindex, packet, &flow, true);
+    context.decide.only_ask(false);
+    match way {
         Way::Send { to, frame, choice } => {
             context.out.forward(to, frame, choice, packet.ip.len());
             Outcome::Steered.into()

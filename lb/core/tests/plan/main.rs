@@ -7,6 +7,7 @@
 //! | `reader` | a packet that reads the maps while they are written |
 //! | `properties` | random histories |
 //! | `scenarios` | the orders that the design names, one by one |
+//! | `transit` | flows that live while plans are carried out |
 
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
@@ -14,4 +15,5 @@ mod meaning;
 mod properties;
 mod reader;
 mod scenarios;
+mod transit;
 mod world;

@@ -7,7 +7,7 @@ use lb_core::slow::{Book, Common, Engine, EngineSettings, Input, Output, Tables}
 use xdp_prog::host::Host;
 
 use crate::{
-    datapath::LiveTables,
+    datapath::{Jiffies, LiveTables},
     xsk::{Handler, XskInterface},
 };
 
@@ -22,8 +22,7 @@ pub(super) struct Scene {
     pub(super) program: u64,
     pub(super) book: Arc<Book>,
     pub(super) common: Arc<Common>,
-    /// Jiffies a second.
-    pub(super) hz: u32,
+    pub(super) jiffies: Jiffies,
 }
 
 /// One worker's.
@@ -65,10 +64,12 @@ impl Worker {
         // A writer that panicked has left what it had put there, which is whole.
         let scene = shared.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         if host.as_ref().is_none_or(|(program, _)| *program != scene.program) {
-            *host = Some((scene.program, Host::new(scene.live.clone(), *ifindex)));
+            let mut new = Host::new(scene.live.clone(), *ifindex);
+            new.record_flows(true);
+            *host = Some((scene.program, new));
         }
         let Some((_, host)) = host else { return };
-        host.set_jiffies(jiffies(now_ns, scene.hz));
+        host.set_jiffies(scene.jiffies.at(now_ns));
         let mut tables = Tables {
             book: &scene.book,
             common: &scene.common,
@@ -99,23 +100,5 @@ impl Handler for Worker {
 
     fn deadline(&self) -> Option<u64> {
         self.deadline
-    }
-}
-
-/// A moment in jiffies, never 0, which token buckets take for *never used*.
-fn jiffies(now_ns: u64, hz: u32) -> u64 {
-    let jiffies = u128::from(now_ns) * u128::from(hz) / 1_000_000_000;
-    u64::try_from(jiffies).unwrap_or(u64::MAX).max(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::jiffies;
-
-    #[test]
-    fn jiffies_pass_as_time_does() {
-        assert_eq!(jiffies(0, 250), 1);
-        assert_eq!(jiffies(10_000_000_000, 250), 2500);
-        assert_eq!(jiffies(u64::MAX, 1000), 18_446_744_073_709);
     }
 }

@@ -26,7 +26,7 @@ use super::tables::Tables;
 use crate::{
     announce::Groups,
     control::SlowPathView,
-    datapath::{Balancer, Sockets, jiffies_per_second},
+    datapath::{Balancer, Sockets},
     metrics::{SlowFacts, WorkerFacts},
     xsk::{BusyPoll, Register, SlowPath, WorkerStatus, XskError, XskInterface, XskSettings},
 };
@@ -69,14 +69,14 @@ impl Slow {
         desired: &Desired,
         hops: &NextHops,
     ) -> anyhow::Result<Self> {
-        let hz = jiffies_per_second()?;
+        let jiffies = tables.jiffies;
         let secret = RandomState::new().build_hasher().finish();
         let scene = Scene {
             live: tables.balancer.live(),
             program: 0,
             book: Arc::new(book(config, desired, hops)),
             common: Arc::new(Common::new(config.slow_path.bounds(), secret)),
-            hz,
+            jiffies,
         };
         let mut slow = Self {
             shared: Arc::new(ShardedLock::new(scene)),
@@ -89,7 +89,7 @@ impl Slow {
             events: mpsc::channel(EVENTS),
             conflicts: BTreeMap::new(),
             secret,
-            hz,
+            hz: jiffies.hz(),
         };
         slow.prepare(config, &mut tables.balancer)?;
         if config.slow_path.enabled {

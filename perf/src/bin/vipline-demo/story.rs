@@ -175,18 +175,20 @@ fn change_weight(report: &mut Report, site: &Site) -> Result<()> {
         .first()
         .map_or_else(String::new, |error| format!(" (the first: {error})"));
     let refused = new.failed;
-    // A connection that is being made on a slot that moves meets a new worker in the middle of its handshake.
     report.check(
-        refused <= THREADS as u64,
+        refused == 0,
         &format!(
-            "{} connections made across the change, {refused} cut in their handshake (at most one a thread can be){first}",
+            "{} connections made across the change, {refused} cut in their handshake{first}",
             new.ok
         ),
     )?;
-    report.line(&format!(
-        "{} long-lived connections: {} broke because their slot moved (keeping those is transit, which this release does not have)",
-        THREADS, old.failed
-    ))?;
+    report.check(
+        old.failed == 0 && old.moved == 0,
+        &format!(
+            "{THREADS} long-lived connections with {} requests: {} broke, {} were answered by another worker",
+            old.ok, old.failed, old.moved
+        ),
+    )?;
     let replies = site.topology.client().http_get(vip, CONNECTIONS)?;
     shares(report, &per_server(&replies), [2, 1, 1])?;
     Ok(())

@@ -6,7 +6,7 @@ use std::{
 };
 
 use lb_core::{
-    desired::{BackendId, BackendSet, Member, Vip, VipKey},
+    desired::{BackendId, BackendSet, Member, Vip, VipKey, keeps_datagrams},
     ranges::RangeSet,
 };
 use operator_api::LocalNode;
@@ -154,6 +154,15 @@ impl Index {
             let mut vip = Vip::new(Arc::clone(&set.set));
             vip.allowed_sources = parsed.sources.as_ref().map(|(networks, _)| Arc::clone(networks));
             vip.client_affinity = parsed.client_affinity;
+            // In the window after a change, datagrams go where flows lived before. A node that has left a Local Service has nobody
+            // to take them, and so has a family without endpoints.
+            let somebody = match &parsed.to {
+                To::All { unserved, .. } => unserved
+                    .iter()
+                    .all(|other| Family::from(*other) != Family::of(key.address)),
+                To::Some { .. } => false,
+            };
+            vip.keeps_datagrams = somebody && keeps_datagrams(key.port);
             Some(vip)
         };
         let served: BTreeMap<VipKey, Vip> = keys.iter().filter_map(|key| Some((*key, vip(key)?))).collect();
@@ -331,6 +340,7 @@ fn is_same(a: &Vip, b: &Vip) -> bool {
         too_big,
         clamp_mss,
         client_affinity,
+        keeps_datagrams,
     } = a;
     Arc::ptr_eq(set, &b.set)
         && *limits == b.limits
@@ -338,4 +348,5 @@ fn is_same(a: &Vip, b: &Vip) -> bool {
         && *too_big == b.too_big
         && *clamp_mss == b.clamp_mss
         && *client_affinity == b.client_affinity
+        && *keeps_datagrams == b.keeps_datagrams
 }

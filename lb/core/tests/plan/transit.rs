@@ -1,0 +1,420 @@
+//! Flows that live while plans are carried out: a packet pump runs at every prefix of every plan, through the packet logic itself,
+//! and no flow whose backend lives is ever sent elsewhere.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use etherparse::PacketBuilder;
+use lb_core::{
+    config::{Capacity, TransitConfig},
+    desired::{Backend, BackendSet, Desired, Member, Protocol, Vip, VipKey},
+    plan::{Image, Moment, Planner, Table},
+};
+use xdp_prog::{
+    abi::{Activity, BackendIndex, Config, feature, tick_shift},
+    host::Host,
+};
+
+use crate::world::{id, resolved};
+
+const HZ: u32 = 250;
+const TRANSIT: TransitConfig = TransitConfig {
+    enabled: true,
+    tcp_idle_timeout_s: 100,
+    udp_idle_timeout_s: 20,
+    max_s: 86_400,
+    flow_records: 4096,
+};
+const CAPACITY: Capacity = Capacity {
+    vips: 24,
+    backends: 60,
+    table_segments: 2,
+    ranges: 4,
+};
+const HISTORIES: u64 = 40;
+const PLANS: usize = 14;
+const FLOWS: usize = 80;
+
+/// `SplitMix64`.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let word = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ word >> 31
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.roll() % end as u64) as usize
+    }
+}
+
+struct Flow {
+    vip: VipKey,
+    source: SocketAddr,
+    sequence: u32,
+    backend: u16,
+}
+
+struct World {
+    config: Config,
+    planner: Planner,
+    /// What packets see: behind the planner while a plan is carried out.
+    image: Image,
+    flows: Arc<[AtomicU64]>,
+    noted: BTreeMap<(Table, usize), Activity>,
+    /// In jiffies.
+    now: u64,
+    desired: Desired,
+    living: Vec<Flow>,
+    next_backend: u32,
+    next_source: u32,
+    broken: usize,
+    packets: usize,
+    elsewhere: usize,
+}
+
+fn vips() -> Vec<VipKey> {
+    let key = |address: &str, protocol, port| VipKey {
+        address: address.parse().unwrap(),
+        protocol,
+        port,
+    };
+    vec![
+        key("203.0.113.1", Protocol::Tcp, 80),
+        key("203.0.113.1", Protocol::Tcp, 443),
+        key("203.0.113.1", Protocol::Udp, 443),
+        key("2001:db8::1", Protocol::Tcp, 80),
+    ]
+}
+
+impl World {
+    fn new(features: u64) -> Self {
+        let config = Config {
+            features,
+            seed: [1, 2, 3, 4],
+            match_mask_v4: 15,
+            match_mask_v6: 15,
+            flow_mask: TRANSIT.flow_mask(),
+            flow_secret: 77,
+            tick_shift: tick_shift(HZ).into(),
+            ..Config::EMPTY
+        };
+        let planner = Planner::new(&CAPACITY, &config, HZ);
+        let mut world = Self {
+            config,
+            image: planner.image().clone(),
+            planner,
+            flows: (0..2 * 4096).map(|_| AtomicU64::new(0)).collect(),
+            noted: BTreeMap::new(),
+            now: 1 << 32,
+            desired: Desired::default(),
+            living: Vec::new(),
+            next_backend: 0,
+            next_source: 0,
+            broken: 0,
+            packets: 0,
+            elsewhere: 0,
+        };
+        let members: Vec<Member> = (0..5).map(|_| world.member()).collect();
+        let set = Arc::new(BackendSet {
+            members,
+            table_slots: Some(256),
+        });
+        world.desired.vips = vips().into_iter().map(|key| (key, Vip::new(set.clone()))).collect();
+        world
+    }
+
+    fn member(&mut self) -> Member {
+        let number = self.next_backend;
+        self.next_backend += 1;
+        // Names in order, so that a later one stands behind.
+        let backend = id(format!("n{number:04}"));
+        let address = IpAddr::from([10, 0, (number >> 8) as u8, number as u8]);
+        self.desired.backends.insert(backend.clone(), Backend { address });
+        Member { backend, weight: 1 }
+    }
+
+    fn ticks(&self) -> u32 {
+        (self.now >> tick_shift(HZ)) as u32
+    }
+
+    /// Something changes for some VIPs.
+    fn change(&mut self, dice: &mut Dice) {
+        let keys = vips();
+        let first = &self.desired.vips[&keys[dice.below(keys.len())]].set;
+        let (mut members, mut slots) = (first.members.clone(), first.table_slots);
+        match dice.below(6) {
+            0 => members.push(self.member()),
+            1 if members.len() > 1 => drop(members.remove(dice.below(members.len()))),
+            2 if members.len() > 1 => {
+                members.remove(dice.below(members.len()));
+                members.push(self.member());
+            }
+            3 => {
+                let at = dice.below(members.len());
+                members[at].weight = dice.below(3) as u16;
+            }
+            4 => slots = slots.map(|slots| if slots < 1024 { slots * 2 } else { 256 }),
+            _ => {}
+        }
+        let set = Arc::new(BackendSet {
+            members,
+            table_slots: slots,
+        });
+        for key in keys {
+            if dice.below(3) > 0 {
+                self.desired.vips.get_mut(&key).unwrap().set = set.clone();
+            }
+        }
+        let named: BTreeSet<_> = self
+            .desired
+            .vips
+            .values()
+            .flat_map(|vip| &vip.set.members)
+            .map(|member| &member.backend)
+            .collect();
+        let named: BTreeSet<_> = named.into_iter().cloned().collect();
+        self.desired.backends.retain(|backend, _| named.contains(backend));
+    }
+
+    /// Plans, and carries the plan out with packets in between.
+    fn plan(&mut self, dice: &mut Dice) {
+        let noted = std::mem::take(&mut self.noted);
+        let moment = Moment {
+            now: self.ticks(),
+            timeouts: TRANSIT.timeouts(HZ),
+            lives: TRANSIT.lives(HZ),
+            activity: &|table, slot| noted.get(&(table, slot)).copied().unwrap_or_default(),
+            ..Moment::STILL
+        };
+        let mut hops = resolved(&self.desired);
+        hops.extend(
+            self.planner
+                .backends()
+                .map(|backend| (backend.id.clone(), lb_core::desired::NextHop::Via(crate::world::via()))),
+        );
+        let before: BTreeMap<VipKey, Table> = self.planner.vips().map(|vip| (vip.key, vip.table)).collect();
+        let plan = self.planner.plan_at(&self.desired, &hops, &moment).unwrap();
+        self.noted = noted;
+        for write in &plan.writes {
+            assert!(self.image.apply(write));
+            // What is filled in is noted as if packets had been there.
+            self.read_fill(write);
+            for _ in 0..2 {
+                self.pump(dice, &before);
+            }
+        }
+        assert!(&self.image == self.planner.image());
+        let tables: BTreeSet<Table> = self.planner.vips().map(|vip| vip.table).collect();
+        self.noted.retain(|(table, _), _| tables.contains(table));
+        let noted = &self.noted;
+        let again = Moment {
+            now: self.ticks(),
+            timeouts: TRANSIT.timeouts(HZ),
+            lives: TRANSIT.lives(HZ),
+            activity: &|table, slot| noted.get(&(table, slot)).copied().unwrap_or_default(),
+            ..Moment::STILL
+        };
+        let again = self.planner.clone().plan_at(&self.desired, &hops, &again).unwrap();
+        assert!(again.writes.is_empty(), "planned again at once: {:?}", again.writes);
+    }
+
+    /// Activity that a plan fills into new wide tables.
+    fn read_fill(&mut self, write: &lb_core::plan::Write) {
+        let lb_core::plan::Write::Fill {
+            map: lb_core::plan::MapId::LookupTables,
+            index,
+            word,
+            values,
+        } = write
+        else {
+            return;
+        };
+        let wide: BTreeSet<Table> = self
+            .planner
+            .vips()
+            .map(|vip| vip.table)
+            .filter(|table| table.is_wide)
+            .collect();
+        for table in wide
+            .into_iter()
+            .filter(|table| table.word(0) == (*index, *word) && values.len() == 2 * table.slots)
+        {
+            for slot in 0..table.slots {
+                self.noted.insert((table, slot), Activity(values[2 * slot + 1]));
+            }
+        }
+    }
+
+    /// A packet of some flow, and now and then a new flow.
+    fn pump(&mut self, dice: &mut Dice, before: &BTreeMap<VipKey, Table>) {
+        if self.living.len() < FLOWS && dice.below(2) == 0 {
+            self.open(dice, before);
+        }
+        if !self.living.is_empty() {
+            let at = dice.below(self.living.len());
+            self.packet(at, before);
+        }
+    }
+
+    fn open(&mut self, dice: &mut Dice, before: &BTreeMap<VipKey, Table>) {
+        let keys = vips();
+        let vip = keys[dice.below(keys.len())];
+        self.next_source += 1;
+        let number = self.next_source;
+        let source: IpAddr = match vip.address {
+            IpAddr::V4(_) => IpAddr::from([198, 51, (number >> 8) as u8, number as u8]),
+            IpAddr::V6(_) => IpAddr::from([0x2001, 0xdb8, 7, 0, 0, 0, 0, number as u16]),
+        };
+        let source = SocketAddr::new(source, 1024 + (dice.roll() as u16 >> 2));
+        let sequence = dice.roll() as u32;
+        let flow = Flow {
+            vip,
+            source,
+            sequence,
+            backend: 0,
+        };
+        let Some(backend) = self.send(&flow, true, before) else {
+            return;
+        };
+        self.living.push(Flow { backend, ..flow });
+        // The client answers its backend at once.
+        let last = self.living.len() - 1;
+        self.packet(last, before);
+    }
+
+    fn packet(&mut self, at: usize, before: &BTreeMap<VipKey, Table>) {
+        if at >= self.living.len() {
+            return;
+        }
+        self.living[at].sequence = self.living[at].sequence.wrapping_add(100);
+        let flow = Flow { ..self.living[at] };
+        let went = self.send(&flow, false, before);
+        self.packets += 1;
+        if went != Some(flow.backend) {
+            self.broken += 1;
+            self.living.swap_remove(at);
+        }
+    }
+
+    fn send(&mut self, flow: &Flow, is_first: bool, before: &BTreeMap<VipKey, Table>) -> Option<u16> {
+        let frame = frame(flow, is_first);
+        let mut view = self.image.view(&self.config);
+        view.flows = &self.flows;
+        let mut host = Host::new(view, 1);
+        host.record_flows(true);
+        host.set_jiffies(self.now);
+        let choice = host.balance(&frame).choice?;
+        // What the program notes in the table: whichever of the two the packet met, the other is not used any more or not yet.
+        let now = self.ticks();
+        let tables = [
+            before.get(&flow.vip).copied(),
+            self.planner.vip(&flow.vip).map(|vip| vip.table),
+        ];
+        for table in tables.into_iter().flatten().filter(|table| table.is_wide) {
+            let slot = choice.slot as usize >> table.slots.trailing_zeros().abs_diff(table.slots.trailing_zeros());
+            let (segment, word) = table.word(slot);
+            let cur = self.image.load(lb_core::plan::MapId::LookupTables, segment, word) as u16;
+            if slot < table.slots && choice.backend.0 != cur {
+                self.elsewhere += 1;
+                let noted = self.noted.entry((table, slot)).or_default();
+                *noted = match flow.vip.protocol {
+                    Protocol::Tcp => Activity::new(now, noted.udp()),
+                    Protocol::Udp => Activity::new(noted.tcp(), now),
+                };
+            }
+        }
+        (choice.backend != BackendIndex::NONE).then_some(choice.backend.0)
+    }
+
+    /// Time passes; every flow says something before it has been silent for too long.
+    fn pass(&mut self, seconds: u32) {
+        let tables: BTreeMap<VipKey, Table> = self.planner.vips().map(|vip| (vip.key, vip.table)).collect();
+        for _ in 0..seconds.div_ceil(15) {
+            self.now += u64::from(seconds.min(15) * HZ);
+            let mut at = 0;
+            while at < self.living.len() {
+                let count = self.living.len();
+                self.packet(at, &tables);
+                at += usize::from(self.living.len() == count);
+            }
+        }
+    }
+}
+
+fn frame(flow: &Flow, is_first: bool) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let ip = match (flow.source.ip(), flow.vip.address) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => ethernet.ipv4(source.octets(), destination.octets(), 64),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => ethernet.ipv6(source.octets(), destination.octets(), 64),
+        _ => unreachable!("flows are of their VIP's family"),
+    };
+    let mut frame = Vec::new();
+    match flow.vip.protocol {
+        Protocol::Tcp => {
+            let tcp = ip.tcp(flow.source.port(), flow.vip.port, flow.sequence, 1000);
+            let tcp = if is_first { tcp.syn() } else { tcp.ack(1) };
+            tcp.write(&mut frame, &[]).unwrap();
+        }
+        Protocol::Udp => ip
+            .udp(flow.source.port(), flow.vip.port)
+            .write(&mut frame, &[])
+            .unwrap(),
+    }
+    frame
+}
+
+fn history(seed: u64, features: u64) -> World {
+    let mut dice = Dice(seed);
+    let mut world = World::new(features);
+    world.plan(&mut dice);
+    for _ in 0..40 {
+        world.pump(&mut dice, &BTreeMap::new());
+    }
+    for _ in 0..PLANS {
+        world.change(&mut dice);
+        world.plan(&mut dice);
+        let seconds = [0, 1, 30, 150][dice.below(4)];
+        world.pass(seconds);
+        // As the daemon does every two seconds.
+        world.plan(&mut dice);
+    }
+    world
+}
+
+#[test]
+fn no_living_flow_changes_its_backend_at_any_prefix_of_any_plan() {
+    let (mut packets, mut elsewhere) = (0, 0);
+    for seed in 0..HISTORIES {
+        let mut world = history(seed, feature::TRANSIT);
+        assert_eq!(world.broken, 0, "seed {seed}");
+        packets += world.packets;
+        elsewhere += world.elsewhere;
+        // Flows end, and with them transits: nothing is kept of what has departed.
+        for _ in 0..6 {
+            world.living.clear();
+            world.pass(150);
+            world.plan(&mut Dice(seed));
+        }
+        assert!(!world.planner.is_in_transit(), "seed {seed}");
+        assert_eq!(
+            world.planner.usage().backends,
+            world.desired.backends.len(),
+            "seed {seed}"
+        );
+        assert!(world.planner.vips().all(|vip| !vip.table.is_wide));
+    }
+    assert!(packets > 20_000 && elsewhere > packets / 20, "{packets} {elsewhere}");
+}
+
+#[test]
+fn without_transit_flows_break() {
+    let broken: usize = (0..HISTORIES).map(|seed| history(seed, 0).broken).sum();
+    assert!(broken > 100, "{broken}");
+}

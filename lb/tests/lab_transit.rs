@@ -1,0 +1,271 @@
+//! Connections and flows stay where they live while their backends' slots move: real TCP and UDP through the daemon, and what each
+//! server says of who asked.
+
+#![allow(clippy::print_stdout, reason = "what was measured is shown with the test's output")]
+
+mod lab_support;
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use anyhow::Result;
+use lab::{Conn, Proto, Topology, require_root};
+use lab_support::{Bed, LbFile, assert_spread, eventually, vip_v4, vip_v6};
+
+const BOTH: [Proto; 2] = [Proto::Tcp, Proto::Udp];
+const WORKERS: u8 = 4;
+/// Connections, and UDP flows, of each family.
+const OPEN: u16 = 80;
+/// Timeouts so short that a test can wait for them.
+const SHORT: &str = "transit: { tcp_idle_timeout_s: 4, udp_idle_timeout_s: 2 }";
+
+fn vips() -> [SocketAddr; 2] {
+    [vip_v4(1, 80), vip_v6(1, 80)]
+}
+
+fn bed(more: &str) -> Result<Bed> {
+    let topology = Topology::builder().workers(WORKERS).build()?;
+    Bed::start(topology, |topology, lb| {
+        let [v4, v6] = vips();
+        LbFile::new(topology, lb)
+            .vips(&BOTH.map(|proto| (proto, v4)), "v4")
+            .vips(&BOTH.map(|proto| (proto, v6)), "v6")
+            .more(more)
+    })
+}
+
+/// Connections and UDP flows that are open, each with the server that answered first.
+struct Open {
+    connections: Vec<(Conn, String)>,
+    flows: Vec<(SocketAddr, SocketAddr, String)>,
+}
+
+/// How many were answered by whom they were answered first; and how many not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kept {
+    connections: usize,
+    flows: usize,
+    broken: usize,
+}
+
+impl Open {
+    fn all(bed: &Bed, first_port: u16) -> Result<Self> {
+        let client = bed.topology.client().with_timeout(Duration::from_millis(700));
+        let (mut connections, mut flows) = (Vec::new(), Vec::new());
+        for vip in vips() {
+            let from = |port| match vip {
+                SocketAddr::V4(_) => SocketAddr::new(client.addr_v4().into(), port),
+                SocketAddr::V6(_) => SocketAddr::new(client.addr_v6().into(), port),
+            };
+            for port in first_port..first_port + OPEN {
+                let mut connection = client.connect_from(from(port), vip)?;
+                let server = connection.get()?.server;
+                connections.push((connection, server));
+                let server = client.udp_get_from(from(port), vip)?.server;
+                flows.push((from(port), vip, server));
+            }
+        }
+        Ok(Self { connections, flows })
+    }
+
+    /// Asks all of them again; those that break are gone.
+    fn ask(&mut self, bed: &Bed) -> Kept {
+        let client = bed.topology.client().with_timeout(Duration::from_millis(700));
+        let (connections, flows) = (self.connections.len(), self.flows.len());
+        self.connections
+            .retain_mut(|(connection, server)| connection.get().is_ok_and(|reply| reply.server == *server));
+        self.flows.retain(|(from, vip, server)| {
+            client
+                .udp_get_from(*from, *vip)
+                .is_ok_and(|reply| reply.server == *server)
+        });
+        let kept = (self.connections.len(), self.flows.len());
+        Kept {
+            connections: kept.0,
+            flows: kept.1,
+            broken: connections + flows - kept.0 - kept.1,
+        }
+    }
+
+    /// Connections by the worker that answers.
+    fn servers(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for (_, server) in &self.connections {
+            let worker = server.trim_end_matches("-v6").to_owned();
+            *counts.entry(worker).or_default() += 1;
+        }
+        counts
+    }
+
+    fn at(&self, worker: &str) -> usize {
+        let named = |server: &String| server.starts_with(worker);
+        self.connections.iter().filter(|(_, server)| named(server)).count()
+            + self.flows.iter().filter(|(_, _, server)| named(server)).count()
+    }
+}
+
+/// The weights of all four workers, in both sets; 0 leaves one out.
+fn weights(bed: &Bed, file: &LbFile, weights: [u32; WORKERS as usize]) -> Result<LbFile> {
+    let mut file = file.clone();
+    for (set, suffix) in [("v4", ""), ("v6", "-v6")] {
+        let all = LbFile::new(&bed.topology, bed.topology.lb(0)).members(set).clone();
+        *file.members(set) = all;
+        for (number, weight) in (1..).zip(weights) {
+            file.weight(set, &format!("worker-{number}{suffix}"), weight);
+        }
+        file.members(set).retain(|member| member.2 > 0);
+    }
+    bed.lb().reload_lb(&file)?;
+    Ok(file)
+}
+
+fn total() -> usize {
+    usize::from(OPEN) * 4
+}
+
+/// Weights, members that leave and come back, one after the other.
+const CHANGES: [[u32; WORKERS as usize]; 5] = [
+    [100, 100, 0, 100],
+    [100, 50, 0, 200],
+    [0, 100, 100, 100],
+    [100, 100, 100, 100],
+    [100, 0, 0, 100],
+];
+
+#[test]
+fn connections_and_flows_stay_through_one_change_after_another() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let bed = bed("")?;
+    let mut open = Open::all(&bed, 20_000)?;
+    let all = Kept {
+        connections: total() / 2,
+        flows: total() / 2,
+        broken: 0,
+    };
+    assert_eq!(open.ask(&bed), all, "the control: nothing changes");
+    let mut file = bed.file();
+    let mut later = Vec::new();
+    for (round, change) in (1..).zip(CHANGES) {
+        file = weights(&bed, &file, change)?;
+        assert_eq!(open.ask(&bed), all, "after change {round}, {change:?}");
+        for open in &mut later {
+            let kept = Open::ask(open, &bed);
+            assert_eq!(
+                (kept.connections, kept.broken),
+                (total() / 2, 0),
+                "those of round {round}"
+            );
+        }
+        // New ones go where the file says, and stay there.
+        later.push(Open::all(&bed, 20_000 + 1_000 * round)?);
+        let counts = later.last().map(Open::servers).unwrap_or_default();
+        let names = ["worker-1", "worker-2", "worker-3", "worker-4"];
+        let share: Vec<(&str, u32)> = names
+            .into_iter()
+            .zip(change)
+            .filter(|(_, weight)| *weight > 0)
+            .collect();
+        assert_spread("new connections", &counts, &share);
+        println!("{change:?}: {all:?}, then {counts:?}");
+    }
+    assert!(open.at("worker-3") > 0, "some still live where nothing new goes");
+    Ok(())
+}
+
+/// The twin: the same without transit.
+#[test]
+fn without_transit_the_same_changes_break_some() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let bed = bed("transit: { enabled: false }")?;
+    let mut open = Open::all(&bed, 20_000)?;
+    assert_eq!(open.ask(&bed).broken, 0, "the control: nothing changes");
+    weights(&bed, &bed.file(), CHANGES[0])?;
+    let kept = open.ask(&bed);
+    println!("{kept:?}");
+    assert!(
+        kept.broken > total() / 8,
+        "a quarter lived where nothing is sent any more: {kept:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_transit_ends_when_nothing_lives_elsewhere_and_the_backend_is_forgotten() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let bed = bed(SHORT)?;
+    let mut open = Open::all(&bed, 20_000)?;
+    let file = weights(&bed, &bed.file(), CHANGES[0])?;
+    let known = || -> Result<bool> { Ok(bed.lb().backends()?.iter().any(|backend| backend.name == "worker-3")) };
+    assert!(known()?, "it is kept while something may live there");
+    // Longer than the timeout: who speaks is kept all the same.
+    for _ in 0..6 {
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(open.ask(&bed).broken, 0);
+    }
+    assert!(known()?);
+    drop(open);
+    eventually("worker-3 is forgotten", || Ok(!known()?))?;
+    // And it may come back as if it had never been there.
+    weights(&bed, &file, [100; WORKERS as usize])?;
+    let mut open = Open::all(&bed, 30_000)?;
+    assert_eq!(open.ask(&bed).broken, 0);
+    assert!(open.at("worker-3") > 0);
+    Ok(())
+}
+
+#[test]
+fn a_program_that_is_replaced_in_transit_goes_on_with_its_flows() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let bed = bed("")?;
+    let mut open = Open::all(&bed, 20_000)?;
+    let file = weights(&bed, &bed.file(), CHANGES[0])?;
+    let mut young = Open::all(&bed, 21_000)?;
+    let file = weights(&bed, &file, CHANGES[1])?;
+    assert_eq!((open.ask(&bed).broken, young.ask(&bed).broken), (0, 0));
+    // Another feature: another program, with maps of its own.
+    let file = file.more("protection: { denied_sources: [192.0.2.0/24] }");
+    bed.lb().reload_lb(&file)?;
+    assert_eq!(open.ask(&bed).broken, 0, "those that no record names");
+    assert_eq!(young.ask(&bed).broken, 0, "those that are recorded");
+    weights(&bed, &file, CHANGES[3])?;
+    assert_eq!(
+        (open.ask(&bed).broken, young.ask(&bed).broken),
+        (0, 0),
+        "one change more"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_set_that_is_drained_whole_keeps_its_connections_and_takes_no_new_ones() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let bed = bed("")?;
+    let mut open = Open::all(&bed, 20_000)?;
+    let mut drained = bed.file();
+    for (set, suffix) in [("v4", ""), ("v6", "-v6")] {
+        for number in 1..=WORKERS {
+            drained.weight(set, &format!("worker-{number}{suffix}"), 0);
+        }
+    }
+    bed.lb().reload_lb(&drained)?;
+    assert_eq!(open.ask(&bed).broken, 0);
+    let client = bed.topology.client().with_timeout(Duration::from_millis(700));
+    for vip in vips() {
+        let refused = client.try_http_get(vip, 10)?;
+        assert!(refused.iter().all(Result::is_err), "{vip}: {refused:?}");
+    }
+    assert_eq!(open.ask(&bed).broken, 0);
+    bed.lb().reload_lb(&bed.file())?;
+    assert_eq!(open.ask(&bed).broken, 0);
+    bed.topology.client().http_get(vips()[0], 10)?;
+    Ok(())
+}
