@@ -58,7 +58,8 @@ fn two_hundred_thousand_frames_leave_no_frame_behind() -> Result<()> {
         settled(&bed, frames_per_queue)?;
         assert_eq!(bed.path.groups(), free);
         let received = bed.tally(Tally::Received);
-        ensure!(received > 1000, "only {received} received");
+        // Most are dropped, by design; how many depends on who else wants a CPU.
+        ensure!(received > 200, "only {received} received");
         let dropped = [Tally::NoFrame, Tally::InboxFull].map(|tally| bed.tally(tally));
         // A small memory has too few frames to fill an inbox, a large one has more than an inbox takes.
         ensure!(
