@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapInfo};
 use lab::Netns;
 use xdp_prog::abi::{
-    Config, KeyV4, MAX_TABLE_SLOTS, MIN_TABLE_SLOTS, SEGMENT_UNITS, SLOTS_PER_WORD, UNIT_SLOTS, VipMeta, WAYS_V4, map,
+    Config, KeyV4, MAX_TABLE_SLOTS, MIN_TABLE_SLOTS, SLOTS_PER_WORD, SlotWord, VipMeta, WAYS_V4, WIDE_WORDS, map,
 };
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
@@ -92,17 +92,24 @@ impl Maps {
     pub(crate) fn spread(&self, vip: VipMeta) -> Result<BTreeMap<Ipv4Addr, usize>> {
         let mut backends = BTreeMap::<u16, usize>::new();
         let slots = vip.slots().clamp(MIN_TABLE_SLOTS, MAX_TABLE_SLOTS);
-        let (segment, unit) = (vip.unit().0 / SEGMENT_UNITS as u32, vip.unit().0 % SEGMENT_UNITS as u32);
+        let (segment, first) = vip.unit().place();
         let mut segments = self.segments.borrow_mut();
         let segment = match segments.entry(segment) {
             std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::btree_map::Entry::Vacant(new) => new.insert(self.tables.get(&segment, 0)?),
         };
-        let first = unit * (UNIT_SLOTS / SLOTS_PER_WORD) as u32;
-        for word in 0..(slots / SLOTS_PER_WORD) as u32 {
-            let word = segment.get(&(first + word), 0)?;
-            for slot in 0..SLOTS_PER_WORD {
-                *backends.entry((word >> (16 * slot)) as u16).or_default() += 1;
+        if vip.has(VipMeta::TRANSIT) {
+            // Where new flows go; older ones may live elsewhere.
+            for slot in 0..slots {
+                let word = segment.get(&(first + (slot * WIDE_WORDS) as u32), 0)?;
+                *backends.entry(SlotWord(word).cur()).or_default() += 1;
+            }
+        } else {
+            for word in 0..(slots / SLOTS_PER_WORD) as u32 {
+                let word = segment.get(&(first + word), 0)?;
+                for slot in 0..SLOTS_PER_WORD {
+                    *backends.entry((word >> (16 * slot)) as u16).or_default() += 1;
+                }
             }
         }
         let mut spread = BTreeMap::new();
