@@ -51,6 +51,9 @@ pub struct StatusView {
     /// The cluster that says what there is, with `--kube`.
     #[serde(default)]
     pub kube: Option<KubeView>,
+    /// Where links and maps are pinned; absent where the data plane ends with the daemon.
+    #[serde(default)]
+    pub pinned: Option<String>,
 }
 
 /// A cluster as a source.

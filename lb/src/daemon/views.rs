@@ -44,6 +44,7 @@ pub(super) fn status(
         packets: by_fate(counts),
         slow_path: None,
         kube: None,
+        pinned: None,
     }
 }
 
