@@ -7,6 +7,7 @@
 //! | [`daemon`] | `vipline run` and `vipline node` |
 //! | [`control`] | the control socket between the two |
 //! | [`source`] | where desired state comes from |
+//! | [`health`] | probing backends |
 //! | [`nexthop`] | routes and neighbours, by netlink |
 //! | [`datapath`] | the XDP programs and their maps |
 //! | [`xsk`] | AF_XDP sockets and their workers |
@@ -16,6 +17,7 @@ pub mod cli;
 pub mod control;
 pub mod daemon;
 pub mod datapath;
+pub mod health;
 pub mod nexthop;
 pub mod source;
 pub mod xsk;

@@ -12,6 +12,8 @@ use std::{
 
 use ipnet::IpNet;
 
+use crate::health::Checks;
+
 /// Identity of a backend: its name, which survives reordering, restarts and a change of address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendId(pub Arc<str>);
@@ -146,6 +148,9 @@ pub struct Vip {
     /// All flows of a client's address go to one backend, whatever their ports; VIPs with equal sets agree. Stateless: a client moves
     /// with its slot when the set changes, and there is no timeout.
     pub client_affinity: bool,
+    /// How this node learns whether backends serve; `None`: not at all. Decides nothing about tables: those are the desired state's, and
+    /// health is laid on them ([`crate::health::Overlay`]).
+    pub checks: Option<Arc<Checks>>,
 }
 
 impl Vip {
@@ -158,6 +163,7 @@ impl Vip {
             too_big: TooBig::default(),
             clamp_mss: false,
             client_affinity: false,
+            checks: None,
         }
     }
 }

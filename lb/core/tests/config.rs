@@ -11,6 +11,7 @@ use lb_core::{
         reload::{self, Loaded, ProgramChange, Refusal, Reload},
     },
     desired::{BackendId, Limits, Protocol, Rate, TooBig, VipKey},
+    health::{Check, Checks, HttpProbe, Probe, Statuses, Timing},
     slow::Kind,
 };
 use xdp_prog::abi::feature;
@@ -402,7 +403,8 @@ fn every_key_is_in_the_reference() {
     let slow_path = format!("{{nobody: 1, limits: {{nobody: 1, {kinds}}}, fragments: {x}, hold: {x}}}");
     let lb = format!(
         "{{nobody: 1, interfaces: [{x}], encap: {x}, protection: {x}, capacity: {x}, tunnel: {x}, l2: {x}, slow_path: {slow_path}, \
-         backend_sets: {{web: {x}}}, vips: [{{nobody: 1, limits: {x}, backends: [{x}]}}]}}"
+         health: {x}, backend_sets: {{web: {{nobody: 1, health: {x}}}}}, \
+         vips: [{{nobody: 1, limits: {x}, health: {x}, backends: [{x}]}}]}}"
     );
     let errors = [LbConfig::parse(&lb).unwrap_err(), NodeConfig::parse(x).unwrap_err()];
     let mut places = 0;
@@ -422,8 +424,83 @@ fn every_key_is_in_the_reference() {
         }
     }
     assert_eq!(
-        places, 24,
-        "places where keys stand: 23 in an LB node's file, one in a worker node's"
+        places, 27,
+        "places where keys stand: 26 in an LB node's file, one in a worker node's"
+    );
+}
+
+#[test]
+fn health_of_a_set_is_what_it_says_over_what_the_top_says() {
+    let config = lb("
+health: { type: http, port: 8080, path: /healthz, interval_ms: 5000, fall: 2, panic_percent: 40 }
+backend_sets:
+  plain: { members: [{name: a, address: 10.0.0.1}] }
+  also_plain: { health: {}, members: [{name: b, address: 10.0.0.2}] }
+  own: { health: { type: https, port: 8443, host: 'web.example:8443', status: 200-299, body: ok, timeout_ms: 300 }, members: [] }
+  tcp: { health: { type: tcp }, members: [] }
+  none: { health: { type: none }, members: [] }
+vips:
+  - {address: 203.0.113.1, protocol: tcp, port: 1, backends: plain}
+  - {address: 203.0.113.1, protocol: tcp, port: 2, backends: also_plain}
+  - {address: 203.0.113.1, protocol: tcp, port: 3, backends: own}
+  - {address: 203.0.113.1, protocol: tcp, port: 4, backends: tcp}
+  - {address: 203.0.113.1, protocol: tcp, port: 5, backends: none}
+  - {address: 203.0.113.1, protocol: tcp, port: 6, backends: [], health: {status: 204}}
+");
+    let checks = |port| {
+        config.desired.vips[&vip("203.0.113.1", Protocol::Tcp, port)]
+            .checks
+            .clone()
+    };
+    let timing = Timing {
+        interval_ms: 5000,
+        fall: 2,
+        ..Timing::default()
+    };
+    let http = HttpProbe {
+        port: 8080,
+        tls: false,
+        host: None,
+        path: "/healthz".into(),
+        statuses: Statuses::SUCCESS,
+        body: None,
+    };
+    let expect = |probe, timing| Checks {
+        panic_percent: 40,
+        ..Checks::new([Check { probe, timing }])
+    };
+    assert_eq!(*checks(1).unwrap(), expect(Probe::Http(http.clone()), timing));
+    assert!(
+        std::sync::Arc::ptr_eq(&checks(1).unwrap(), &checks(2).unwrap()),
+        "equal checks are one"
+    );
+    let own = HttpProbe {
+        port: 8443,
+        tls: true,
+        host: Some("web.example:8443".into()),
+        statuses: Statuses { first: 200, last: 299 },
+        body: Some("ok".into()),
+        ..http.clone()
+    };
+    let quick = Timing {
+        timeout_ms: 300,
+        ..timing
+    };
+    assert_eq!(*checks(3).unwrap(), expect(Probe::Http(own), quick));
+    assert_eq!(*checks(4).unwrap(), expect(Probe::Tcp { port: 8080 }, timing));
+    assert_eq!(checks(5), None);
+    let no_content = HttpProbe {
+        statuses: Statuses { first: 204, last: 204 },
+        ..http
+    };
+    assert_eq!(*checks(6).unwrap(), expect(Probe::Http(no_content), timing));
+    // Without a word nothing is probed; health alone changes no table.
+    assert!(
+        lb("vips: [{address: 203.0.113.1, protocol: tcp, port: 1, backends: []}]")
+            .desired
+            .vips
+            .values()
+            .all(|vip| vip.checks.is_none())
     );
 }
 

@@ -13,8 +13,9 @@ pub use capture::{
 pub use client::{ClientError, Stream, ask, follow};
 pub use server::{Answer, ListenError, Listener};
 pub use view::{
-    AcceptView, Affinity, AwayView, BackendView, CountedBy, CounterView, ExplainView, HeldView, InterfaceView,
-    KubeView, NextHopKind, ReloadView, Role, SetView, SlowKindView, SlowPathView, StatusView, VipView, WorkerView,
+    AcceptView, Affinity, AwayView, BackendView, CheckView, CountedBy, CounterView, ExplainView, HealthSums, HeldView,
+    InterfaceView, KubeView, NextHopKind, ReloadView, Role, SetView, SlowKindView, SlowPathView, StatusView, VipView,
+    WorkerView,
 };
 
 use std::net::SocketAddr;

@@ -260,6 +260,7 @@ impl Tables {
                 address: backend.address,
                 next_hop: self.next_hop(backend.id, view),
                 sets: sets.remove(backend.id).unwrap_or_default(),
+                checks: Vec::new(),
                 packets: traffic.packets,
                 bytes: traffic.bytes,
             }

@@ -154,6 +154,7 @@ impl Index {
             let mut vip = Vip::new(Arc::clone(&set.set));
             vip.allowed_sources = parsed.sources.as_ref().map(|(networks, _)| Arc::clone(networks));
             vip.client_affinity = parsed.client_affinity;
+            vip.checks.clone_from(&parsed.checks);
             Some(vip)
         };
         let served: BTreeMap<VipKey, Vip> = keys.iter().filter_map(|key| Some((*key, vip(key)?))).collect();
@@ -331,6 +332,7 @@ fn is_same(a: &Vip, b: &Vip) -> bool {
         too_big,
         clamp_mss,
         client_affinity,
+        checks,
     } = a;
     Arc::ptr_eq(set, &b.set)
         && *limits == b.limits
@@ -338,4 +340,5 @@ fn is_same(a: &Vip, b: &Vip) -> bool {
         && *too_big == b.too_big
         && *clamp_mss == b.clamp_mss
         && *client_affinity == b.client_affinity
+        && *checks == b.checks
 }
