@@ -1,7 +1,7 @@
 //! How a slot's word changes while old flows live: user space's half of the rules that the packet path follows
 //! ([`xdp_prog::balance::transit`]).
 //!
-//! Never knows a clock or a table: a slot and what happens to it, at a time that the caller says. `lb/core/tests/transit.rs` holds
+//! Never knows a clock or a table: a slot and what happens to it, at a time that the caller says. `lb/core/tests/transit` holds
 //! both halves together against random histories of one slot, and shows that the rules that look simpler break flows.
 
 use xdp_prog::abi::{Activity, FlowLives, SlotWord};

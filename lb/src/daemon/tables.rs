@@ -73,7 +73,11 @@ impl Tables {
     /// be no smaller than those of the program that it shall take over from: their size decides where flows go.
     pub(super) fn load(file: &LbFile, more: u64, before: Option<&Self>) -> anyhow::Result<Self> {
         let LbFile { config, seed } = file;
-        let jiffies = Jiffies::calibrate()?;
+        // The distance of the two clocks stays until the next boot: a program that takes over need not ask again.
+        let jiffies = match before {
+            Some(before) => before.jiffies,
+            None => Jiffies::calibrate()?,
+        };
         // Records go on where they have as much room as before.
         let keeps = |before: &&Config| config.transit.enabled && before.flow_mask == config.transit.flow_mask();
         let kept = before.map(|before| before.planner.config()).filter(keeps);

@@ -23,11 +23,10 @@ impl Planning<'_> {
     pub(super) fn plan_backends(&mut self, desired: &Desired, hops: &NextHops) -> Result<(), PlanError> {
         let mut changes = Vec::new();
         for (id, backend) in &desired.backends {
-            let index = match self.books.backends.get_mut(id) {
+            match self.books.backends.get_mut(id) {
                 Some(state) => {
                     state.address = backend.address;
                     state.has_departed = false;
-                    state.index
                 }
                 None => {
                     let capacity = self.capacity.backends;
@@ -53,10 +52,8 @@ impl Planning<'_> {
                     );
                     self.books.backend_ids.insert(index, id.clone());
                     self.summary.backends_added += 1;
-                    index
                 }
-            };
-            debug_assert!(index.0 != 0);
+            }
         }
         for (id, state) in &mut self.books.backends {
             let is_dead = self.moment.dead.contains(id);

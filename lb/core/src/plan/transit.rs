@@ -2,8 +2,8 @@
 //!
 //! Never decides what becomes of a slot ([`crate::transit`] does), nor what a set's table is. A wide table is made for a move: from
 //! what a VIP's slots say now to its set's table. VIPs that make the same move in one plan share it; those that come to the same words
-//! later do not, since what packets noted before would end their transits early. It changes in place, slot by slot, and only towards its end: when no slot of it is in transit any more, its VIPs go back
-//! to their sets' plain tables.
+//! later do not, since what packets noted before would end their transits early. It changes in place, slot by slot, and only towards
+//! its end: when no slot of it is in transit any more, its VIPs go back to their sets' plain tables.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -70,20 +70,19 @@ impl Planning<'_> {
             };
             let mut is_over = true;
             for slot in 0..table.slots {
-                let before = self.slot(table, &wide, slot);
+                let mut before = self.slot(table, &wide, slot);
                 if !before.is_in_transit() {
                     continue;
                 }
                 if moment.window_too_short && before.word.has(SlotWord::LEARNING) {
-                    Arc::make_mut(&mut wide.began)[slot].window = moment.now;
+                    before.began.window = moment.now;
                 }
-                let before = self.slot(table, &wide, slot);
                 let is_dead = |backend| self.is_dead(BackendIndex(backend));
                 let after = before
                     .changed(before.word.cur(), is_dead, moment.now)
                     .aged(moment.now, &moment.timeouts);
                 is_over &= !after.is_in_transit();
-                if after.began != before.began {
+                if wide.began.get(slot) != Some(&after.began) {
                     Arc::make_mut(&mut wide.began)[slot] = after.began;
                 }
                 if after.word != before.word {
