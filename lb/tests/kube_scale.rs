@@ -107,6 +107,7 @@ fn an_event_among_ten_thousand_services() {
         node: Arc::from("lb-1"),
         capacity: Capacity::KUBE,
         sources: Vec::new(),
+        keeps_records: true,
     };
     let (match_mask_v4, match_mask_v6) = masks_for(own.capacity.vips);
     let config = Config {

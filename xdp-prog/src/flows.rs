@@ -16,7 +16,7 @@ use crate::{
         LineMeta,
     },
     hash,
-    machine::{opaque, word},
+    machine::{add, opaque, word},
 };
 
 /// Memory of the flow table, and who is asked whether a backend lives.
@@ -27,6 +27,16 @@ pub trait FlowTable {
     fn backend(&self, index: u32) -> Option<*const BackendLine>;
     /// Told of a flow that found no room.
     fn unrecorded(&self, packet: Unrecorded);
+    /// Whether flows of VIPs with a scheduler are counted.
+    #[inline(always)]
+    fn is_counting(&self) -> bool {
+        false
+    }
+    /// Open flows of VIPs with a scheduler at a backend, for atomic additions; `None` where they are not counted.
+    #[inline(always)]
+    fn open_flows(&self, _backend: u32) -> Option<*mut u64> {
+        None
+    }
     /// Whether nothing may be written: who only asks where a flow would go is told so, as if what can be recorded had been.
     #[inline(always)]
     fn is_passive(&self) -> bool {
@@ -41,6 +51,10 @@ pub enum Unrecorded {
     Syn,
     /// A datagram in the learning window, which must be longer now.
     Datagram,
+    /// A new flow of a VIP with a scheduler.
+    Scheduled,
+    /// A client whose affinity would be remembered.
+    Client,
 }
 
 /// Where a flow stands in the table, and by what it is known there.
@@ -86,10 +100,10 @@ impl Found {
         self.word.backend()
     }
 
-    /// What is known of the flow: the number of a [`FlowState`].
+    /// What is known of the flow: the number of a [`FlowState`], whether or not it is scheduled.
     #[inline(always)]
     pub const fn state(&self) -> u64 {
-        self.word.state()
+        self.word.state() & !FlowState::SCHEDULED
     }
 
     /// The sequence number that the record was made with.
@@ -136,10 +150,11 @@ pub fn find<T: FlowTable>(table: &T, key: FlowKey, now: u32, lives: FlowLives) -
     None
 }
 
-/// 1 for 0, and 0 for everything else, without a branch; opaque, or the compiler knows what it is and makes one.
+/// 1 for 0, and 0 for everything else, without a branch; opaque, or the compiler knows what it is and makes one, or a mask of the sign,
+/// at which the verifier (since Linux 6.16) goes both ways.
 #[inline(always)]
 fn is_zero(value: u64) -> u64 {
-    opaque(!(value | opaque(value.wrapping_neg()))) >> 63
+    opaque(opaque(!(value | opaque(value.wrapping_neg()))) >> 63)
 }
 
 /// A way's word, and 0 if the record in it is the flow's own.
@@ -190,7 +205,7 @@ fn room<T: FlowTable>(table: &T, key: FlowKey, now: u32, lives: FlowLives, syn_a
             let is_free = never | record.expired(now, lives);
             own |= opaque(is_zero(differs) * number);
             here = opaque((here * (1 - is_free)) | (number * is_free));
-            syns += opaque(is_zero(record.state() ^ FlowState::Syn as u64) & (1 - is_free));
+            syns += opaque(is_zero(record.state() & !FlowState::SCHEDULED ^ FlowState::Syn as u64) & (1 - is_free));
             unused |= opaque(never);
             way += 1;
         }
@@ -213,7 +228,7 @@ fn room<T: FlowTable>(table: &T, key: FlowKey, now: u32, lives: FlowLives, syn_a
 
 /// Whether a backend is one that flows may live at: known, and not dead.
 #[inline(always)]
-fn lives_on<T: FlowTable>(table: &T, backend: u16) -> bool {
+pub(crate) fn lives_on<T: FlowTable>(table: &T, backend: u16) -> bool {
     match table.backend(u32::from(backend)) {
         // SAFETY: a line of the map, aligned.
         Some(line) => LineMeta(unsafe { word(&raw const (*line).meta) }).has(LineMeta::ALIVE),
@@ -230,18 +245,37 @@ pub fn record<T: FlowTable>(table: &T, key: FlowKey, new: New, now: u32, lives: 
     if table.is_passive() {
         return true;
     }
+    let word = FlowWord::new(key.high, new.backend, new.state, new.tick).marked(new.mark);
     // SAFETY: `at` points to a record of the map, as `room` set it.
     unsafe {
-        if !swap(
-            found.at,
-            found.word,
-            FlowWord::new(key.high, new.backend, new.state, now),
-        ) {
+        if !swap(found.at, found.word, word) {
             return false;
         }
         (&raw mut (*found.at).tail).write_volatile(FlowTail::new(key.low, new.initial_sequence).0);
     }
+    count(table, found.word, word);
     true
+}
+
+/// Counts the flows of a way that changed hands: each change is one compare-and-swap, and who made it counts it, so that nothing is
+/// counted twice or forgotten.
+#[inline(always)]
+fn count<T: FlowTable>(table: &T, before: FlowWord, after: FlowWord) {
+    if !table.is_counting() {
+        return;
+    }
+    if before.counts() != 0
+        && let Some(open) = table.open_flows(u32::from(before.backend()))
+    {
+        // SAFETY: a word of the map, aligned, which is written in this way alone.
+        unsafe { add(open, u64::MAX) };
+    }
+    if after.counts() != 0
+        && let Some(open) = table.open_flows(u32::from(after.backend()))
+    {
+        // SAFETY: as above.
+        unsafe { add(open, 1) };
+    }
 }
 
 /// What a new record says.
@@ -251,18 +285,27 @@ pub struct New {
     pub backend: u16,
     /// What is known of it.
     pub state: FlowState,
+    /// [`FlowState::SCHEDULED`], or 0.
+    pub mark: u64,
+    /// When it counts from: now, but for a client's.
+    pub tick: u32,
     /// The SYN's sequence number; 0 of UDP.
     pub initial_sequence: u32,
 }
 
-/// Notes a packet of a recorded flow. Writes nothing where nothing is new, and lets be what somebody else changed meanwhile.
+/// Notes a packet of a recorded flow; `true` if that is news, even if somebody else was faster. Writes nothing where nothing is new,
+/// and lets be what somebody else changed meanwhile.
 #[inline(always)]
-pub fn renew<T: FlowTable>(table: &T, found: &Found, state: FlowState, now: u32) {
+pub fn renew<T: FlowTable>(table: &T, found: &Found, state: FlowState, now: u32) -> bool {
     let renewed = found.word.renewed(state, now);
     if renewed != found.word && !table.is_passive() {
         // SAFETY: `at` points to a record of the map, as `find` set it.
-        unsafe { swap(found.at, found.word, renewed) };
+        let is_ours = unsafe { swap(found.at, found.word, renewed) };
+        if is_ours && renewed.counts() != found.word.counts() {
+            count(table, found.word, renewed);
+        }
     }
+    renewed != found.word
 }
 
 /// Compare-and-swap of a record's first word.

@@ -12,16 +12,18 @@ use std::{
 use crate::{
     abi::{
         BackendIndex, BackendLine, BucketV4, BucketV6, Config, FlowBucket, KeyV4, KeyV6, LimitState, MAX_PORTS, Range,
-        SEGMENT_WORDS, Traffic, VipIndex, VipMeta, VipOptions,
+        SEGMENT_WORDS, Traffic, VipIndex, VipMeta, VipOptions, feature,
     },
     balance::{
         self,
         matching::{self, KIND_ADDRESS, KIND_VIP},
-        transit, unusual,
+        schedule::{self, About},
+        transit::{self, Rest, Said},
+        unusual,
     },
     decap,
     flows::{FlowTable, Unrecorded},
-    machine::{BalancerTables, Constants, Frame, MatchTables, Ranges, Tables, word},
+    machine::{BalancerTables, Constants, Frame, MatchTables, Ranges, Tables, take_turn, word},
     mss, ranges,
     verdict::Verdict,
 };
@@ -52,6 +54,10 @@ pub struct View<'a> {
     pub settings: &'a [u64],
     /// `FLOWS`: words, eight of them a bucket. Written where the host records.
     pub flows: &'a [AtomicU64],
+    /// `OPEN_FLOWS`. Written where the host records.
+    pub open_flows: &'a [AtomicU64],
+    /// `TURNS`. Written where the host records.
+    pub turns: &'a [AtomicU64],
 }
 
 /// Where the packet logic finds its tables on the host: ordinary memory ([`View`]), or the live maps, mapped.
@@ -79,6 +85,14 @@ pub unsafe trait Memory {
     fn setting(&self, index: u32) -> Option<*const u64>;
     /// Bucket of `FLOWS`; writable, by atomic operations and the stores of [`crate::flows`].
     fn flow_bucket(&self, index: u32) -> Option<*mut FlowBucket>;
+    /// Word of `OPEN_FLOWS`; writable, by atomic additions.
+    fn open_flows(&self, _backend: u32) -> Option<*mut u64> {
+        None
+    }
+    /// Word of `TURNS`; writable, by atomic additions.
+    fn turns(&self, _vip: u32) -> Option<*mut u64> {
+        None
+    }
     /// Word of slot memory as [`BalancerTables::activity`] has it.
     fn activity(&self, _segment: u32, _word: u32) -> Option<*mut u64> {
         None
@@ -126,6 +140,14 @@ unsafe impl Memory for View<'_> {
         // Atomics may be written through shared references; the pointer is that of the whole bucket.
         Some(words.as_ptr().cast_mut().cast())
     }
+
+    fn open_flows(&self, backend: u32) -> Option<*mut u64> {
+        self.open_flows.get(backend as usize).map(AtomicU64::as_ptr)
+    }
+
+    fn turns(&self, vip: u32) -> Option<*mut u64> {
+        self.turns.get(vip as usize).map(AtomicU64::as_ptr)
+    }
 }
 
 /// What became of a frame.
@@ -161,7 +183,7 @@ pub struct Host<M> {
     ingress_ifindex: u32,
     jiffies: u64,
     records: bool,
-    unrecorded: Cell<[u64; 2]>,
+    unrecorded: Cell<[u64; 4]>,
     traffic: UnsafeCell<Traffic>,
     /// Token buckets by VIP, of those that have been asked for; boxed, so that they stay where they are.
     limits: RefCell<BTreeMap<u32, Box<UnsafeCell<LimitState>>>>,
@@ -200,8 +222,8 @@ impl<M: Memory> Host<M> {
         self.records = records;
     }
 
-    /// SYNs and datagrams that found no room in the flow table.
-    pub fn unrecorded(&self) -> [u64; 2] {
+    /// What found no room in the flow table, in the order of [`Unrecorded`].
+    pub fn unrecorded(&self) -> [u64; 4] {
         self.unrecorded.get()
     }
 
@@ -359,6 +381,14 @@ impl<M: Memory> FlowTable for Host<M> {
         self.unrecorded.set(counts);
     }
 
+    fn is_counting(&self) -> bool {
+        self.features & feature::SCHEDULERS != 0
+    }
+
+    fn open_flows(&self, backend: u32) -> Option<*mut u64> {
+        self.memory.open_flows(backend)
+    }
+
     fn is_passive(&self) -> bool {
         !self.records
     }
@@ -387,8 +417,30 @@ impl<M: Memory> BalancerTables for Host<M> {
         self.records.then(|| self.memory.activity(segment, word)).flatten()
     }
 
-    fn transit(&mut self, hash: u64, meta: VipMeta, l3: usize, inner: u8) -> u64 {
-        transit::run(self, hash, meta, l3, inner)
+    fn transit(&mut self, hash: u64, meta: VipMeta, rest: Rest) -> Said {
+        transit::run(self, hash, meta, rest)
+    }
+
+    fn client(&self, vip: u32, about: About) -> Said {
+        schedule::client(self, vip, about)
+    }
+
+    fn pick(&self, vip: u32, slot: u16) -> u16 {
+        schedule::pick(self, vip, slot)
+    }
+
+    /// Whose turn it is, taken where flows are recorded.
+    fn turn(&self, vip: u32) -> u64 {
+        let turn = match self.memory.turns(vip) {
+            None => 0,
+            // SAFETY: the memory's promise.
+            Some(at) if self.records => unsafe { take_turn(at) },
+            // SAFETY: the memory's promise.
+            Some(at) => unsafe { word(at) },
+        };
+        // SAFETY: the memory's promise.
+        let secret = unsafe { word(&raw const (*self.memory.config()).flow_secret) };
+        turn.wrapping_add(schedule::first_turn(secret, VipIndex(vip)))
     }
 
     fn options(&self, vip: u32) -> Option<*const VipOptions> {

@@ -4,6 +4,10 @@
 
 use crate::{
     abi::{BucketV4, BucketV6, Config, KeyV4, KeyV6, LimitState, Range, Traffic, VipMeta, VipOptions},
+    balance::{
+        schedule::About,
+        transit::{Rest, Said},
+    },
     flows::FlowTable,
     verdict::Verdict,
 };
@@ -92,9 +96,14 @@ pub trait BalancerTables: Tables + MatchTables + FlowTable {
     /// [`crate::balance::unusual::run`] for a packet that is not plain IP. Out of line in the kernel's build: only such packets pay
     /// for the call.
     fn unusual(&mut self) -> Verdict;
-    /// [`crate::balance::transit::run`]: the index of the backend. Out of line in the kernel's build: only VIPs in transit pay for the
-    /// call. `l3` is the offset of the IP header.
-    fn transit(&mut self, hash: u64, meta: VipMeta, l3: usize, inner: u8) -> u64;
+    /// [`crate::balance::transit::run`]. Out of line in the kernel's build: only VIPs in transit or with a scheduler pay for the call.
+    fn transit(&mut self, hash: u64, meta: VipMeta, rest: Rest) -> Said;
+    /// [`crate::balance::schedule::client`]. Out of line in the kernel's build, as all that only new flows of VIPs with a scheduler need.
+    fn client(&self, vip: u32, about: About) -> Said;
+    /// [`crate::balance::schedule::pick`], likewise.
+    fn pick(&self, vip: u32, slot: u16) -> u16;
+    /// The number of a VIP's turn, which is taken by that; who only asks does not take it.
+    fn turn(&self, vip: u32) -> u64;
     /// [`crate::mss::clamp_syn`], out of line in the kernel's build. `l3` is the offset of the IP header.
     fn clamp_mss(&mut self, l3: usize, most: u16);
     /// The worker side for an LB node that is a worker node too ([`crate::decap::run`]). Out of line in the kernel's build: only
@@ -117,6 +126,50 @@ pub trait BalancerTables: Tables + MatchTables + FlowTable {
 pub unsafe fn word(at: *const u64) -> u64 {
     // SAFETY: the caller's promise.
     unsafe { at.read_volatile() }
+}
+
+/// Adds to a word that others add to at the same time; `u64::MAX` takes one away.
+///
+/// # Safety
+///
+/// `at` points to a live, aligned word that is changed by atomic operations alone.
+#[inline(always)]
+pub unsafe fn add(at: *mut u64, value: u64) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller's promise. The compiler does not offer the instruction for this target.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) at, in(reg) value, options(nostack));
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        use core::sync::atomic::{AtomicU64, Ordering};
+        // SAFETY: the caller's promise.
+        unsafe { AtomicU64::from_ptr(at) }.fetch_add(value, Ordering::Relaxed);
+    }
+}
+
+/// As [`add`] of 1; what was there before.
+///
+/// # Safety
+///
+/// As for [`add`].
+#[inline(always)]
+pub unsafe fn take_turn(at: *mut u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut value = 1_u64;
+        // SAFETY: the caller's promise.
+        unsafe {
+            core::arch::asm!("{1} = atomic_fetch_add((u64 *)({0} + 0), {1})", in(reg) at, inout(reg) value, options(nostack));
+        }
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        use core::sync::atomic::{AtomicU64, Ordering};
+        // SAFETY: the caller's promise.
+        unsafe { AtomicU64::from_ptr(at) }.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 /// Loads a header field.

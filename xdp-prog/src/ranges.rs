@@ -14,7 +14,7 @@ pub const fn mapped_low(address_be: u32) -> u64 {
 
 /// 1 where a <= b, else 0, without a branch: the borrow of b - a (Hacker's Delight, 2-12).
 #[inline(always)]
-fn at_most(a: u64, b: u64) -> u64 {
+pub(crate) fn at_most(a: u64, b: u64) -> u64 {
     1 ^ opaque((!b & a | (!b | a) & b.wrapping_sub(a)) >> 63)
 }
 

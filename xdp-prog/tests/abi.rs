@@ -7,10 +7,10 @@ use std::{fmt::Write as _, mem::offset_of, path::PathBuf};
 
 use xdp_prog::{
     abi::{
-        self, ABI_VERSION, BackendLine, BucketV4, BucketV6, CaptureState, Config, EntryV6, FlowBucket, FlowCounts,
-        FlowLives, FlowRecord, FlowState, FlowTail, FlowWord, KeyV4, KeyV6, LimitState, LineMeta, OuterHeader, Range,
-        SampleHeader, SetRef, SlotWord, SlowBudget, SlowState, TableUnit, Traffic, VipIndex, VipMeta, VipOptions,
-        feature, map, setting, socket_key, tick_shift,
+        self, ABI_VERSION, BackendLine, BucketV4, BucketV6, Candidate, CaptureState, Config, EntryV6, FlowBucket,
+        FlowCounts, FlowLives, FlowRecord, FlowState, FlowTail, FlowWord, KeyV4, KeyV6, LimitState, LineMeta, Method,
+        OuterHeader, Range, SampleHeader, Schedule, SetRef, SlotWord, SlowBudget, SlowState, TableUnit, Traffic,
+        VipIndex, VipMeta, VipOptions, feature, map, setting, socket_key, tick_shift,
     },
     verdict::Verdict,
 };
@@ -65,6 +65,8 @@ fn rendered() -> String {
                 syn_rate,
                 syn_burst,
                 allowed_sources,
+                schedule,
+                affinity,
                 reserved
             }
         );
@@ -154,7 +156,15 @@ fn rendered() -> String {
         layout!(text, FlowBucket { records });
     }
     {
-        layout!(text, FlowCounts { syns, datagrams });
+        layout!(
+            text,
+            FlowCounts {
+                syns,
+                datagrams,
+                scheduled,
+                clients
+            }
+        );
     }
     words(&mut text);
     text.push_str("\nconstants\n");
@@ -194,6 +204,7 @@ fn rendered() -> String {
         feature::CAPTURE,
         feature::AFFINITY,
         feature::TRANSIT,
+        feature::SCHEDULERS,
         feature::ALL,
         setting::DENIED_SOURCES,
         setting::TUNNEL_SOURCES,
@@ -219,6 +230,8 @@ fn rendered() -> String {
         map::RANGES,
         map::FLOWS,
         map::FLOW_COUNTS,
+        map::OPEN_FLOWS,
+        map::TURNS,
         map::SETTINGS,
         map::COUNTERS,
         map::VIP_COUNTERS,
@@ -274,6 +287,24 @@ fn words(text: &mut String) {
     writeln!(text, "VipMeta CLAMP_MSS = {:#018x}", VipMeta::CLAMP_MSS).unwrap();
     writeln!(text, "VipMeta CLIENT_AFFINITY = {:#018x}", VipMeta::CLIENT_AFFINITY).unwrap();
     writeln!(text, "VipMeta TRANSIT = {:#018x}", VipMeta::TRANSIT).unwrap();
+    writeln!(text, "VipMeta RECORDS = {:#018x}", VipMeta::RECORDS).unwrap();
+    writeln!(text, "VipMeta SCHEDULED = {:#018x}", VipMeta::SCHEDULED).unwrap();
+    let schedule = Schedule::new(Method::Turn, TableUnit(0x6789a), 0x1234, 0x4000, Schedule::EACH);
+    writeln!(text, "Schedule Turn 0x6789a 0x1234 0x4000 EACH = {:#018x}", schedule.0).unwrap();
+    let methods = [
+        Method::Slot,
+        Method::Turn,
+        Method::Least,
+        Method::Expected,
+        Method::Idle,
+    ];
+    writeln!(text, "Method = {:?}", methods.map(|method| method as u8)).unwrap();
+    writeln!(
+        text,
+        "Candidate 0x1234 0x5678 = {:#018x}",
+        Candidate::new(0x1234, 0x5678).0
+    )
+    .unwrap();
     let slot = SlotWord::new(
         0x1111,
         0x2222,
@@ -292,11 +323,20 @@ fn words(text: &mut String) {
         FlowState::Closing,
         FlowState::Reset,
         FlowState::Datagram,
+        FlowState::Client,
         FlowState::Swept,
     ] {
         let word = FlowWord::new(0xabcd_e000_0000_0000, 0x1234, state, 0x12_3456).0;
         writeln!(text, "FlowWord 0xabcde 0x1234 {state:?} 0x123456 = {word:#018x}").unwrap();
     }
+    let scheduled =
+        FlowWord::new(0xabcd_e000_0000_0000, 0x1234, FlowState::Confirmed, 0x12_3456).marked(FlowState::SCHEDULED);
+    writeln!(
+        text,
+        "FlowWord 0xabcde 0x1234 Confirmed SCHEDULED 0x123456 = {:#018x}",
+        scheduled.0
+    )
+    .unwrap();
     writeln!(
         text,
         "FlowTail 0x1234 0x5678 = {:#018x}",

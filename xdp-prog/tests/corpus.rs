@@ -114,6 +114,8 @@ impl World {
             ranges: &self.ranges,
             settings: &self.settings,
             flows: &[],
+            open_flows: &[],
+            turns: &[],
         }
     }
 }

@@ -12,6 +12,8 @@ use std::{
 
 use ipnet::IpNet;
 
+use crate::schedule::Scheduler;
+
 /// Identity of a backend: its name, which survives reordering, restarts and a change of address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendId(pub Arc<str>);
@@ -146,6 +148,14 @@ pub struct Vip {
     /// All flows of a client's address go to one backend, whatever their ports; VIPs with equal sets agree. A client's new
     /// flows move with its slot when the set changes, and there is no timeout.
     pub client_affinity: bool,
+    /// How the backend of a new flow is chosen.
+    pub scheduler: Scheduler,
+    /// How long, in seconds, a client's new flows to this VIP go where its last ones went, while that takes new flows; 1 to
+    /// [`crate::schedule::MAX_AFFINITY_S`]. `None`: they go where the scheduler says.
+    pub affinity_timeout_s: Option<u32>,
+    /// Each datagram is a flow of its own to the scheduler, and nothing of it is recorded. Only of UDP VIPs whose scheduler does not
+    /// count flows, without [`Self::affinity_timeout_s`].
+    pub each_datagram: bool,
     /// UDP flows stay with their backend while it lives, as TCP connections always do. Off where a datagram is a question of its own:
     /// DNS.
     pub keeps_datagrams: bool,
@@ -169,8 +179,21 @@ impl Vip {
             too_big: TooBig::default(),
             clamp_mss: false,
             client_affinity: false,
+            scheduler: Scheduler::default(),
+            affinity_timeout_s: None,
+            each_datagram: false,
             keeps_datagrams: true,
         }
+    }
+
+    /// Whether the client's address alone chooses the slot.
+    pub const fn hashes_client(&self) -> bool {
+        self.client_affinity || self.affinity_timeout_s.is_some() || matches!(self.scheduler, Scheduler::SourceHash)
+    }
+
+    /// Whether flows are recorded always, and not only while backends change.
+    pub const fn is_scheduled(&self) -> bool {
+        self.scheduler.keeps_state() || self.affinity_timeout_s.is_some()
     }
 }
 

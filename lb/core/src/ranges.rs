@@ -268,6 +268,8 @@ mod tests {
                 ranges: &map,
                 settings: &[],
                 flows: &[],
+                open_flows: &[],
+                turns: &[],
             };
             let host = Host::new(view, 1);
             let place = SetRef::new(offset, set.padded_log2());

@@ -82,6 +82,21 @@ impl Slot {
         Self { word, activity, began }
     }
 
+    /// The slot when records say of flows that they live anywhere, and nobody places new ones any more but the slot: it is in transit
+    /// until what is not at `cur` is silent.
+    #[must_use]
+    pub fn scattered(mut self, now: u32) -> Self {
+        if !self.is_in_transit() {
+            self.began = Began {
+                transit: now,
+                window: now,
+            };
+        }
+        self.activity = Activity::new(now, now);
+        self.word = SlotWord(self.word.0 | SlotWord::TCP | SlotWord::UDP);
+        self
+    }
+
     /// The slot as time and silence have it; the same while there is nothing to end.
     #[must_use]
     pub fn aged(self, now: u32, timeouts: &Timeouts) -> Self {

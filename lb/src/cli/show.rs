@@ -7,8 +7,8 @@ use std::{
 
 use super::output::{bytes, number, table};
 use crate::control::{
-    Affinity, BackendView, CountedBy, CounterView, ExplainView, KubeView, NextHopKind, Role, SlowPathView, StatusView,
-    VipView,
+    Affinity, BackendView, CountedBy, CounterView, ExplainView, FlowTableView, KubeView, NextHopKind, Role,
+    SlowPathView, StatusView, VipView,
 };
 
 pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<()> {
@@ -67,6 +67,9 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
         writeln!(out, "tables     {} VIPs, {} lookup tables", view.vips, view.tables)?;
         writeln!(out, "backends   {} of {} reachable", view.backends_ready, view.backends)?;
     }
+    if let Some(table) = &view.flow_table {
+        flow_table(out, table)?;
+    }
     let packets: Vec<_> = view
         .packets
         .iter()
@@ -82,6 +85,24 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
     match &view.slow_path {
         Some(slow_path) => self::slow_path(out, slow_path),
         None => Ok(()),
+    }
+}
+
+fn flow_table(out: &mut dyn io::Write, view: &FlowTableView) -> io::Result<()> {
+    let flows = view
+        .flows
+        .map_or_else(|| "not counted yet".to_owned(), |flows| flows.to_string());
+    write!(out, "flows      {flows} of {} recorded", view.records)?;
+    let unrecorded: Vec<_> = view
+        .unrecorded
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .cloned()
+        .collect();
+    if unrecorded.is_empty() {
+        writeln!(out)
+    } else {
+        writeln!(out, "; NO ROOM for {}", listed(&unrecorded))
     }
 }
 
@@ -241,9 +262,13 @@ fn options(view: &VipView) -> String {
     if let Some(ranges) = &view.allowed_sources {
         words.push(format!("{} source ranges", ranges.len()));
     }
-    match view.affinity {
-        Affinity::None => {}
-        Affinity::ClientIp => words.push("client affinity".to_owned()),
+    if view.scheduler != "mh" {
+        words.push(format!("scheduler {}", view.scheduler));
+    }
+    match (view.affinity, view.affinity_timeout_s) {
+        (_, Some(seconds)) => words.push(format!("client affinity for {seconds} s")),
+        (Affinity::ClientIp, None) if view.scheduler == "mh" => words.push("client affinity".to_owned()),
+        (Affinity::ClientIp | Affinity::None, None) => {}
     }
     if words.is_empty() {
         "-".to_owned()
@@ -276,13 +301,22 @@ pub(super) fn backends(out: &mut dyn io::Write, views: &[BackendView]) -> io::Re
             } else {
                 shares.join("; ")
             },
+            view.open_flows.to_string(),
             number(view.packets as f64),
             bytes(view.bytes as f64),
         ]
     });
     table(
         out,
-        &["BACKEND", "ADDRESS", "NEXT HOP", "SHARE", ">PACKETS", ">BYTES"],
+        &[
+            "BACKEND",
+            "ADDRESS",
+            "NEXT HOP",
+            "SHARE",
+            ">OPEN FLOWS",
+            ">PACKETS",
+            ">BYTES",
+        ],
         rows.collect(),
     )
 }

@@ -50,6 +50,9 @@ pub struct StatusView {
     pub tables: usize,
     /// Packets by fate: forward, pass, slow, drop.
     pub packets: Vec<(String, u64)>,
+    /// Flow records, where there are any.
+    #[serde(default)]
+    pub flow_table: Option<FlowTableView>,
     /// The slow path, where it is on.
     pub slow_path: Option<SlowPathView>,
     /// The cluster that says what there is, with `--kube`.
@@ -58,6 +61,17 @@ pub struct StatusView {
     /// Where metrics are, where they are configured.
     #[serde(default)]
     pub metrics: Option<MetricsView>,
+}
+
+/// Flow records: of slots in transit, and of VIPs with a scheduler.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowTableView {
+    /// Records there is room for.
+    pub records: usize,
+    /// Flows that are recorded and live, as counted within the last half minute or two; absent until then.
+    pub flows: Option<u64>,
+    /// What found no room, and goes by its slot: SYNs and datagrams in transit, new flows of VIPs with a scheduler, clients.
+    pub unrecorded: Vec<(String, u64)>,
 }
 
 /// Where metrics are.
@@ -251,6 +265,11 @@ impl From<bool> for Affinity {
     }
 }
 
+/// Daemons that do not say so have no other.
+fn maglev() -> String {
+    "mh".to_owned()
+}
+
 /// A VIP and its table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VipView {
@@ -272,9 +291,15 @@ pub struct VipView {
     pub limited: bool,
     /// Source ranges, where it has any.
     pub allowed_sources: Option<Vec<String>>,
-    /// What chooses a flow's backend.
+    /// What chooses a flow's slot.
     #[serde(default)]
     pub affinity: Affinity,
+    /// How the backend of a new flow is chosen: `mh`, `sh`, `dh`, `rr`, `wrr`, `lc`, `wlc`, `sed` or `nq`.
+    #[serde(default = "maglev")]
+    pub scheduler: String,
+    /// How long a client's new flows go where its last ones went, in seconds.
+    #[serde(default)]
+    pub affinity_timeout_s: Option<u32>,
     /// Packets forwarded.
     pub packets: u64,
     /// Bytes forwarded, of IP packets as the client sent them.
@@ -295,6 +320,9 @@ pub struct BackendView {
     pub has_departed: bool,
     /// The sets it is in.
     pub sets: Vec<SetView>,
+    /// Open flows of VIPs with a scheduler, which are recorded.
+    #[serde(default)]
+    pub open_flows: u64,
     /// Packets forwarded.
     pub packets: u64,
     /// Bytes forwarded, of IP packets as the client sent them.

@@ -170,6 +170,7 @@ pub(super) fn own(node: &Arc<str>, config: &LbConfig) -> Own {
         node: Arc::clone(node),
         capacity: config.capacity,
         sources: named_sources(&config.encap),
+        keeps_records: config.transit.enabled,
     }
 }
 

@@ -54,7 +54,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait for the next hops of backends that are new: those that cannot be reached must not keep the others waiting.
 const NEXT_HOP_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often slots in transit are looked at, to end what is over.
+/// How often flow records are swept, and slots in transit looked at, to end what is over.
 const AGING: Duration = Duration::from_secs(2);
 
 type View = watch::Receiver<NextHopView>;
@@ -84,7 +84,7 @@ struct Lb {
     /// When the file was applied and refused last.
     read: metrics::Read,
     metrics: Metrics,
-    /// When slots in transit are looked at.
+    /// When flow records and slots in transit are looked at.
     aging: Interval,
 }
 
@@ -145,7 +145,7 @@ async fn serve_from(
                 changed.context("next hops are no longer followed")?;
                 lb.follow(&mut view).await;
             }
-            _ = lb.aging.tick(), if lb.tables.planner.is_in_transit() => lb.age(&view),
+            _ = lb.aging.tick(), if lb.file.config.transit.enabled => lb.age(&view),
             event = lb.slow.event() => lb.heed(event),
             question = listener.next() => match question {
                 Some(question) => lb.answer(question, &mut view).await,
@@ -247,8 +247,15 @@ impl Lb {
         self.slow.publish(&self.file.config, &desired, &view.next_hops);
     }
 
-    /// Ends the transit of slots of which nothing lives elsewhere any more, and forgets backends that had to be kept for them.
+    /// Sweeps flow records, ends the transit of slots of which nothing lives elsewhere any more, and forgets backends that had to be kept for them.
     fn age(&mut self, view: &View) {
+        if let Err(error) = self.tables.sweep() {
+            tracing::error!("flow records were not swept: {}", report(&error));
+        }
+        let planner = &self.tables.planner;
+        if !planner.is_in_transit() && !planner.has_departed() {
+            return;
+        }
         let view = view.borrow().clone();
         let backends = self.tables.planner.backends().count();
         match self.tables.reach(&desired(&self.file.config, &view), &view.next_hops) {
@@ -444,6 +451,7 @@ impl Lb {
             backends: sizes.backends,
             backends_ready: sizes.ready,
             tables: sizes.tables,
+            flow_table: self.tables.flow_table()?,
             slow_path: self.slow.view(&self.tables.shed()?),
             kube: self.standing().as_ref().map(views::kube),
             metrics: self.metrics.standing().map(views::metrics),

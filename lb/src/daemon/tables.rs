@@ -19,13 +19,13 @@ use lb_core::{
     plan::{Moment, Plan, PlanError, Planner, Table},
 };
 use xdp_prog::{
-    abi::{ABI_VERSION, Activity, BackendIndex, Config, Traffic, VipIndex, tick_shift},
+    abi::{ABI_VERSION, Activity, BackendIndex, Config, FLOW_WAYS, Traffic, VipIndex, feature, tick_shift},
     verdict::Verdict,
 };
 
 use crate::{
-    control::{BackendView, NextHopKind, SetView, VipView},
-    datapath::{Attachment, Balancer, Jiffies, Readings, grace_period},
+    control::{BackendView, FlowTableView, NextHopKind, SetView, VipView},
+    datapath::{Attachment, Balancer, Jiffies, Readings, Sweep, grace_period},
     metrics::{MAX_BACKEND_SERIES, MAX_VIP_SERIES, Meters, Place},
     source::file::LbFile,
 };
@@ -62,6 +62,8 @@ pub(super) struct Tables {
     /// What the program's ticks are to this process.
     pub(super) jiffies: Jiffies,
     transit: TransitConfig,
+    /// How far its flow records are swept.
+    sweep: Sweep,
     /// Datagrams that had found no room among the flow records when it was looked at last.
     unrecorded: u64,
     /// A write failed half-way: the maps are in a safe state that the planner does not know.
@@ -117,6 +119,7 @@ impl Tables {
             meters: None,
             jiffies,
             transit: config.transit,
+            sweep: Sweep::default(),
             unrecorded: 0,
             lost: false,
         })
@@ -151,18 +154,61 @@ impl Tables {
         let unrecorded = self.balancer.counters.flows.sum(0)?.datagrams;
         let hz = self.jiffies.hz();
         let activity = activity(&self.balancer, self.jiffies);
+        let (sweep, open_flows) = (&self.sweep, &self.balancer.open_flows);
+        let is_scheduled = self.planner.is_scheduled();
+        let named = |backend: BackendIndex| {
+            let is_open = || open_flows.load(u32::from(backend.0), 0).is_ok_and(|open| open != 0);
+            is_scheduled && (sweep.names(backend.0) || is_open())
+        };
         let moment = Moment {
             now: self.jiffies.ticks(),
             timeouts: self.transit.timeouts(hz),
             lives: self.transit.lives(hz),
             activity: &activity,
             dead: &BTreeSet::new(),
+            named: &named,
             window_too_short: unrecorded != self.unrecorded,
         };
         let plan = self.planner.plan_at(desired, hops, &moment)?;
         drop(activity);
         self.unrecorded = unrecorded;
         self.write(&plan)
+    }
+
+    /// Sweeps a part of the flow records: with slots in transit or a scheduler the table is done in half a minute, else in two.
+    pub(super) fn sweep(&mut self) -> anyhow::Result<()> {
+        let parts = if self.planner.is_in_transit() || self.planner.is_scheduled() {
+            16
+        } else {
+            64
+        };
+        let lives = self.transit.lives(self.jiffies.hz());
+        Ok(self.sweep.step(&self.balancer, parts, self.jiffies.ticks(), lives)?)
+    }
+
+    /// Flow records that live and room for so many, and what found none; `None` where flows are not recorded.
+    pub(super) fn flow_table(&self) -> anyhow::Result<Option<FlowTableView>> {
+        if self.planner.config().features & feature::TRANSIT == 0 {
+            return Ok(None);
+        }
+        let unrecorded = self.balancer.counters.flows.sum(0)?;
+        Ok(Some(FlowTableView {
+            records: self.balancer.flows.entries() as usize * FLOW_WAYS,
+            flows: self.sweep.flows(),
+            unrecorded: vec![
+                ("syns".to_owned(), unrecorded.syns),
+                ("datagrams".to_owned(), unrecorded.datagrams),
+                ("scheduled".to_owned(), unrecorded.scheduled),
+                ("clients".to_owned(), unrecorded.clients),
+            ],
+        }))
+    }
+
+    /// Open flows of VIPs with a scheduler at a backend.
+    fn open_flows(&self, backend: BackendIndex) -> u64 {
+        let open = self.balancer.open_flows.load(u32::from(backend.0), 0);
+        // Without the feature there is one word, which nobody writes.
+        open.unwrap_or_default()
     }
 
     /// Takes on timeouts.
@@ -185,7 +231,7 @@ impl Tables {
     /// takes that one's place, and once after, for those that were made meanwhile.
     pub(super) fn take_records(&self, old: &Self) -> anyhow::Result<()> {
         let same = self.planner.config().flow_secret == old.planner.config().flow_secret;
-        if same && old.planner.is_in_transit() {
+        if same && (old.planner.is_in_transit() || old.planner.is_scheduled()) {
             self.balancer.take_records(&old.balancer)?;
         }
         Ok(())
@@ -359,6 +405,8 @@ impl Tables {
                     .and_then(|vip| vip.allowed_sources.as_ref())
                     .map(|ranges| ranges.iter().map(ToString::to_string).collect()),
                 affinity: vip.client_affinity.into(),
+                scheduler: vip.scheduler.name().to_owned(),
+                affinity_timeout_s: vip.affinity_timeout_s,
                 packets: traffic.packets,
                 bytes: traffic.bytes,
             }
@@ -382,6 +430,7 @@ impl Tables {
                 next_hop: self.next_hop(backend.id, view),
                 has_departed: backend.has_departed,
                 sets: sets.remove(backend.id).unwrap_or_default(),
+                open_flows: self.open_flows(backend.index),
                 packets: traffic.packets,
                 bytes: traffic.bytes,
             }

@@ -43,6 +43,7 @@ pub(super) fn status(
         backends_ready: 0,
         tables: 0,
         packets: by_fate(counts),
+        flow_table: None,
         slow_path: None,
         kube: None,
         metrics: None,

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use lb_core::plan::{MapId, Write};
-use xdp_prog::abi::VipIndex;
+use xdp_prog::abi::{FlowWord, VipIndex};
 
 use super::{Balancer, DatapathError, Mapped, grace_period};
 
@@ -102,6 +102,9 @@ impl Balancer {
                     // The record counts from its first word on.
                     self.flows.store(bucket, way + 1, old.flows.load(bucket, way + 1)?)?;
                     self.flows.store(bucket, way, word)?;
+                    if FlowWord(word).counts() != 0 && self.open_flows.entries() > 1 {
+                        self.open_flows.add(FlowWord(word).backend().into(), 0, 1)?;
+                    }
                 }
             }
         }

@@ -51,6 +51,8 @@ impl Sum for FlowCounts {
     fn add(&mut self, other: Self) {
         self.syns = self.syns.wrapping_add(other.syns);
         self.datagrams = self.datagrams.wrapping_add(other.datagrams);
+        self.scheduled = self.scheduled.wrapping_add(other.scheduled);
+        self.clients = self.clients.wrapping_add(other.clients);
     }
 }
 

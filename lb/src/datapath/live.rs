@@ -29,6 +29,8 @@ pub(crate) struct Tables {
     pub(crate) ranges: Reader<Range>,
     pub(crate) settings: Reader<u64>,
     pub(crate) flows: Reader<FlowBucket>,
+    pub(crate) open_flows: Reader<u64>,
+    pub(crate) turns: Reader<u64>,
     pub(crate) passed: Arc<Passed>,
 }
 
@@ -92,6 +94,14 @@ unsafe impl Memory for LiveTables {
 
     fn flow_bucket(&self, index: u32) -> Option<*mut FlowBucket> {
         self.0.flows.entry(index).map(<*const FlowBucket>::cast_mut)
+    }
+
+    fn open_flows(&self, backend: u32) -> Option<*mut u64> {
+        self.0.open_flows.entry(backend).map(<*const u64>::cast_mut)
+    }
+
+    fn turns(&self, vip: u32) -> Option<*mut u64> {
+        self.0.turns.entry(vip).map(<*const u64>::cast_mut)
     }
 
     fn activity(&self, segment: u32, word: u32) -> Option<*mut u64> {

@@ -48,6 +48,10 @@ pub struct Balancer {
     pub settings: Mapped,
     /// Flow records, [`FlowBucket`]: the program writes them too.
     pub flows: Mapped,
+    /// Open flows of VIPs with a scheduler by backend, one word each: the program adds to them.
+    pub open_flows: Mapped,
+    /// Turns by VIP, one word each: likewise.
+    pub turns: Mapped,
     /// What was counted.
     pub counters: Counters,
     /// Interfaces to redirect to.
@@ -82,7 +86,12 @@ impl Balancer {
             (map::VIPS_V4, buckets(config.match_mask_v4, MAX_BUCKETS)),
             (map::VIPS_V6, buckets(config.match_mask_v6, MAX_BUCKETS)),
             (map::BACKENDS, lines),
-            (map::VIP_OPTIONS, on(feature::LIMITS | feature::SOURCE_RANGES, vips)),
+            (
+                map::VIP_OPTIONS,
+                on(feature::LIMITS | feature::SOURCE_RANGES | feature::SCHEDULERS, vips),
+            ),
+            (map::OPEN_FLOWS, on(feature::SCHEDULERS, lines)),
+            (map::TURNS, on(feature::SCHEDULERS, vips)),
             (map::RANGES, range_entries(capacity.ranges)),
             (map::COUNTERS, MAX_VERDICTS as u32),
             (map::VIP_COUNTERS, vips),
@@ -104,6 +113,8 @@ impl Balancer {
         let ranges = maps.mapped::<Range>(map::RANGES)?;
         let settings = maps.mapped::<u64>(map::SETTINGS)?;
         let flows = maps.mapped::<FlowBucket>(map::FLOWS)?;
+        let open_flows = maps.mapped::<u64>(map::OPEN_FLOWS)?;
+        let turns = maps.mapped::<u64>(map::TURNS)?;
         let passed = Arc::new(Passed::new(vips, lines));
         let live = LiveTables::new(live::Tables {
             config: *config,
@@ -115,6 +126,8 @@ impl Balancer {
             ranges: ranges.reader()?,
             settings: settings.reader()?,
             flows: flows.reader()?,
+            open_flows: open_flows.reader()?,
+            turns: turns.reader()?,
             passed: Arc::clone(&passed),
         });
         Ok(Self {
@@ -127,6 +140,8 @@ impl Balancer {
             ranges,
             settings,
             flows,
+            open_flows,
+            turns,
             counters: Counters {
                 verdicts: maps.verdicts()?,
                 vips: PerCpu::new(map::VIP_COUNTERS, maps.take(map::VIP_COUNTERS)?)?,

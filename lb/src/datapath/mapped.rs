@@ -164,6 +164,27 @@ impl Mapped {
         Ok(self.word(index, word)?.load(Ordering::Acquire))
     }
 
+    /// Writes one word if it is still what it was; whether it was. For words that packets write too.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`]; then nothing is written.
+    pub fn replace(&self, index: u32, word: u32, before: u64, after: u64) -> Result<bool, DatapathError> {
+        let word = self.word(index, word)?;
+        let replaced = word.compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed);
+        Ok(replaced.is_ok())
+    }
+
+    /// Adds to a word that packets add to as well; it wraps.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`]; then nothing is written.
+    pub fn add(&self, index: u32, word: u32, value: u64) -> Result<(), DatapathError> {
+        self.word(index, word)?.fetch_add(value, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Reads a whole entry, word by word: as a packet would see it, not a snapshot.
     ///
     /// # Errors

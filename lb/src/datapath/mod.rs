@@ -18,6 +18,7 @@
 //! | `counters`, `memory`, `ports` | per-CPU [`Counters`], summed; what maps cost; the [`Ports`] to redirect to |
 //! | `readings` | [`Readings`]: counters for another thread |
 //! | `probe`, `clock` | [`TestRun`]: one frame through the program; how long a [`Jiffies`] is, and how many there have been |
+//! | `sweep` | [`Sweep`]: records of flows that are over |
 //! | `error`, `advice`, `verifier_log` | [`DatapathError`]: what failed, and what to do |
 //!
 //! **Invariant: nothing is left behind, however the process ends.** Programs hang on link descriptors and maps on
@@ -46,6 +47,7 @@ mod readings;
 mod samples;
 mod slots;
 mod sockets;
+mod sweep;
 mod syscall;
 mod verifier_log;
 
@@ -72,4 +74,5 @@ pub use readings::Readings;
 pub use samples::{Aim, SampleRing};
 pub use slots::SlotMemory;
 pub use sockets::Sockets;
+pub use sweep::Sweep;
 pub use verifier_log::VerifierTail;

@@ -8,12 +8,16 @@ use super::worker::with_tunnel;
 use crate::support::{
     bed::Bed,
     frames::{Packet, TCP, UDP},
+    kernel::Kernel,
     site::{CLIENT_V4, CLIENT_V6, VIP_V4, VIP_V6, Way, at},
     tables::Tables,
 };
 
+/// Instructions that the verifier may walk through: two thirds of what it takes (`BPF_COMPLEXITY_LIMIT_INSNS`), since kernels differ.
+const MOST_VERIFIED: u32 = 666_666;
 const COUNT: u32 = feature::ALL.count_ones();
 
+#[expect(clippy::print_stdout, reason = "what each combination costs the verifier")]
 fn works_with(features: u64) -> Result<()> {
     let mut tables = with_tunnel(Tables::new(features));
     tables.ports = vec!["lo"];
@@ -30,6 +34,11 @@ fn works_with(features: u64) -> Result<()> {
         }
     }
     let mut bed = Bed::balancer(tables).with_context(|| format!("features {features:#x}"))?;
+    if let Kernel::Balancer(balancer) = &bed.kernel {
+        let walked = balancer.program.facts()?.verified_insns;
+        println!("features {features:#x}: {walked} instructions verified");
+        assert!(walked < MOST_VERIFIED, "features {features:#x}: {walked}");
+    }
     for (packet, vip, backend, way) in sent {
         bed.forwards(&packet, vip, backend, &way)?;
     }

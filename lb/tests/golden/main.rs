@@ -17,6 +17,7 @@
 //! | [`mss`] | MSS clamping |
 //! | [`affinity`] | client affinity |
 //! | [`transit`] | slots in transit, and the records of flows |
+//! | [`schedulers`] | turns, open flows, clients that are remembered |
 //! | [`capture`] | samples of packets |
 //! | [`features`] | every feature alone, and all but each one |
 //! | [`worker`] | decapsulation, on a worker node and on an LB node |
@@ -38,6 +39,7 @@ mod mss;
 mod neighbours;
 mod policy;
 mod roundtrip;
+mod schedulers;
 mod slow_path;
 mod sources;
 mod transit;

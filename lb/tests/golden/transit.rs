@@ -45,7 +45,12 @@ impl Site {
         }
         let table = tables.wide_table(MOVED);
         for (index, (address, protocol)) in (1..).zip([(VIP_V4, TCP), (VIP_V4, UDP), (VIP_V6, TCP), (VIP_V6, UDP)]) {
-            let meta = VipMeta::new(VipIndex(index), table, MIN_TABLE_SLOTS, VipMeta::TRANSIT | flags);
+            let meta = VipMeta::new(
+                VipIndex(index),
+                table,
+                MIN_TABLE_SLOTS,
+                VipMeta::TRANSIT | VipMeta::RECORDS | flags,
+            );
             tables.vip_at(address, protocol, PORT, meta);
             tables.address(address, 0);
         }

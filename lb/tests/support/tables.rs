@@ -10,9 +10,9 @@ use std::{
 
 use xdp_prog::{
     abi::{
-        BackendLine, BucketV4, BucketV6, Config, EntryV6, KeyV4, KeyV6, MIN_TABLE_SLOTS, Range, SEGMENT_WORDS,
-        SLOTS_PER_WORD, SetRef, SlotWord, TableUnit, UNIT_SLOTS, VipIndex, VipMeta, VipOptions, WIDE_WORDS, number,
-        setting,
+        BackendLine, BucketV4, BucketV6, Candidate, Config, EntryV6, KeyV4, KeyV6, MIN_TABLE_SLOTS, Method, Range,
+        SEGMENT_WORDS, SLOTS_PER_WORD, Schedule, SetRef, SlotWord, TableUnit, UNIT_SLOTS, VipIndex, VipMeta,
+        VipOptions, WIDE_WORDS, number, setting,
     },
     host::View,
 };
@@ -41,6 +41,9 @@ pub(crate) struct Tables {
     pub(crate) settings: Vec<u64>,
     /// Words of flow records; the host build's own.
     pub(crate) flows: Arc<[AtomicU64]>,
+    /// Open flows and turns; the host build's own.
+    pub(crate) open_flows: Arc<[AtomicU64]>,
+    pub(crate) turns: Arc<[AtomicU64]>,
     /// Names of the interfaces in `PORTS`, from position 0 on.
     pub(crate) ports: Vec<&'static str>,
     next_backend: u16,
@@ -77,6 +80,8 @@ impl Tables {
             ranges: vec![Range::PADDING; RANGES],
             settings: vec![0; setting::COUNT as usize],
             flows: (0..8 * FLOW_BUCKETS).map(|_| AtomicU64::new(0)).collect(),
+            open_flows: (0..BACKENDS).map(|_| AtomicU64::new(0)).collect(),
+            turns: (0..VIPS).map(|_| AtomicU64::new(0)).collect(),
             ports: Vec::new(),
             next_backend: 1,
             next_vip: 1,
@@ -98,6 +103,8 @@ impl Tables {
             ranges: &self.ranges,
             settings: &self.settings,
             flows: &self.flows,
+            open_flows: &self.open_flows,
+            turns: &self.turns,
         }
     }
 
@@ -119,6 +126,21 @@ impl Tables {
             self.slots[at / SLOTS_PER_WORD] |= backend << (at % SLOTS_PER_WORD * 16);
         }
         TableUnit(unit)
+    }
+
+    /// Candidates (backend and weight, by position) and whose turn is when, in slot memory; the word that names them.
+    pub(crate) fn schedule(&mut self, method: Method, candidates: &[(u16, u16)], turns: &[u16]) -> Schedule {
+        let unit = TableUnit(self.next_unit);
+        self.next_unit += 1;
+        let first = unit.place().1 as usize;
+        for (at, (backend, weight)) in candidates.iter().enumerate() {
+            self.slots[first + at] = Candidate::new(*backend, *weight).0;
+        }
+        for (at, backend) in turns.iter().enumerate() {
+            let word = first + candidates.len() + at / SLOTS_PER_WORD;
+            self.slots[word] |= u64::from(*backend) << (at % SLOTS_PER_WORD * 16);
+        }
+        Schedule::new(method, unit, candidates.len(), turns.len(), 0)
     }
 
     /// A new wide table of the smallest size, all of whose slots say the same.
@@ -215,6 +237,32 @@ impl Tables {
         match address.parse().expect("an address") {
             IpAddr::V4(v4) => self.entry_v4(KeyV4::new(v4, protocol, port), meta),
             IpAddr::V6(v6) => self.entry_v6(KeyV6::new(v6, protocol, port), meta),
+        }
+    }
+
+    /// Puts another meta word in the place of a VIP's.
+    pub(crate) fn replace_meta(&mut self, address: &str, protocol: u8, port: u16, meta: VipMeta) {
+        let is_of = |found: u64| VipMeta(found).vip() == meta.vip();
+        let keep = VipMeta::OVERFLOW;
+        match address.parse().expect("an address") {
+            IpAddr::V4(v4) => {
+                let key = KeyV4::new(v4, protocol, port).0;
+                for bucket in &mut self.vips_v4 {
+                    for way in 0..bucket.keys.len() {
+                        if bucket.keys[way] == key && is_of(bucket.metas[way]) {
+                            bucket.metas[way] = meta.0 | bucket.metas[way] & keep;
+                        }
+                    }
+                }
+            }
+            IpAddr::V6(v6) => {
+                let KeyV6 { high, low, tail } = KeyV6::new(v6, protocol, port);
+                for entry in self.vips_v6.iter_mut().flat_map(|bucket| &mut bucket.entries) {
+                    if [entry.high, entry.low, entry.tail] == [high, low, tail] && is_of(entry.meta) {
+                        entry.meta = meta.0 | entry.meta & keep;
+                    }
+                }
+            }
         }
     }
 

@@ -176,9 +176,48 @@ pub enum ForwardingMode {
 /// How a backend is chosen for a new flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Scheduler {
-    /// Consistent hashing; the only one that is served yet.
+    /// Consistent hashing of the whole flow.
     #[default]
     Maglev,
+    /// Consistent hashing of the client's address.
+    SourceHash,
+    /// One node for a VIP address, and another one when that goes.
+    DestinationHash,
+    /// In turns.
+    RoundRobin,
+    /// In turns, by weight.
+    WeightedRoundRobin,
+    /// The node with the fewest open flows.
+    LeastConnections,
+    /// The node with the fewest open flows for its weight.
+    WeightedLeastConnections,
+    /// The node that would have the fewest open flows for its weight with the new one.
+    ShortestExpectedDelay,
+    /// A node without open flows, else by shortest expected delay.
+    NeverQueue,
+}
+
+impl Scheduler {
+    /// All of them, each with its name and its short one, that of IPVS: either may stand in the annotation.
+    pub const NAMED: [(Self, &'static str, &'static str); 9] = [
+        (Self::Maglev, "Maglev", "mh"),
+        (Self::SourceHash, "SourceHash", "sh"),
+        (Self::DestinationHash, "DestinationHash", "dh"),
+        (Self::RoundRobin, "RoundRobin", "rr"),
+        (Self::WeightedRoundRobin, "WeightedRoundRobin", "wrr"),
+        (Self::LeastConnections, "LeastConnections", "lc"),
+        (Self::WeightedLeastConnections, "WeightedLeastConnections", "wlc"),
+        (Self::ShortestExpectedDelay, "ShortestExpectedDelay", "sed"),
+        (Self::NeverQueue, "NeverQueue", "nq"),
+    ];
+
+    /// The scheduler of a name, long or short.
+    pub fn named(name: &str) -> Option<Self> {
+        let found = Self::NAMED
+            .iter()
+            .find(|(_, long, short)| *long == name || *short == name);
+        found.map(|(scheduler, ..)| *scheduler)
+    }
 }
 
 /// `sessionAffinity`.

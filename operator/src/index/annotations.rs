@@ -48,8 +48,15 @@ pub(super) fn read(service: &Service, load_balancer: bool, families: &[Family], 
     if let Some(value) = present(annotations, ANNOTATION_FORWARDING_MODE) {
         asked.mode = mode(value, refusals);
     }
-    if let Some(value) = present(annotations, ANNOTATION_SCHEDULER).filter(|value| *value != "Maglev") {
-        refusals.push(Refusal::not_served(ANNOTATION_SCHEDULER, value, "Maglev is"));
+    if let Some(value) = present(annotations, ANNOTATION_SCHEDULER) {
+        match Scheduler::named(value) {
+            Some(scheduler) => asked.scheduler = scheduler,
+            None => {
+                let why = "not one of Maglev, SourceHash, DestinationHash, RoundRobin, WeightedRoundRobin, LeastConnections, \
+                           WeightedLeastConnections, ShortestExpectedDelay, NeverQueue";
+                refusals.push(Refusal::bad(ANNOTATION_SCHEDULER, value, why));
+            }
+        }
     }
     match present(annotations, ANNOTATION_HEALTH_CHECK) {
         None => {}

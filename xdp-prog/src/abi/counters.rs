@@ -34,7 +34,11 @@ pub struct FlowCounts {
     pub syns: u64,
     /// Datagrams in a learning window, which lasts longer for it.
     pub datagrams: u64,
+    /// New flows of VIPs with a scheduler, sent by their slot instead.
+    pub scheduled: u64,
+    /// Clients that an affinity is not remembered of, sent by their slot instead.
+    pub clients: u64,
 }
 
-const _: () = assert!(size_of::<FlowCounts>() == 16);
+const _: () = assert!(size_of::<FlowCounts>() == 32);
 const _: () = assert!(size_of::<Traffic>() == 16 && size_of::<LimitState>() == 32);

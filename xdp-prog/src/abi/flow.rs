@@ -136,10 +136,23 @@ impl FlowWord {
         Self(high | (backend as u64) << Self::BACKEND | (state as u64) << Self::STATE | (now & 0xff_ffff) as u64)
     }
 
-    /// The same flow at the same backend, in this state, now.
+    /// With [`FlowState::SCHEDULED`] beside its state, or with nothing (0).
+    #[inline(always)]
+    pub const fn marked(self, mark: u64) -> Self {
+        Self(self.0 | mark << Self::STATE)
+    }
+
+    /// The same flow at the same backend, in this state, now; scheduled if it was.
     #[inline(always)]
     pub const fn renewed(self, state: FlowState, now: u32) -> Self {
-        Self(self.0 >> Self::BACKEND << Self::BACKEND | (state as u64) << Self::STATE | (now & 0xff_ffff) as u64)
+        let state = (state as u64) << Self::STATE | self.0 & FlowState::SCHEDULED << Self::STATE;
+        Self(self.0 >> Self::BACKEND << Self::BACKEND | state | (now & 0xff_ffff) as u64)
+    }
+
+    /// 1 for a flow that is counted as its backend's, else 0.
+    #[inline(always)]
+    pub const fn counts(self) -> u64 {
+        FlowState::COUNTED >> self.state() & 1
     }
 
     /// Where the flow lives.
@@ -148,7 +161,7 @@ impl FlowWord {
         (self.0 >> Self::BACKEND) as u16
     }
 
-    /// What is known of the flow: the number of a [`FlowState`].
+    /// What is known of the flow: the number of a [`FlowState`], with or without [`FlowState::SCHEDULED`].
     #[inline(always)]
     pub const fn state(self) -> u64 {
         self.0 >> Self::STATE & 0xf
@@ -200,7 +213,7 @@ impl FlowTail {
     }
 }
 
-/// What is known of a recorded flow. The upper two bits choose its life in [`FlowLives`].
+/// What is known of a recorded flow. The upper two bits choose its life in [`FlowLives`]; [`FlowState::SCHEDULED`] may stand beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FlowState {
@@ -214,8 +227,20 @@ pub enum FlowState {
     Reset = 0b1001,
     /// A UDP flow.
     Datagram = 0b1100,
+    /// Not a flow: a client, and where its flows go. Its tick is set back or forward, so that it lives as long as its VIP says and not as
+    /// long as a connection.
+    Client = 0b0101,
     /// Nobody's: swept away. Not 0, which would say that the way has never been used.
     Swept = 0b0010,
+}
+
+impl FlowState {
+    /// Beside a state: the flow is of a VIP with a scheduler, and counted as its backend's while it is open.
+    pub const SCHEDULED: u64 = 0b0010;
+    /// A bit for each state of a flow that is counted: with [`Self::SCHEDULED`], and neither closing nor reset.
+    const COUNTED: u64 = 1 << (Self::Syn as u64 | Self::SCHEDULED)
+        | 1 << (Self::Confirmed as u64 | Self::SCHEDULED)
+        | 1 << (Self::Datagram as u64 | Self::SCHEDULED);
 }
 
 /// How long records live without packets, one word: four lives of 16 bits, each in [`FlowLives::UNIT`] ticks: SYN alone, TCP, TCP

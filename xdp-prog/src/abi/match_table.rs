@@ -212,8 +212,14 @@ impl VipMeta {
     /// All flows of a client's address go to one backend: see [`crate::hash::client_v4`].
     pub const CLIENT_AFFINITY: u64 = 1 << 48;
 
-    /// The VIP's table is wide: [`super::SlotWord`] and [`super::Activity`] for each slot, and flow records are asked.
+    /// The VIP's table is wide: [`super::SlotWord`] and [`super::Activity`] for each slot. Always with [`Self::RECORDS`].
     pub const TRANSIT: u64 = 1 << 49;
+
+    /// Flow records are asked: slots are in transit, or there is a scheduler. The one flag that plain VIPs pay for.
+    pub const RECORDS: u64 = 1 << 50;
+
+    /// New flows go where the VIP's [`super::Schedule`] says, and are recorded. Always with [`Self::RECORDS`].
+    pub const SCHEDULED: u64 = 1 << 51;
 
     /// A VIP that spreads over the table at `unit` of `slots` slots (a power of two, 256 to 65,536).
     pub const fn new(vip: VipIndex, unit: TableUnit, slots: usize, flags: u64) -> Self {

@@ -13,6 +13,7 @@ mod match_table;
 mod options;
 mod range;
 mod sample;
+mod schedule;
 mod slow;
 
 pub use backend::{BackendLine, LineMeta, OuterHeader};
@@ -25,11 +26,12 @@ pub use match_table::{BucketV4, BucketV6, CHOICES, EntryV6, KeyV4, KeyV6, VipMet
 pub use options::VipOptions;
 pub use range::{Range, SetRef, number};
 pub use sample::{CaptureState, SampleHeader};
+pub use schedule::{Candidate, MAX_TURNS, Method, Schedule};
 pub use slow::{SlowBudget, SlowState, socket_key};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of every layout in this module; part of the path under which maps are pinned.
-pub const ABI_VERSION: u64 = 4;
+pub const ABI_VERSION: u64 = 5;
 
 /// Position of a backend in `BACKENDS`: what a slot holds. 0 means *no backend*.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -130,6 +132,10 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// Per-CPU count of what found no room in `FLOWS`: one [`super::FlowCounts`].
     pub const FLOW_COUNTS: &str = "FLOW_COUNTS";
+    /// Open flows of VIPs with a scheduler, by backend: one word each, written by atomic additions alone.
+    pub const OPEN_FLOWS: &str = "OPEN_FLOWS";
+    /// How often somebody's turn has come, by VIP: one word each, likewise.
+    pub const TURNS: &str = "TURNS";
     /// Sampled packets: one perf ring per CPU.
     pub const SAMPLES: &str = "SAMPLES";
     /// This CPU's capture: one [`super::CaptureState`].
@@ -197,11 +203,14 @@ pub mod feature {
     pub const AFFINITY: u64 = 1 << 11;
     /// Keep flows where they live while backends change: wide tables and the flow table.
     pub const TRANSIT: u64 = 1 << 12;
+    /// Schedulers and client affinity that remember: flow records of VIPs that ask for it ([`super::VipMeta::SCHEDULED`]). Only with
+    /// [`TRANSIT`].
+    pub const SCHEDULERS: u64 = 1 << 13;
     /// All of them.
-    pub const ALL: u64 = (1 << 13) - 1;
+    pub const ALL: u64 = (1 << 14) - 1;
 
     /// Names for people, in the order of the bits.
-    pub const NAMES: [(u64, &str); 13] = [
+    pub const NAMES: [(u64, &str); 14] = [
         (LIMITS, "limits"),
         (SOURCE_RANGES, "source ranges"),
         (DENIED_SOURCES, "denied sources"),
@@ -215,6 +224,7 @@ pub mod feature {
         (CAPTURE, "capture"),
         (AFFINITY, "client affinity"),
         (TRANSIT, "transit"),
+        (SCHEDULERS, "schedulers"),
     ];
 }
 

@@ -1,4 +1,5 @@
-//! Options of a VIP, read only where its match entry says [`super::VipMeta::OPTIONS`].
+//! Options of a VIP, read only where its match entry says [`super::VipMeta::OPTIONS`], those of schedulers where it says
+//! [`super::VipMeta::SCHEDULED`].
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -16,8 +17,12 @@ pub struct VipOptions {
     pub syn_burst: u64,
     /// [`super::SetRef`] of the sources that may use the VIP; 0: all.
     pub allowed_sources: u64,
+    /// [`super::Schedule`]: who may take new flows.
+    pub schedule: u64,
+    /// How long a client's new flows go where its last ones went, in ticks; 0: as the schedule has it.
+    pub affinity: u64,
     /// Room for what comes.
-    pub reserved: [u64; 3],
+    pub reserved: u64,
 }
 
 const _: () = assert!(size_of::<VipOptions>() == 64);

@@ -21,7 +21,7 @@ const ETHERTYPE_LEN: usize = 2;
 pub(super) fn forward<M: Frame + BalancerTables>(machine: &mut M, link: &Link, flow: &Flow) -> Verdict {
     let vip = flow.meta.vip().0;
     let slot = (flow.hash >> (64 - flow.meta.slots_log2())) as u32;
-    let backend = if is_on::<{ feature::TRANSIT }>(machine) && flow.meta.has(VipMeta::TRANSIT) {
+    let backend = if is_on::<{ feature::TRANSIT }>(machine) && flow.meta.has(VipMeta::RECORDS) {
         transit::backend(machine, link.len, flow)
     } else {
         let (segment, first) = flow.meta.unit().place();

@@ -8,7 +8,8 @@
 //! | [`matching`] | match table |
 //! | `policy` | who may send, and how much |
 //! | `forward` | slot, backend line, encapsulation |
-//! | [`transit`] | where a flow lives while the backend of its slot changes |
+//! | [`transit`] | where a flow lives that is not at its slot's backend |
+//! | [`schedule`] | where a new flow goes, for VIPs with a scheduler |
 //! | [`unusual`] | everything that is not plain TCP or UDP over IP: why it is not forwarded, if it is for a VIP address |
 
 mod forward;
@@ -16,6 +17,7 @@ mod ipv4;
 mod ipv6;
 pub mod matching;
 mod policy;
+pub mod schedule;
 pub mod transit;
 pub mod unusual;
 

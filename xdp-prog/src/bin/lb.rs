@@ -8,7 +8,7 @@ mod program {
 
     use aya_ebpf::{
         EbpfContext as _,
-        bindings::{BPF_F_CURRENT_CPU, xdp_action},
+        bindings::{BPF_F_CURRENT_CPU, xdp_action, xdp_md},
         btf_maps::{ArrayOfMaps, DevMap, HashMap, PerfEventArray, XskMap},
         helpers::generated::{
             bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_ns, bpf_perf_event_output, bpf_redirect_map,
@@ -20,17 +20,19 @@ mod program {
     use xdp_prog::{
         abi::{
             BackendLine, BucketV4, BucketV6, CaptureState, FlowBucket, FlowCounts, KeyV4, KeyV6, LimitState,
-            SampleHeader, SlowBudget, SlowState, Traffic, VipMeta, VipOptions, feature, socket_key,
+            SampleHeader, SlowBudget, SlowState, Traffic, VipIndex, VipMeta, VipOptions, feature, socket_key,
         },
         balance::{
             self,
             matching::{self, KIND_ADDRESS, KIND_VIP},
+            schedule::{self, About},
+            transit::{Rest, Said},
         },
         decap,
         flows::{FlowTable, Unrecorded},
         kernel::{KernelFrame, action},
         limit,
-        machine::{BalancerTables, Constants, Frame as _, MatchTables, is_on, opaque, store, word},
+        machine::{BalancerTables, Constants, Frame as _, MatchTables, is_on, opaque, store, take_turn, word},
         mss,
         verdict::Verdict,
     };
@@ -69,6 +71,10 @@ mod program {
     static FLOWS: Array<FlowBucket, 1, MMAPABLE> = Array::new();
     #[btf_map]
     static FLOW_COUNTS: PerCpuArray<FlowCounts, 1> = PerCpuArray::new();
+    #[btf_map]
+    static OPEN_FLOWS: Array<u64, 1, MMAPABLE> = Array::new();
+    #[btf_map]
+    static TURNS: Array<u64, 1, MMAPABLE> = Array::new();
     #[btf_map]
     static SAMPLES: PerfEventArray = PerfEventArray::new();
     #[btf_map]
@@ -165,18 +171,29 @@ mod program {
         u64::from(unsafe { mss::clamp_syn(ctx.data() + (l3 & 0xff) as usize, ctx.data_end(), most as u16) })
     }
 
-    /// A subprogram of its own: VIPs with slots in transit. Returns the backend's index. `rest` is the offset of the IP header and,
-    /// above its eight bits, the packet's protocol number inside another.
+    // The three that follow are global in the object, and so verified once and by themselves, whatever their callers know: what they
+    // do with records has too many ways through to be walked for each kind of packet.
+
+    /// A subprogram of its own: VIPs with slots in transit, or a scheduler. Takes the number of a [`Rest`], returns that of a [`Said`].
+    #[unsafe(no_mangle)]
     #[inline(never)]
-    fn transit(ctx: *mut c_void, hash: u64, meta: u64, rest: u64) -> u64 {
-        let mut machine = Machine::new(context(ctx));
-        balance::transit::run(
-            &mut machine,
-            hash,
-            VipMeta(meta),
-            (rest & 0xff) as usize,
-            (rest >> 8) as u8,
-        )
+    pub(crate) extern "C" fn vipline_transit(ctx: *mut xdp_md, hash: u64, meta: u64, rest: u64) -> u64 {
+        balance::transit::run(&mut Machine::new(context(ctx.cast())), hash, VipMeta(meta), Rest(rest)).0
+    }
+
+    /// A subprogram of its own: clients of VIPs that remember them. Returns the number of a [`Said`].
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    pub(crate) extern "C" fn vipline_client(ctx: *mut xdp_md, vip: u64, about: u64) -> u64 {
+        schedule::client(&Machine::new(context(ctx.cast())), vip as u32, About(about)).0
+    }
+
+    /// A subprogram of its own: the method of a VIP. Returns a backend's index. Without a context, as it looks at no packet.
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    pub(crate) extern "C" fn vipline_pick(vip: u64, slot: u64) -> u64 {
+        let machine = Machine::new(XdpContext::new(core::ptr::null_mut()));
+        u64::from(schedule::pick(&machine, vip as u32, slot as u16))
     }
 
     /// A subprogram of its own: the way to the slow path. Returns the number of what is counted.
@@ -336,6 +353,16 @@ mod program {
         }
 
         #[inline(always)]
+        fn is_counting(&self) -> bool {
+            is_on::<{ feature::SCHEDULERS }>(self)
+        }
+
+        #[inline(always)]
+        fn open_flows(&self, backend: u32) -> Option<*mut u64> {
+            OPEN_FLOWS.get_ptr_mut(backend)
+        }
+
+        #[inline(always)]
         fn unrecorded(&self, packet: Unrecorded) {
             if let Some(counts) = FLOW_COUNTS.get_ptr_mut(0) {
                 // SAFETY: this CPU's own value.
@@ -343,6 +370,8 @@ mod program {
                     match packet {
                         Unrecorded::Syn => (*counts).syns = (*counts).syns.wrapping_add(1),
                         Unrecorded::Datagram => (*counts).datagrams = (*counts).datagrams.wrapping_add(1),
+                        Unrecorded::Scheduled => (*counts).scheduled = (*counts).scheduled.wrapping_add(1),
+                        Unrecorded::Client => (*counts).clients = (*counts).clients.wrapping_add(1),
                     }
                 }
             }
@@ -380,8 +409,31 @@ mod program {
         }
 
         #[inline(always)]
-        fn transit(&mut self, hash: u64, meta: VipMeta, l3: usize, inner: u8) -> u64 {
-            transit(self.frame.ctx.as_ptr(), hash, meta.0, l3 as u64 | u64::from(inner) << 8)
+        fn transit(&mut self, hash: u64, meta: VipMeta, rest: Rest) -> Said {
+            Said(vipline_transit(self.frame.ctx.as_ptr().cast(), hash, meta.0, rest.0))
+        }
+
+        #[inline(always)]
+        fn client(&self, vip: u32, about: About) -> Said {
+            Said(vipline_client(self.frame.ctx.as_ptr().cast(), u64::from(vip), about.0))
+        }
+
+        #[inline(always)]
+        fn pick(&self, vip: u32, slot: u16) -> u16 {
+            vipline_pick(u64::from(vip), u64::from(slot)) as u16
+        }
+
+        #[inline(always)]
+        fn turn(&self, vip: u32) -> u64 {
+            // SAFETY: the configuration lives as long as the program; a pointer from a map lookup, aligned, to a word that is written
+            // in this way alone.
+            let (secret, turn) = unsafe {
+                (
+                    word(&raw const CONFIG.flow_secret),
+                    TURNS.get_ptr_mut(vip).map_or(0, |at| take_turn(at)),
+                )
+            };
+            turn.wrapping_add(schedule::first_turn(secret, VipIndex(vip)))
         }
 
         #[inline(always)]

@@ -8,8 +8,8 @@ use super::read::At;
 
 /// Most VIPs of [`Capacity::vips`]: half of what the largest IPv4 match table holds, because every VIP address takes an entry too
 /// and a full table cannot be proven complete. One costs 16 B of counters per possible CPU and about 200 B of match tables;
-/// with limits or source lists in use 64 B of options; with limits in use 32 B per possible CPU. 131,072 VIPs on 64 CPUs:
-/// 137 MiB, with limits 401 MiB.
+/// with limits, source lists or schedulers in use 64 B of options (and 8 B of turns); with limits in use 32 B per possible CPU.
+/// 131,072 VIPs on 64 CPUs: 137 MiB, with limits 401 MiB.
 pub const MAX_CAPACITY_VIPS: u32 = (MAX_BUCKETS * WAYS_V4 / 2) as u32;
 /// Most backends of [`Capacity::backends`]: line 0 says *no backend*. One costs 64 B and 16 B per possible CPU: 65,535 backends
 /// on 64 CPUs are 68 MiB.

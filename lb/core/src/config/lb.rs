@@ -263,6 +263,15 @@ fn lb(fields: &mut Fields<'_>, says: Says) -> Option<LbConfig> {
         }
     };
     no_address_twice(fields, &encap_spot, encap.as_ref(), &vips, &sets);
+    if transit.is_some_and(|transit| !transit.enabled) {
+        for (key, vip) in &vips.vips {
+            if vip.is_scheduled()
+                && let Some(spot) = vips.spots.get(key)
+            {
+                fields.note(spot, Problem::RecordsOff);
+            }
+        }
+    }
 
     let (protection, denied_sources) = protection?;
     let (capacity, tunnel) = (capacity?, tunnel?);

@@ -410,6 +410,25 @@ pub enum Problem {
     /// A word about datagrams on a VIP that sees none.
     #[error("a tcp VIP has no datagrams; its connections are always kept; remove it")]
     DatagramsOfTcp,
+    /// Each datagram by itself, for who counts or remembers flows.
+    #[error(
+        "flows of datagrams must be kept for a scheduler that counts them, or a client affinity that lasts; remove it"
+    )]
+    DatagramsUnknown,
+    /// Two ways to choose.
+    #[error(
+        "it chooses by a hash of the client's address, and `scheduler: {scheduler}` does not: remove one of them, or say how long \
+         clients are remembered (`client_ip: {{ timeout_s: 10800 }}`)"
+    )]
+    AffinityOfScheduler {
+        /// The scheduler.
+        scheduler: &'static str,
+    },
+    /// Flow records are wanted, and there are none.
+    #[error(
+        "a scheduler or a client affinity that lasts keeps flow records, and `transit.enabled: false` switches those off"
+    )]
+    RecordsOff,
 
     // The slow path.
     /// The same CPU twice.

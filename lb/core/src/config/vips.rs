@@ -11,9 +11,12 @@ use super::{
     problem::Problem,
     read::{At, Spot},
     sets::Sets,
-    words::{LaterMode, Quoted},
+    words::{Kind, LaterMode, Quoted},
 };
-use crate::desired::{Limits, Protocol, Rate, TooBig, Vip, VipKey, keeps_datagrams};
+use crate::{
+    desired::{Limits, Protocol, Rate, TooBig, Vip, VipKey, keeps_datagrams},
+    schedule::{AFFINITY_S, MAX_AFFINITY_S, Scheduler},
+};
 
 /// Every VIP of a file.
 #[derive(Debug, Default)]
@@ -64,11 +67,15 @@ impl Vips {
             let allowed_sources = fields.or("allowed_sources", None, |at| allowed_sources(&at).map(Some));
             let too_big = fields.or("too_big", TooBig::default(), |at| too_big(&at));
             let clamp_mss = fields.or("clamp_mss", false, |at| clamp_mss(&at, protocol));
-            let client_affinity = fields.or("affinity", false, |at| affinity(&at));
-            let keeps = fields.or("keep_datagrams", port.is_none_or(keeps_datagrams), |at| {
-                keep_datagrams(&at, protocol)
+            let scheduler = fields.or("scheduler", Scheduler::default(), |at| scheduler(&at));
+            let affinity = fields.or("affinity", Affinity::None, |at| affinity(&at, scheduler));
+            // Who counts flows, or remembers clients, must know of each.
+            let records = scheduler.is_some_and(Scheduler::counts) || matches!(affinity, Some(Affinity::Remembered(_)));
+            let keeps = fields.or("keep_datagrams", records || port.is_none_or(keeps_datagrams), |at| {
+                keep_datagrams(&at, protocol, records)
             });
             mode?;
+            let (affinity, keeps) = (affinity?, keeps?);
             let allowed_sources = allowed_sources?.map(Into::into);
             Some((
                 key?,
@@ -78,8 +85,14 @@ impl Vips {
                     allowed_sources,
                     too_big: too_big?,
                     clamp_mss: clamp_mss?,
-                    client_affinity: client_affinity?,
-                    keeps_datagrams: keeps?,
+                    client_affinity: affinity == Affinity::Hashed,
+                    scheduler: scheduler?,
+                    affinity_timeout_s: match affinity {
+                        Affinity::None | Affinity::Hashed => None,
+                        Affinity::Remembered(seconds) => Some(seconds),
+                    },
+                    each_datagram: !keeps,
+                    keeps_datagrams: keeps,
                 },
             ))
         })
@@ -146,20 +159,59 @@ fn clamp_mss(at: &At<'_>, protocol: Option<Protocol>) -> Option<bool> {
     Some(clamp)
 }
 
-fn keep_datagrams(at: &At<'_>, protocol: Option<Protocol>) -> Option<bool> {
+fn keep_datagrams(at: &At<'_>, protocol: Option<Protocol>, records: bool) -> Option<bool> {
     if protocol == Some(Protocol::Tcp) {
         return at.fail(Problem::DatagramsOfTcp);
     }
-    at.bool()
+    let keeps = at.bool()?;
+    if records && !keeps {
+        return at.fail(Problem::DatagramsUnknown);
+    }
+    Some(keeps)
 }
 
-fn affinity(at: &At<'_>) -> Option<bool> {
+/// `affinity`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Affinity {
+    None,
+    /// By a hash of the client's address.
+    Hashed,
+    /// By what is remembered of clients, for so many seconds.
+    Remembered(u32),
+}
+
+fn affinity(at: &At<'_>, scheduler: Option<Scheduler>) -> Option<Affinity> {
+    if at.kind() == Kind::Map {
+        return at.fields(|fields| {
+            let of_client = fields.required("client_ip");
+            of_client?.fields(|fields| {
+                let timeout = fields.or("timeout_s", AFFINITY_S, |at| at.within(1, MAX_AFFINITY_S));
+                Some(Affinity::Remembered(timeout?))
+            })
+        });
+    }
     match at.text()? {
-        "none" => Some(false),
-        "client_ip" => Some(true),
+        "none" => Some(Affinity::None),
+        "client_ip" => match scheduler {
+            None | Some(Scheduler::Maglev | Scheduler::SourceHash) => Some(Affinity::Hashed),
+            Some(scheduler) => at.fail(Problem::AffinityOfScheduler {
+                scheduler: scheduler.name(),
+            }),
+        },
         other => at.fail(Problem::NotOneOf {
             value: Quoted::new(other),
             allowed: &["none", "client_ip"],
+        }),
+    }
+}
+
+fn scheduler(at: &At<'_>) -> Option<Scheduler> {
+    let name = at.text()?;
+    match Scheduler::named(name) {
+        Some(scheduler) => Some(scheduler),
+        None => at.fail(Problem::NotOneOf {
+            value: Quoted::new(name),
+            allowed: &Scheduler::NAMES,
         }),
     }
 }

@@ -78,11 +78,9 @@ impl Planning<'_> {
             return Vec::new();
         }
         let named = self.backends_named();
-        let forgettable = self
-            .books
-            .backends
-            .iter()
-            .filter(|(_, state)| state.has_departed && !named.contains(&state.index));
+        let forgettable = self.books.backends.iter().filter(|(_, state)| {
+            state.has_departed && !named.contains(&state.index) && !(self.moment.named)(state.index)
+        });
         forgettable.map(|(id, _)| id.clone()).collect()
     }
 

@@ -9,6 +9,7 @@ use std::{
 use xdp_prog::abi::{BackendIndex, VipIndex, setting};
 
 use super::{
+    schedules::{Scheduled, Schedules},
     sets::RangeSets,
     tables::{Hold, Lookup, SetKey, Table},
     transit::Prior,
@@ -17,6 +18,7 @@ use crate::{
     config::Capacity,
     desired::{BackendId, BackendSet, Limits, VipKey},
     ranges::RangeSet,
+    schedule::Scheduler,
 };
 
 /// Everything that the planner remembers beside the image.
@@ -31,6 +33,7 @@ pub(super) struct Books {
     pub(super) backend_indexes: Indexes,
     pub(super) lookup: Lookup,
     pub(super) range_sets: RangeSets,
+    pub(super) schedules: Schedules,
     pub(super) settings: [Option<Arc<RangeSet>>; setting::COUNT as usize],
     /// Least slots of a VIP's table, from before this planner's maps.
     pub(super) grown: Arc<BTreeMap<VipKey, usize>>,
@@ -62,7 +65,12 @@ pub(super) struct VipState {
     pub(super) allowed_sources: Option<Arc<[ipnet::IpNet]>>,
     pub(super) range_set: Option<Arc<RangeSet>>,
     pub(super) clamp_mss: bool,
+    /// The client's address alone chooses the slot.
     pub(super) client_affinity: bool,
+    pub(super) scheduler: Scheduler,
+    pub(super) affinity_timeout_s: Option<u32>,
+    pub(super) each_datagram: bool,
+    pub(super) scheduled: Option<Scheduled>,
     pub(super) keeps_datagrams: bool,
 }
 
@@ -97,6 +105,7 @@ impl Books {
             backend_indexes: Indexes::new(1, capacity.backend_lines()),
             lookup: Lookup::new(capacity.table_segments),
             range_sets: RangeSets::new(capacity.ranges),
+            schedules: Schedules::default(),
             settings: Default::default(),
             grown: Arc::default(),
             prior: Arc::default(),

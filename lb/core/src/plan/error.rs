@@ -162,6 +162,8 @@ pub enum FeatureUse {
     ClampMss(VipKey),
     /// Client affinity of a VIP.
     ClientAffinity(VipKey),
+    /// A scheduler of a VIP, or an affinity that is remembered.
+    Scheduler(VipKey),
     /// The node's deny-list.
     DeniedSources,
     /// The node's tunnel.
@@ -175,6 +177,7 @@ impl fmt::Display for FeatureUse {
             Self::AllowedSources(vip) => write!(f, "allowed sources of {vip}"),
             Self::ClampMss(vip) => write!(f, "MSS clamping of {vip}"),
             Self::ClientAffinity(vip) => write!(f, "client affinity of {vip}"),
+            Self::Scheduler(vip) => write!(f, "the scheduler of {vip}"),
             Self::DeniedSources => f.write_str("denied sources"),
             Self::Tunnel => f.write_str("tunnel"),
         }

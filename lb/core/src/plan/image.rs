@@ -35,7 +35,7 @@ impl Image {
     /// only it needs has one element.
     pub fn empty(capacity: &Capacity, config: &Config) -> Self {
         let buckets = |mask: u64| (mask as usize).min(MAX_BUCKETS - 1) + 1;
-        let options = config.features & (feature::LIMITS | feature::SOURCE_RANGES) != 0;
+        let options = config.features & (feature::LIMITS | feature::SOURCE_RANGES | feature::SCHEDULERS) != 0;
         let vips = if options {
             (capacity.vips as usize).clamp(1, MAX_VIPS)
         } else {
@@ -70,6 +70,8 @@ impl Image {
             ranges: &self.ranges,
             settings: &self.settings,
             flows: &[],
+            open_flows: &[],
+            turns: &[],
         }
     }
 

@@ -10,6 +10,7 @@
 //! | `books` | who has which position |
 //! | `backends` | how lines change while packets read them |
 //! | `tables`, `sets` | lookup tables and range sets, shared by content |
+//! | `schedules` | who may take new flows of VIPs with a scheduler |
 //! | `entries` | the order of words of a match entry |
 //! | `transit` | wide tables: made for a move, ended slot by slot |
 //! | `moment` | what a plan must know of time and packets |
@@ -42,6 +43,7 @@ mod error;
 mod image;
 mod moment;
 mod observe;
+mod schedules;
 mod sets;
 mod tables;
 mod transit;
@@ -68,6 +70,7 @@ use self::{
     books::Books,
     draft::Draft,
     entries::Entries,
+    schedules::Rule,
     tables::{Hold, SetKey},
     transit::Origin,
 };
@@ -124,8 +127,11 @@ pub fn features(desired: &Desired) -> u64 {
         if vip.clamp_mss {
             features |= feature::CLAMP_MSS;
         }
-        if vip.client_affinity {
+        if vip.hashes_client() {
             features |= feature::AFFINITY;
+        }
+        if vip.is_scheduled() {
+            features |= feature::SCHEDULERS;
         }
     }
     if !desired.denied_sources.is_empty() {
@@ -179,10 +185,10 @@ impl Planner {
         self.books.backends.clone_from(&books.backends);
         self.books.backend_ids.clone_from(&books.backend_ids);
         self.books.backend_indexes.clone_from(&books.backend_indexes);
-        let prior = books.vips.iter().filter_map(|(key, vip)| {
-            let wide = books.lookup.wide.get(&vip.table)?;
-            Some((*key, transit::prior(vip, wide, &before.image, activity)))
-        });
+        let prior = books
+            .vips
+            .iter()
+            .filter_map(|(key, vip)| Some((*key, transit::prior(vip, &books.lookup, &before.image, activity)?)));
         self.books.prior = Arc::new(prior.collect());
         self
     }
@@ -210,6 +216,8 @@ impl Planner {
             desired,
             capacity: &self.capacity,
             hz: self.hz,
+            tick_shift: self.config.tick_shift as u32,
+            seed: self.config.seed,
             keeps_flows: self.config.features & feature::TRANSIT != 0,
             moment: *moment,
             books: &mut self.books,
@@ -287,8 +295,11 @@ impl Planner {
             if missing & feature::CLAMP_MSS != 0 && vip.clamp_mss {
                 return off(FeatureUse::ClampMss(*key), feature::CLAMP_MSS);
             }
-            if missing & feature::AFFINITY != 0 && vip.client_affinity {
+            if missing & feature::AFFINITY != 0 && vip.hashes_client() {
                 return off(FeatureUse::ClientAffinity(*key), feature::AFFINITY);
+            }
+            if missing & feature::SCHEDULERS != 0 && vip.is_scheduled() {
+                return off(FeatureUse::Scheduler(*key), feature::SCHEDULERS);
             }
         }
         if missing & feature::DENIED_SOURCES != 0 {
@@ -303,6 +314,9 @@ struct Planning<'a> {
     desired: &'a Desired,
     capacity: &'a Capacity,
     hz: u32,
+    /// Of [`Config`], both.
+    tick_shift: u32,
+    seed: [u64; 4],
     /// The program follows flows in transit.
     keeps_flows: bool,
     moment: Moment<'a>,
@@ -311,7 +325,7 @@ struct Planning<'a> {
     draft: Draft<'a>,
     leaving: Leaving,
     /// Sets seen in this run, by where they stand in memory and the slots asked for: equal ones are mostly the same one.
-    set_keys: BTreeMap<(usize, usize), SetKey>,
+    set_keys: BTreeMap<(usize, usize, Option<usize>), SetKey>,
     /// Slots of sets seen in this run.
     built: BTreeMap<SetKey, Arc<[u16]>>,
     /// Moves made in this run, to a set, and the wide table of each that needs one.
@@ -330,6 +344,10 @@ struct Leaving {
     /// VIPs whose options are cleared.
     options: Vec<VipIndex>,
     tables: Vec<Hold>,
+    schedules: Vec<Rule>,
+    /// VIPs that have a scheduler no more, and other options; and the other way about.
+    unscheduled: Vec<VipIndex>,
+    unlimited: Vec<VipIndex>,
     range_sets: Vec<Arc<RangeSet>>,
     /// Those that nothing desired names since this plan.
     backends: Vec<BackendId>,
@@ -373,10 +391,20 @@ impl Planning<'_> {
             vips,
             options,
             tables,
+            schedules,
+            unscheduled,
+            unlimited,
             range_sets,
             backends: _,
         } = &mut self.leaving;
-        if vips.is_empty() && options.is_empty() && tables.is_empty() && range_sets.is_empty() {
+        let is_nothing = vips.is_empty()
+            && options.is_empty()
+            && tables.is_empty()
+            && schedules.is_empty()
+            && unscheduled.is_empty()
+            && unlimited.is_empty()
+            && range_sets.is_empty();
+        if is_nothing {
             return false;
         }
         self.draft.grace();
@@ -385,11 +413,24 @@ impl Planning<'_> {
                 self.draft.store(MapId::VipOptions, index.0, word, 0);
             }
         }
+        for index in unscheduled.drain(..) {
+            for word in vips::SCHEDULE..vips::OPTION_WORDS {
+                self.draft.store(MapId::VipOptions, index.0, word, 0);
+            }
+        }
+        for index in unlimited.drain(..) {
+            for word in 0..vips::SCHEDULE {
+                self.draft.store(MapId::VipOptions, index.0, word, 0);
+            }
+        }
         let now = self.moment.now;
         vips.drain(..)
             .for_each(|index| self.books.vip_indexes.release(index.0, now));
         tables.drain(..).for_each(|hold| self.books.lookup.let_go(&hold));
         range_sets.drain(..).for_each(|set| self.books.range_sets.release(&set));
+        for rule in std::mem::take(schedules) {
+            self.release_schedule(&rule);
+        }
         true
     }
 }

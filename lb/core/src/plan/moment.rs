@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use xdp_prog::abi::{Activity, FlowLives};
+use xdp_prog::abi::{Activity, BackendIndex, FlowLives};
 
 use super::Table;
 use crate::{desired::BackendId, transit::Timeouts};
@@ -28,6 +28,9 @@ pub struct Moment<'a> {
     pub activity: &'a dyn Fn(Table, usize) -> Activity,
     /// Backends at which nothing lives any more: confirmed, not suspected.
     pub dead: &'a BTreeSet<BackendId>,
+    /// Whether flow records name a backend that nothing desired names any more: it must stay. Only asked while there are VIPs with a
+    /// scheduler, whose flows may live at whoever was there.
+    pub named: &'a dyn Fn(BackendIndex) -> bool,
     /// Since the moment before, a datagram in a learning window found no room in the flow table.
     pub window_too_short: bool,
 }
@@ -40,6 +43,7 @@ impl fmt::Debug for Moment<'_> {
             lives,
             activity: _,
             dead,
+            named: _,
             window_too_short,
         } = self;
         f.debug_struct("Moment")
@@ -64,6 +68,7 @@ impl Moment<'static> {
         lives: FlowLives::new(256, 4 * TCP_IDLE_S, 480, 4 * UDP_IDLE_S),
         activity: &|_, _| Activity::new(0, 0),
         dead: &BTreeSet::new(),
+        named: &|_| false,
         window_too_short: false,
     };
 }

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use xdp_prog::abi::{BackendIndex, BackendLine, VipIndex};
 
 use super::{Planner, Table, books::VipState};
-use crate::desired::{BackendId, BackendSet, VipKey};
+use crate::{
+    desired::{BackendId, BackendSet, VipKey},
+    schedule::Scheduler,
+};
 
 /// A VIP and its table.
 #[derive(Clone, Copy, Debug)]
@@ -20,8 +23,12 @@ pub struct VipInfo<'a> {
     pub shared_by: usize,
     /// Where its flows go.
     pub set: &'a Arc<BackendSet>,
-    /// A client's address alone chooses.
+    /// A client's address alone chooses the slot.
     pub client_affinity: bool,
+    /// How the backend of a new flow is chosen.
+    pub scheduler: Scheduler,
+    /// How long a client's new flows go where its last ones went, in seconds.
+    pub affinity_timeout_s: Option<u32>,
 }
 
 /// A backend and its line.
@@ -102,6 +109,16 @@ impl Planner {
         !self.books.lookup.wide.is_empty()
     }
 
+    /// Whether a VIP's flows are recorded always: they may live at whoever was in its set.
+    pub fn is_scheduled(&self) -> bool {
+        self.books.vips.values().any(|vip| vip.scheduled.is_some())
+    }
+
+    /// Whether there are backends that nothing desired names any more.
+    pub fn has_departed(&self) -> bool {
+        self.books.backends.values().any(|backend| backend.has_departed)
+    }
+
     /// Distinct lookup tables in use.
     pub fn tables(&self) -> usize {
         self.books.lookup.tables()
@@ -145,5 +162,7 @@ fn info(key: VipKey, state: &VipState, shared_by: usize) -> VipInfo<'_> {
         shared_by,
         set: &state.set.set,
         client_affinity: state.client_affinity,
+        scheduler: state.scheduler,
+        affinity_timeout_s: state.affinity_timeout_s,
     }
 }

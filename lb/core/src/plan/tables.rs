@@ -55,11 +55,13 @@ impl Table {
 pub(super) struct SetKey {
     pub(super) set: Arc<BackendSet>,
     slots: usize,
+    /// All slots say what this one says.
+    only: Option<usize>,
     digest: u64,
 }
 
 impl SetKey {
-    fn new(set: Arc<BackendSet>, slots: usize) -> Self {
+    fn new(set: Arc<BackendSet>, slots: usize, only: Option<usize>) -> Self {
         let digest = set.members.iter().fold(0, |digest, member| {
             let name = member
                 .backend
@@ -68,14 +70,19 @@ impl SetKey {
                 .fold(digest, |hash, byte| hash::mix(hash ^ u64::from(byte)));
             hash::mix(name ^ u64::from(member.weight) << 8)
         });
-        Self { set, slots, digest }
+        Self {
+            set,
+            slots,
+            only,
+            digest,
+        }
     }
 }
 
 impl Ord for SetKey {
     fn cmp(&self, other: &Self) -> Ordering {
-        (self.digest, self.slots)
-            .cmp(&(other.digest, other.slots))
+        (self.digest, self.slots, self.only)
+            .cmp(&(other.digest, other.slots, other.only))
             .then_with(|| {
                 if Arc::ptr_eq(&self.set, &other.set) {
                     Ordering::Equal
@@ -213,6 +220,11 @@ impl Lookup {
         self.wide.get(&table).is_some_and(|wide| wide.is_over)
     }
 
+    /// Nobody reads these units any more.
+    pub(super) fn release_units(&mut self, unit: TableUnit, log2: u32) {
+        self.units.release(unit.0, log2);
+    }
+
     /// One VIP less has this. The caller has waited for a grace period.
     pub(super) fn let_go(&mut self, hold: &Hold) {
         match hold {
@@ -261,12 +273,13 @@ impl Planning<'_> {
             Some(slots) => slots,
             None => maglev::default_slots(vip.set.members.len()).max(at_least),
         };
-        let seen = (Arc::as_ptr(&vip.set).addr(), slots);
+        let only = self.only_slot(&key, vip, slots);
+        let seen = (Arc::as_ptr(&vip.set).addr(), slots, only);
         match self.set_keys.get(&seen) {
             Some(set) => Ok(set.clone()),
             None => {
                 check_set(key, &vip.set, slots, self.desired)?;
-                let set = SetKey::new(vip.set.clone(), slots);
+                let set = SetKey::new(vip.set.clone(), slots, only);
                 // An equal set that is known stands in for it: from here on they compare by where they stand.
                 let known = self
                     .books
@@ -297,7 +310,11 @@ impl Planning<'_> {
         if let Some(slots) = self.built.get(set) {
             return slots.clone();
         }
-        let slots: Arc<[u16]> = build(&set.set, set.slots, &self.books.backends).into();
+        let mut slots = build(&set.set, set.slots, &self.books.backends);
+        if let Some(only) = set.only.and_then(|only| slots.get(only).copied()) {
+            slots.fill(only);
+        }
+        let slots: Arc<[u16]> = slots.into();
         self.built.insert(set.clone(), slots.clone());
         slots
     }
@@ -336,13 +353,18 @@ impl Planning<'_> {
 
     /// Finds a place for a table.
     pub(super) fn place_table(&mut self, key: VipKey, table: Table) -> Result<Table, PlanError> {
-        self.make_first_segment();
-        let unit = self.take_units(table.units_log2()).ok_or(PlanError::SlotMemoryFull {
-            vip: key,
-            slots: table.slots,
-            segments: self.books.lookup.max_segments,
-        })?;
+        let unit = self.place_units(key, table.units_log2(), table.slots)?;
         Ok(Table { unit, ..table })
+    }
+
+    /// Finds a place of so many units; `slots` is for the error.
+    pub(super) fn place_units(&mut self, key: VipKey, log2: u32, slots: usize) -> Result<TableUnit, PlanError> {
+        self.make_first_segment();
+        self.take_units(log2).ok_or(PlanError::SlotMemoryFull {
+            vip: key,
+            slots,
+            segments: self.books.lookup.max_segments,
+        })
     }
 
     /// Unit 0 is the empty table's.
@@ -415,7 +437,7 @@ fn build(set: &BackendSet, slots: usize, backends: &BTreeMap<BackendId, BackendS
 }
 
 /// Slots as a plain table holds them.
-fn pack(slots: &[u16]) -> Vec<u64> {
+pub(super) fn pack(slots: &[u16]) -> Vec<u64> {
     let word = |slots: &[u16]| slots.iter().rev().fold(0, |word, slot| word << 16 | u64::from(*slot));
     slots.chunks_exact(SLOTS_PER_WORD).map(word).collect()
 }

@@ -14,7 +14,7 @@ use super::{
     books::VipState,
     error::PlanError,
     image::{Image, slots_of},
-    tables::{SetKey, Table},
+    tables::{Lookup, SetKey, Table},
     write::MapId,
 };
 use crate::{
@@ -49,6 +49,8 @@ pub(super) struct Prior {
     table: Table,
     slots: Arc<[Slot]>,
     past: BTreeSet<BackendIndex>,
+    /// Records placed flows everywhere.
+    is_scheduled: bool,
 }
 
 /// Whether flows of a VIP are kept where they live.
@@ -109,11 +111,20 @@ impl Planning<'_> {
 
     /// As [`Self::move_table`], for a VIP whose slots other maps had in transit.
     pub(super) fn carried_table(&mut self, key: VipKey, vip: &Vip, set: &SetKey) -> Result<Option<Table>, PlanError> {
-        let Some(Prior { table, slots, past }) = self.books.prior.get(&key).cloned() else {
+        let Some(Prior {
+            table,
+            slots,
+            past,
+            is_scheduled,
+        }) = self.books.prior.get(&key).cloned()
+        else {
             return Ok(None);
         };
         if !keeps_flows(&key, vip) {
             return Ok(None);
+        }
+        if is_scheduled && !vip.is_scheduled() {
+            return self.wide_table(key, &slots, past, set, true);
         }
         self.moved((Origin::Prior(table), set.clone()), key, |_| (slots, past))
     }
@@ -132,7 +143,7 @@ impl Planning<'_> {
             return Ok(table);
         }
         let (slots, past) = before(self);
-        let table = self.wide_table(key, &slots, past, &way.1)?;
+        let table = self.wide_table(key, &slots, past, &way.1, false)?;
         self.moves.insert(way, table);
         Ok(table)
     }
@@ -148,6 +159,7 @@ impl Planning<'_> {
         before: &[Slot],
         mut past: BTreeSet<BackendIndex>,
         set: &SetKey,
+        is_scattered: bool,
     ) -> Result<Option<Table>, PlanError> {
         let cur = self.set_slots(set);
         let scale = before.len().max(cur.len());
@@ -156,7 +168,10 @@ impl Planning<'_> {
         let mut slots = Vec::with_capacity(scale);
         for slot in 0..scale {
             let (before, cur) = (before[at(slot, before.len())], cur[at(slot, cur.len())]);
-            let after = before.changed(cur, is_dead, self.moment.now);
+            let mut after = before.changed(cur, is_dead, self.moment.now);
+            if is_scattered {
+                after = after.scattered(self.moment.now);
+            }
             if after.is_in_transit() && before.word.cur() != cur {
                 past.insert(BackendIndex(before.word.cur()));
             }
@@ -180,6 +195,17 @@ impl Planning<'_> {
         let is_over = false;
         self.books.lookup.wide.insert(table, Wide { began, past, is_over });
         Ok(Some(table))
+    }
+
+    /// As [`Self::move_table`], for a VIP that has no scheduler any more: flows of every slot may live anywhere, as records say.
+    pub(super) fn scattered_table(
+        &mut self,
+        key: VipKey,
+        before: &VipState,
+        set: &SetKey,
+    ) -> Result<Option<Table>, PlanError> {
+        let (slots, past) = self.slots_before(before);
+        self.wide_table(key, &slots, past, set, true)
     }
 
     /// What a VIP's slots say now.
@@ -232,18 +258,34 @@ impl Planning<'_> {
     }
 }
 
-/// For who takes over from these maps: the slots of every VIP that has some in transit.
-pub(super) fn prior(vip: &VipState, wide: &Wide, image: &Image, activity: &dyn Fn(Table, usize) -> Activity) -> Prior {
+/// For who takes over from these maps: the slots of a VIP that has some in transit, or a scheduler.
+pub(super) fn prior(
+    vip: &VipState,
+    lookup: &Lookup,
+    image: &Image,
+    activity: &dyn Fn(Table, usize) -> Activity,
+) -> Option<Prior> {
+    let is_scheduled = vip.scheduled.is_some();
+    let Some(wide) = lookup.wide.get(&vip.table) else {
+        let slots = slots_of(image.table(vip.table.unit, vip.table.slots));
+        return is_scheduled.then(|| Prior {
+            table: vip.table,
+            slots: slots.map(Slot::steady).collect(),
+            past: BTreeSet::new(),
+            is_scheduled,
+        });
+    };
     let slot = |(slot, word)| Slot {
         word: SlotWord(word),
         activity: activity(vip.table, slot),
         began: wide.began.get(slot).copied().unwrap_or_default(),
     };
-    Prior {
+    Some(Prior {
         table: vip.table,
         slots: words(image, vip.table).into_iter().enumerate().map(slot).collect(),
         past: wide.past.clone(),
-    }
+        is_scheduled,
+    })
 }
 
 /// The slots of a wide table, without what packets noted.

@@ -65,6 +65,9 @@ impl Planning<'_> {
             };
             self.entries.remove(&mut self.draft, EntryKey::vip(&key));
             self.leaving.tables.push(state.hold());
+            self.leaving
+                .schedules
+                .extend(state.scheduled.map(|scheduled| scheduled.rule));
             self.leaving.options.push(state.index);
             self.leaving.range_sets.extend(state.range_set);
             self.leaving.vips.push(state.index);
@@ -149,6 +152,7 @@ impl Planning<'_> {
             Some(table) => table,
             None => self.acquire_table(key, &set)?,
         };
+        let scheduled = self.acquire_schedule(key, vip, &set)?;
         let (range_set, allowed) = self.allowed_sources(key, vip)?;
         let state = VipState {
             index,
@@ -160,10 +164,15 @@ impl Planning<'_> {
             allowed_sources: vip.allowed_sources.clone(),
             range_set,
             clamp_mss: vip.clamp_mss,
-            client_affinity: vip.client_affinity,
+            client_affinity: vip.hashes_client(),
+            scheduler: vip.scheduler,
+            affinity_timeout_s: vip.affinity_timeout_s,
+            each_datagram: vip.each_datagram,
+            scheduled,
             keeps_datagrams: vip.keeps_datagrams,
         };
         self.write_options(index, &vip.limits, allowed);
+        self.write_schedule_options(&state);
         self.entries
             .publish(&mut self.draft, EntryKey::vip(&key), meta_of(&state));
         self.books.set_vip(key, Some(state));
@@ -174,13 +183,18 @@ impl Planning<'_> {
     fn change_vip(&mut self, key: VipKey, vip: &Vip, before: VipState) -> Result<(), PlanError> {
         let set = self.set_key(key, vip, before.most_slots)?;
         let table = self.next_table(key, vip, &before, &set)?;
+        let scheduled = self.acquire_schedule(key, vip, &set)?;
         let mut after = VipState {
             table,
             desired_set: vip.set.clone(),
             most_slots: before.most_slots.max(table.slots),
             limits: vip.limits,
             clamp_mss: vip.clamp_mss,
-            client_affinity: vip.client_affinity,
+            client_affinity: vip.hashes_client(),
+            scheduler: vip.scheduler,
+            affinity_timeout_s: vip.affinity_timeout_s,
+            each_datagram: vip.each_datagram,
+            scheduled,
             keeps_datagrams: vip.keeps_datagrams,
             set,
             ..before.clone()
@@ -213,8 +227,14 @@ impl Planning<'_> {
             }
             self.write_options(before.index, &vip.limits, allowed.unwrap_or(SetRef(current)));
         } else if had {
-            self.leaving.options.push(before.index);
+            if after.scheduled.is_none() {
+                self.leaving.options.push(before.index);
+            } else {
+                self.leaving.unlimited.push(before.index);
+            }
         }
+        self.write_schedule_options(&after);
+        self.leave_schedule(&before, &after);
         if meta_of(&before) != meta_of(&after) {
             self.entries
                 .publish(&mut self.draft, EntryKey::vip(&key), meta_of(&after));
@@ -230,6 +250,13 @@ impl Planning<'_> {
     /// The table that a VIP's flows go by from now on; it counts as one user more.
     fn next_table(&mut self, key: VipKey, vip: &Vip, before: &VipState, set: &SetKey) -> Result<Table, PlanError> {
         let was = before.table;
+        if self.is_kept(&key, vip)
+            && before.scheduled.is_some()
+            && !vip.is_scheduled()
+            && let Some(table) = self.scattered_table(key, before, set)?
+        {
+            return Ok(table);
+        }
         if self.is_kept(&key, vip) && (was.is_wide || *set != before.set) {
             if *set == before.set && !self.books.lookup.is_over(was) {
                 self.books.lookup.use_table(was);
@@ -266,6 +293,36 @@ impl Planning<'_> {
         store(ALLOWED_SOURCES, allowed.0);
     }
 
+    /// The words that schedulers have. The schedule comes whole, in one store; a VIP that has had none is published afterwards.
+    fn write_schedule_options(&mut self, state: &VipState) {
+        let Some(scheduled) = &state.scheduled else {
+            return;
+        };
+        for (word, value) in [(AFFINITY, scheduled.affinity), (SCHEDULE, scheduled.word.0)] {
+            self.draft.store(MapId::VipOptions, state.index.0, word, value);
+        }
+    }
+
+    /// Gives up what a VIP had of a scheduler, when nobody can be reading it any more.
+    fn leave_schedule(&mut self, before: &VipState, after: &VipState) {
+        let Some(was) = &before.scheduled else {
+            return;
+        };
+        match &after.scheduled {
+            // It counts as two users now, so this frees nothing.
+            Some(is) if is.rule == was.rule => self.release_schedule(&was.rule),
+            Some(_) => self.leaving.schedules.push(was.rule.clone()),
+            None => {
+                self.leaving.schedules.push(was.rule.clone());
+                if meta_of(after).has(VipMeta::OPTIONS) {
+                    self.leaving.unscheduled.push(before.index);
+                } else {
+                    self.leaving.options.push(before.index);
+                }
+            }
+        }
+    }
+
     fn count_moved_slots(&mut self, before: Table, after: Table) {
         if !self.retargets.insert((before, after)) {
             return;
@@ -281,14 +338,18 @@ impl Planning<'_> {
 const PACKET_RATE: u32 = 0;
 const SYN_RATE: u32 = 2;
 const ALLOWED_SOURCES: u32 = 4;
+pub(super) const SCHEDULE: u32 = 5;
+const AFFINITY: u32 = 6;
 /// Words that may be other than 0.
-pub(super) const OPTION_WORDS: u32 = 5;
+pub(super) const OPTION_WORDS: u32 = 7;
 const _: () = assert!(
     std::mem::offset_of!(VipOptions, packet_rate) == 8 * PACKET_RATE as usize
         && std::mem::offset_of!(VipOptions, packet_burst) == 8 * (PACKET_RATE as usize + 1)
         && std::mem::offset_of!(VipOptions, syn_rate) == 8 * SYN_RATE as usize
         && std::mem::offset_of!(VipOptions, syn_burst) == 8 * (SYN_RATE as usize + 1)
         && std::mem::offset_of!(VipOptions, allowed_sources) == 8 * ALLOWED_SOURCES as usize
+        && std::mem::offset_of!(VipOptions, schedule) == 8 * SCHEDULE as usize
+        && std::mem::offset_of!(VipOptions, affinity) == 8 * AFFINITY as usize
 );
 
 fn meta_of(state: &VipState) -> VipMeta {
@@ -297,7 +358,9 @@ fn meta_of(state: &VipState) -> VipMeta {
     let flags = flag(options, VipMeta::OPTIONS)
         | flag(state.clamp_mss, VipMeta::CLAMP_MSS)
         | flag(state.client_affinity, VipMeta::CLIENT_AFFINITY)
-        | flag(state.table.is_wide, VipMeta::TRANSIT);
+        | flag(state.table.is_wide, VipMeta::TRANSIT)
+        | flag(state.scheduled.is_some(), VipMeta::SCHEDULED)
+        | flag(state.table.is_wide || state.scheduled.is_some(), VipMeta::RECORDS);
     VipMeta::new(state.index, state.table.unit, state.table.slots, flags)
 }
 
@@ -307,6 +370,9 @@ fn is_same(state: &VipState, vip: &Vip) -> bool {
         && state.limits == vip.limits
         && state.allowed_sources == vip.allowed_sources
         && state.clamp_mss == vip.clamp_mss
-        && state.client_affinity == vip.client_affinity
+        && state.client_affinity == vip.hashes_client()
+        && state.scheduler == vip.scheduler
+        && state.affinity_timeout_s == vip.affinity_timeout_s
+        && state.each_datagram == vip.each_datagram
         && state.keeps_datagrams == vip.keeps_datagrams
 }

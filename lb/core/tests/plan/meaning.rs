@@ -7,9 +7,10 @@ use lb_core::{
     maglev, nexthop_line,
     plan::{MapId, Planner, rates},
     ranges::RangeSet,
+    schedule::Scheduler,
 };
 use xdp_prog::{
-    abi::{BackendIndex, KeyV4, KeyV6, LineMeta, SetRef, VipMeta, VipOptions, setting},
+    abi::{BackendIndex, Candidate, KeyV4, KeyV6, LineMeta, Method, Schedule, SetRef, VipMeta, VipOptions, setting},
     host::View,
 };
 
@@ -26,10 +27,13 @@ pub(crate) fn check(planner: &Planner, desired: &Desired, hops: &NextHops) {
         );
         assert_eq!(info.set, &vip.set, "{key}");
         assert_eq!(meta.has(VipMeta::CLAMP_MSS), vip.clamp_mss, "{key}");
-        assert_eq!(meta.has(VipMeta::CLIENT_AFFINITY), vip.client_affinity, "{key}");
-        assert_eq!(info.client_affinity, vip.client_affinity, "{key}");
+        assert_eq!(meta.has(VipMeta::CLIENT_AFFINITY), vip.hashes_client(), "{key}");
+        assert_eq!(info.client_affinity, vip.hashes_client(), "{key}");
+        assert_eq!(meta.has(VipMeta::SCHEDULED), vip.is_scheduled(), "{key}");
+        assert_eq!(meta.has(VipMeta::RECORDS), vip.is_scheduled(), "{key}");
         check_table(planner, key, desired);
         check_options(planner, desired, key, meta);
+        check_schedule(planner, desired, key, meta);
     }
     assert_eq!(planner.vips().count(), desired.vips.len());
     let addresses: std::collections::BTreeSet<IpAddr> = desired.vips.keys().map(|key| key.address).collect();
@@ -95,7 +99,59 @@ fn check_table(planner: &Planner, key: &VipKey, desired: &Desired) {
         .iter()
         .flat_map(|word| (0..4).map(move |slot| (word >> (16 * slot)) as u16))
         .collect();
+    if desired.vips[key].scheduler == Scheduler::DestinationHash {
+        assert!(
+            expected.contains(&slots[0]) && slots.iter().all(|slot| *slot == slots[0]),
+            "{key}: one for all"
+        );
+        return;
+    }
     assert!(slots == expected, "{key}: the table is not its set's");
+}
+
+/// Who may take new flows of a VIP with a scheduler, and whose turn is when.
+fn check_schedule(planner: &Planner, desired: &Desired, key: &VipKey, meta: VipMeta) {
+    let vip = &desired.vips[key];
+    let options: [u64; 2] = [5, 6].map(|word| planner.image().load(MapId::VipOptions, meta.vip().0, word));
+    if !vip.is_scheduled() {
+        assert_eq!(options, [0, 0], "{key}");
+        return;
+    }
+    let schedule = Schedule(options[0]);
+    assert_eq!(schedule.method(), vip.scheduler.method() as u64, "{key}");
+    let ticks = vip
+        .affinity_timeout_s
+        .map_or(0, |seconds| (u64::from(seconds) * 250).div_ceil(64));
+    assert_eq!(options[1], ticks, "{key}");
+    let weight = |weight| if vip.scheduler.is_weighted() { weight } else { 1 };
+    let members = vip.set.members.iter().filter(|member| member.weight > 0);
+    let mut expected: Vec<(u16, u16)> = members
+        .map(|member| (planner.backend_index(&member.backend).unwrap().0, weight(member.weight)))
+        .collect();
+    expected.sort_unstable();
+    let (segment, first) = schedule.unit().place();
+    let words = &planner.image().words(MapId::LookupTables, segment)[first as usize..];
+    let (candidates, rest) = words.split_at(schedule.candidates() as usize);
+    let candidates: Vec<(u16, u16)> = candidates
+        .iter()
+        .map(|word| (Candidate(*word).backend(), Candidate(*word).weight() as u16))
+        .collect();
+    assert_eq!(candidates, expected, "{key}");
+    let turns = schedule.turns() as usize;
+    let slots = rest
+        .iter()
+        .flat_map(|word| (0..4).map(move |slot| (word >> (16 * slot)) as u16));
+    let slots: Vec<u16> = slots.take(turns).collect();
+    assert_eq!(
+        turns > 0,
+        vip.scheduler.method() == Method::Turn && !candidates.is_empty(),
+        "{key}"
+    );
+    let sum: usize = candidates.iter().map(|(_, weight)| usize::from(*weight)).sum();
+    for (backend, weight) in candidates.iter().filter(|_| turns > 0) {
+        let taken = slots.iter().filter(|slot| *slot == backend).count();
+        assert_eq!(taken * sum, usize::from(*weight) * turns, "{key}");
+    }
 }
 
 fn check_options(planner: &Planner, desired: &Desired, key: &VipKey, meta: VipMeta) {

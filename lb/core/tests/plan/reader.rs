@@ -7,7 +7,7 @@ use lb_core::{
     desired::{Desired, VipKey},
     plan::{Image, MapId, Planner, Write, rates},
 };
-use xdp_prog::abi::{KeyV4, KeyV6, LineMeta, SEGMENT_UNITS, SetRef, VipMeta};
+use xdp_prog::abi::{Candidate, KeyV4, KeyV6, LineMeta, SEGMENT_UNITS, Schedule, SetRef, VipMeta};
 
 /// The maps at every moment of a plan: moment 0 is before the first write.
 pub(crate) struct History {
@@ -131,6 +131,8 @@ pub(crate) struct Seen {
     pub(crate) backend: u16,
     pub(crate) line: Option<[u64; 8]>,
     pub(crate) options: Option<[u64; 5]>,
+    /// Who may take a new flow, by what the schedule says, turns included; of a VIP with a scheduler.
+    pub(crate) candidates: Option<Vec<u16>>,
 }
 
 /// The program's reads, in the program's order.
@@ -143,6 +145,7 @@ pub(crate) fn walk(reader: &mut Reader<'_>, planner: &Planner, key: &VipKey, slo
         }
         options
     });
+    let candidates = meta.has(VipMeta::SCHEDULED).then(|| candidates(reader, meta));
     let slot = slot % meta.slots() as u32;
     let unit = meta.unit().0;
     let position = unit % SEGMENT_UNITS as u32 * 256 + slot;
@@ -163,7 +166,22 @@ pub(crate) fn walk(reader: &mut Reader<'_>, planner: &Planner, key: &VipKey, slo
         backend,
         line,
         options,
+        candidates,
     })
+}
+
+fn candidates(reader: &mut Reader<'_>, meta: VipMeta) -> Vec<u16> {
+    let schedule = Schedule(reader.load(MapId::VipOptions, meta.vip().0, 5));
+    let (segment, first) = schedule.unit().place();
+    let mut word = |at| reader.load(MapId::LookupTables, segment, first + at);
+    let mut candidates: Vec<u16> = (0..schedule.candidates())
+        .map(|at| Candidate(word(at)).backend())
+        .collect();
+    for turn in 0..schedule.turns() {
+        let four = word(schedule.candidates() + turn / 4);
+        candidates.push((four >> (turn % 4 * 16)) as u16);
+    }
+    candidates
 }
 
 fn find(reader: &mut Reader<'_>, planner: &Planner, key: &VipKey) -> Option<u64> {
@@ -233,10 +251,11 @@ pub(crate) fn check(before: &State<'_>, after: &State<'_>, key: &VipKey, seen: O
         .into_iter()
         .filter_map(|state| state.desired.vips.get(key));
     assert!(
-        vips.any(|vip| [vip.clamp_mss, vip.client_affinity] == flags),
+        vips.any(|vip| [vip.clamp_mss, vip.hashes_client()] == flags),
         "{key}: clamps and spreads as in neither state"
     );
     check_backend(before, after, key, seen);
+    check_candidates(before, after, key, seen);
     check_options(before, after, key, seen);
 }
 
@@ -306,6 +325,27 @@ fn check_backend(before: &State<'_>, after: &State<'_>, key: &VipKey, seen: &See
         (0..8).filter(|word| a[*word] != b[*word]).count() == 1
     };
     assert!(together || alone, "{key}: a torn line");
+}
+
+/// New flows of a VIP with a scheduler go to members of a set of one of the two, whenever the packet came.
+fn check_candidates(before: &State<'_>, after: &State<'_>, key: &VipKey, seen: &Seen) {
+    let Some(candidates) = &seen.candidates else {
+        return;
+    };
+    let names_all = |state: &&State<'_>| {
+        let Some(vip) = state.desired.vips.get(key).filter(|vip| vip.is_scheduled()) else {
+            return false;
+        };
+        candidates.iter().all(|backend| {
+            let id = state.planner.backend_at(xdp_prog::abi::BackendIndex(*backend));
+            let takes = |member: &lb_core::desired::Member| member.weight > 0 && Some(&member.backend) == id;
+            vip.set.members.iter().any(takes)
+        })
+    };
+    assert!(
+        [before, after].iter().any(names_all),
+        "{key}: {candidates:?} are candidates of neither state"
+    );
 }
 
 fn check_options(before: &State<'_>, after: &State<'_>, key: &VipKey, seen: &Seen) {

@@ -4,7 +4,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use etherparse::PacketBuilder;
@@ -12,9 +15,11 @@ use lb_core::{
     config::{Capacity, TransitConfig},
     desired::{Backend, BackendSet, Desired, Member, Protocol, Vip, VipKey},
     plan::{Image, Moment, Planner, Table},
+    schedule::Scheduler,
+    sweep::{Look, look},
 };
 use xdp_prog::{
-    abi::{Activity, BackendIndex, Config, feature, tick_shift},
+    abi::{Activity, BackendIndex, Config, FlowWord, feature, tick_shift},
     host::Host,
 };
 
@@ -34,6 +39,14 @@ const CAPACITY: Capacity = Capacity {
     table_segments: 2,
     ranges: 4,
 };
+/// Those that connections go through.
+const SCHEDULERS: [Scheduler; 5] = [
+    Scheduler::Maglev,
+    Scheduler::RoundRobin,
+    Scheduler::WeightedLeastConnections,
+    Scheduler::NeverQueue,
+    Scheduler::DestinationHash,
+];
 const HISTORIES: u64 = 40;
 const PLANS: usize = 14;
 const FLOWS: usize = 80;
@@ -67,6 +80,8 @@ struct World {
     /// What packets see: behind the planner while a plan is carried out.
     image: Image,
     flows: Arc<[AtomicU64]>,
+    open_flows: Vec<AtomicU64>,
+    turns: Vec<AtomicU64>,
     noted: BTreeMap<(Table, usize), Activity>,
     /// In jiffies.
     now: u64,
@@ -111,6 +126,8 @@ impl World {
             image: planner.image().clone(),
             planner,
             flows: (0..2 * 4096).map(|_| AtomicU64::new(0)).collect(),
+            open_flows: (0..64).map(|_| AtomicU64::new(0)).collect(),
+            turns: (0..24).map(|_| AtomicU64::new(0)).collect(),
             noted: BTreeMap::new(),
             now: 1 << 32,
             desired: Desired::default(),
@@ -144,6 +161,25 @@ impl World {
         (self.now >> tick_shift(HZ)) as u32
     }
 
+    /// Backends that living records name, as the daemon's sweep has them for schedulers.
+    fn named(&self) -> BTreeSet<u16> {
+        if !self.planner.is_scheduled() {
+            return BTreeSet::new();
+        }
+        let words = self
+            .flows
+            .iter()
+            .step_by(2)
+            .map(|word| FlowWord(word.load(Ordering::Relaxed)));
+        let looks = words.map(|word| look(word, self.ticks(), TRANSIT.lives(HZ)));
+        looks
+            .filter_map(|look| match look {
+                Look::Flow(backend) => Some(backend),
+                Look::Free | Look::Client | Look::Over(_) => None,
+            })
+            .collect()
+    }
+
     /// Something changes for some VIPs.
     fn change(&mut self, dice: &mut Dice) {
         let keys = vips();
@@ -167,6 +203,11 @@ impl World {
             members,
             table_slots: slots,
         });
+        if self.config.features & feature::SCHEDULERS != 0 {
+            // Of UDP each flow is placed once more when a scheduler comes, as documented.
+            let vip = self.desired.vips.get_mut(&keys[[0, 1, 3][dice.below(3)]]).unwrap();
+            vip.scheduler = SCHEDULERS[dice.below(SCHEDULERS.len())];
+        }
         for key in keys {
             if dice.below(3) > 0 {
                 self.desired.vips.get_mut(&key).unwrap().set = set.clone();
@@ -186,11 +227,13 @@ impl World {
     /// Plans, and carries the plan out with packets in between.
     fn plan(&mut self, dice: &mut Dice) {
         let noted = std::mem::take(&mut self.noted);
+        let named = self.named();
         let moment = Moment {
             now: self.ticks(),
             timeouts: TRANSIT.timeouts(HZ),
             lives: TRANSIT.lives(HZ),
             activity: &|table, slot| noted.get(&(table, slot)).copied().unwrap_or_default(),
+            named: &|backend| named.contains(&backend.0),
             ..Moment::STILL
         };
         let mut hops = resolved(&self.desired);
@@ -219,6 +262,7 @@ impl World {
             timeouts: TRANSIT.timeouts(HZ),
             lives: TRANSIT.lives(HZ),
             activity: &|table, slot| noted.get(&(table, slot)).copied().unwrap_or_default(),
+            named: &|backend| named.contains(&backend.0),
             ..Moment::STILL
         };
         let again = self.planner.clone().plan_at(&self.desired, &hops, &again).unwrap();
@@ -306,7 +350,7 @@ impl World {
     fn send(&mut self, flow: &Flow, is_first: bool, before: &BTreeMap<VipKey, Table>) -> Option<u16> {
         let frame = frame(flow, is_first);
         let mut view = self.image.view(&self.config);
-        view.flows = &self.flows;
+        (view.flows, view.open_flows, view.turns) = (&self.flows, &self.open_flows, &self.turns);
         let mut host = Host::new(view, 1);
         host.record_flows(true);
         host.set_jiffies(self.now);
@@ -390,9 +434,19 @@ fn history(seed: u64, features: u64) -> World {
 
 #[test]
 fn no_living_flow_changes_its_backend_at_any_prefix_of_any_plan() {
+    stays(feature::TRANSIT);
+}
+
+/// The same with schedulers that come, go and follow each other.
+#[test]
+fn nor_does_one_that_a_scheduler_placed() {
+    stays(feature::TRANSIT | feature::SCHEDULERS);
+}
+
+fn stays(features: u64) {
     let (mut packets, mut elsewhere) = (0, 0);
     for seed in 0..HISTORIES {
-        let mut world = history(seed, feature::TRANSIT);
+        let mut world = history(seed, features);
         assert_eq!(world.broken, 0, "seed {seed}");
         packets += world.packets;
         elsewhere += world.elsewhere;
@@ -415,6 +469,8 @@ fn no_living_flow_changes_its_backend_at_any_prefix_of_any_plan() {
 
 #[test]
 fn without_transit_flows_break() {
-    let broken: usize = (0..HISTORIES).map(|seed| history(seed, 0).broken).sum();
-    assert!(broken > 100, "{broken}");
+    for features in [0, feature::SCHEDULERS] {
+        let broken: usize = (0..HISTORIES).map(|seed| history(seed, features).broken).sum();
+        assert!(broken > 100, "{features:x}: {broken}");
+    }
 }

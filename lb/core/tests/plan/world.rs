@@ -14,6 +14,7 @@ use lb_core::{
         VipKey, VlanTags,
     },
     plan::Planner,
+    schedule::Scheduler,
 };
 use proptest::prelude::*;
 use xdp_prog::abi::{Config, feature};
@@ -33,7 +34,8 @@ pub(crate) fn config(salt: u64) -> Config {
             | feature::DENIED_SOURCES
             | feature::DECAP
             | feature::CLAMP_MSS
-            | feature::AFFINITY,
+            | feature::AFFINITY
+            | feature::SCHEDULERS,
         seed: [1, 2, 3, 4],
         match_salt: salt,
         match_mask_v4: 3,
@@ -171,11 +173,16 @@ fn keys() -> impl Strategy<Value = VipKey> {
 fn vips() -> impl Strategy<Value = Vip> {
     let allowed = prop_oneof![2 => Just(None), 1 => cidrs().prop_map(Some)];
     let flags = (any::<bool>(), any::<bool>());
-    (sets(), rates(), rates(), allowed, flags).prop_map(|(set, packets, syns, allowed, flags)| Vip {
+    let scheduler = prop_oneof![1 => Just(Scheduler::Maglev), 1 => proptest::sample::select(Scheduler::ALL.to_vec())];
+    let timeout = prop_oneof![3 => Just(None), 1 => (1..1000u32).prop_map(Some)];
+    let state = (scheduler, timeout);
+    (sets(), rates(), rates(), allowed, flags, state).prop_map(|(set, packets, syns, allowed, flags, state)| Vip {
         limits: Limits { packets, syns },
         allowed_sources: allowed.map(Arc::from),
         clamp_mss: flags.0,
         client_affinity: flags.1,
+        scheduler: state.0,
+        affinity_timeout_s: state.1,
         ..Vip::new(set)
     })
 }

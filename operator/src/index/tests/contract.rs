@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use operator_api::{Affinity, Protocol, VipPort};
+use operator_api::{Affinity, Protocol, Scheduler, VipPort};
 use serde_json::{Value, json};
 
 use super::*;
@@ -335,9 +335,10 @@ fn what_cannot_be_had_is_refused_with_field_and_value() {
             "vipline.dev/forwarding-mode: \"DsrGue\" is not served by this version; DsrIpip is",
         ),
         (
-            annotated("vipline.dev/scheduler", "LeastConnections"),
-            "NotServed",
-            "vipline.dev/scheduler: \"LeastConnections\" is not served by this version; Maglev is",
+            annotated("vipline.dev/scheduler", "lblc"),
+            "InvalidValue",
+            "vipline.dev/scheduler: \"lblc\" is not one of Maglev, SourceHash, DestinationHash, RoundRobin, WeightedRoundRobin, \
+             LeastConnections, WeightedLeastConnections, ShortestExpectedDelay, NeverQueue",
         ),
         (
             annotated("vipline.dev/health-check", "tcp"),
@@ -406,6 +407,15 @@ fn sctp_among_others_is_left_out_and_told() {
         }]
     );
     assert_eq!(serve.ports.len(), 1);
+}
+
+#[test]
+fn schedulers_are_asked_for_by_either_name() {
+    let asked = |name: &str| serve(json!({"metadata": {"annotations": {"vipline.dev/scheduler": name}}})).scheduler;
+    for (scheduler, long, short) in Scheduler::NAMED {
+        assert_eq!((asked(long), asked(short)), (scheduler, scheduler));
+    }
+    assert_eq!(asked(""), Scheduler::Maglev);
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub struct Own {
     pub capacity: Capacity,
     /// Outer sources that its file names: no VIP may be in them.
     pub sources: Vec<IpNet>,
+    /// Flows can be recorded: `transit.enabled`.
+    pub keeps_records: bool,
 }
 
 /// What the maps should say, and how far that goes.

@@ -153,7 +153,15 @@ impl Index {
             let set = sets.get(&Family::of(key.address))?;
             let mut vip = Vip::new(Arc::clone(&set.set));
             vip.allowed_sources = parsed.sources.as_ref().map(|(networks, _)| Arc::clone(networks));
-            vip.client_affinity = parsed.client_affinity;
+            // A node that keeps no flow records serves what it can without: a client by its hash, others by their slot.
+            if self.own.keeps_records || !parsed.scheduler.keeps_state() {
+                vip.scheduler = parsed.scheduler;
+            }
+            if self.own.keeps_records {
+                vip.affinity_timeout_s = parsed.affinity_timeout_s;
+            } else {
+                vip.client_affinity = parsed.affinity_timeout_s.is_some();
+            }
             // In the window after a change, datagrams go where flows lived before. A node that has left a Local Service has nobody
             // to take them, and so has a family without endpoints.
             let somebody = match &parsed.to {
@@ -162,6 +170,8 @@ impl Index {
                     .all(|other| Family::from(*other) != Family::of(key.address)),
                 To::Some { .. } => false,
             };
+            let is_recorded = vip.scheduler.counts() || vip.affinity_timeout_s.is_some();
+            vip.each_datagram = !is_recorded && !keeps_datagrams(key.port);
             vip.keeps_datagrams = somebody && keeps_datagrams(key.port);
             Some(vip)
         };
@@ -340,6 +350,9 @@ fn is_same(a: &Vip, b: &Vip) -> bool {
         too_big,
         clamp_mss,
         client_affinity,
+        scheduler,
+        affinity_timeout_s,
+        each_datagram,
         keeps_datagrams,
     } = a;
     Arc::ptr_eq(set, &b.set)
@@ -348,5 +361,8 @@ fn is_same(a: &Vip, b: &Vip) -> bool {
         && *too_big == b.too_big
         && *clamp_mss == b.clamp_mss
         && *client_affinity == b.client_affinity
+        && *scheduler == b.scheduler
+        && *affinity_timeout_s == b.affinity_timeout_s
+        && *each_datagram == b.each_datagram
         && *keeps_datagrams == b.keeps_datagrams
 }

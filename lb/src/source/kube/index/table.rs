@@ -10,8 +10,9 @@ use lb_core::{
     desired::{Protocol, VipKey},
     maglev,
     ranges::RangeSet,
+    schedule::{MAX_AFFINITY_S, Scheduler},
 };
-use operator_api::{AddressFamily, Backends, ForwardingMode, LocalNode, Scheduler, VipTableSpec};
+use operator_api::{AddressFamily, Backends, ForwardingMode, LocalNode, VipTableSpec};
 
 /// Why a table is not served as it should be. Displays as the reason in `LbNode.status.programmed.failing`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -136,8 +137,9 @@ pub(super) struct Parsed {
     pub(super) addresses: BTreeSet<IpAddr>,
     /// Sorted; `None`: everybody.
     pub(super) sources: Option<(Arc<[IpNet]>, Arc<RangeSet>)>,
-    /// Whether a client stays with its backend. The hash keeps no state, so the time after which it may go does not matter.
-    pub(super) client_affinity: bool,
+    pub(super) scheduler: Scheduler,
+    /// How long a client stays with its backend, in seconds.
+    pub(super) affinity_timeout_s: Option<u32>,
     pub(super) to: To,
 }
 
@@ -170,9 +172,6 @@ pub(super) fn parse(spec: &VipTableSpec) -> Result<Parsed, TableError> {
         mode @ (ForwardingMode::DsrGue | ForwardingMode::DsrL2 | ForwardingMode::NodePortNat) => {
             return Err(TableError::Mode { mode });
         }
-    }
-    match spec.scheduler {
-        Scheduler::Maglev => {}
     }
     let mut addresses = BTreeSet::new();
     for address in &spec.addresses {
@@ -223,9 +222,26 @@ pub(super) fn parse(spec: &VipTableSpec) -> Result<Parsed, TableError> {
         keys,
         addresses,
         sources: spec.source_ranges.as_deref().map(sources).transpose()?,
-        client_affinity: spec.affinity.is_some(),
+        scheduler: scheduler(spec.scheduler),
+        affinity_timeout_s: spec
+            .affinity
+            .map(|affinity| affinity.client_ip_timeout_seconds.clamp(1, MAX_AFFINITY_S)),
         to,
     })
+}
+
+fn scheduler(wanted: operator_api::Scheduler) -> Scheduler {
+    match wanted {
+        operator_api::Scheduler::Maglev => Scheduler::Maglev,
+        operator_api::Scheduler::SourceHash => Scheduler::SourceHash,
+        operator_api::Scheduler::DestinationHash => Scheduler::DestinationHash,
+        operator_api::Scheduler::RoundRobin => Scheduler::RoundRobin,
+        operator_api::Scheduler::WeightedRoundRobin => Scheduler::WeightedRoundRobin,
+        operator_api::Scheduler::LeastConnections => Scheduler::LeastConnections,
+        operator_api::Scheduler::WeightedLeastConnections => Scheduler::WeightedLeastConnections,
+        operator_api::Scheduler::ShortestExpectedDelay => Scheduler::ShortestExpectedDelay,
+        operator_api::Scheduler::NeverQueue => Scheduler::NeverQueue,
+    }
 }
 
 /// A table size as published.

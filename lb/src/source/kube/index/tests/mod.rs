@@ -1,4 +1,5 @@
 mod lists;
+mod schedulers;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -123,6 +124,7 @@ fn own() -> Own {
         node: "lb-1".into(),
         capacity: Capacity::KUBE,
         sources: Vec::new(),
+        keeps_records: true,
     }
 }
 
