@@ -128,6 +128,7 @@ mod tests {
 
     use lab::{End, Netns, Veth};
     use lb::datapath::AttachMode;
+    use lb_core::schedule::Scheduler;
 
     use super::Maps;
     use crate::prog::tables::{Shape, VIP_V4};
@@ -158,6 +159,8 @@ mod tests {
             own: true,
             crossed: false,
             replaced: 0,
+            scheduler: Scheduler::Maglev,
+            remembers: false,
             features: 0,
         };
         let balancer = shape.load().unwrap();

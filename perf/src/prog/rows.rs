@@ -2,6 +2,7 @@
 //!
 //! Never says how. A row is the tables, the packets, and what every packet must come to.
 
+use lb_core::schedule::Scheduler;
 use xdp_prog::{abi::feature, verdict::Verdict};
 
 use super::{
@@ -121,6 +122,8 @@ const BASE: Shape = Shape {
     own: false,
     crossed: false,
     replaced: 0,
+    scheduler: Scheduler::Maglev,
+    remembers: false,
     features: DEFAULT_FEATURES,
 };
 const BASE_V6: Shape = Shape { kinds: V6, ..BASE };
@@ -151,6 +154,7 @@ pub(crate) fn all() -> Vec<Row> {
         established(),
         new_flows(),
         in_transit(),
+        always_recorded(),
         encapsulations(),
         large_table(),
         many_vips(),
@@ -332,6 +336,50 @@ fn polluted() -> Vec<Row> {
         push("IPv4 TCP", Shape { vips: 10_000, ..BASE }, Verdict::ForwardTx);
     }
     rows
+}
+
+/// VIPs whose flows are recorded always.
+fn always_recorded() -> Vec<Row> {
+    let with = |scheduler, backends, remembers| Shape {
+        scheduler,
+        backends,
+        remembers,
+        features: DEFAULT_FEATURES | feature::SCHEDULERS | if remembers { feature::AFFINITY } else { 0 },
+        ..BASE
+    };
+    let row = |name: &str, shape, flows, tcp_flags| {
+        let mut row = Row::new("flows always recorded", name, shape, flows);
+        row.traffic.tcp_flags = tcp_flags;
+        row
+    };
+    let rr = with(Scheduler::RoundRobin, 100, false);
+    let beside = Shape {
+        scheduler: Scheduler::Maglev,
+        ..rr
+    };
+    let sticky = with(Scheduler::Maglev, 100, true);
+    let nq = with(Scheduler::NeverQueue, 10, false);
+    vec![
+        row("Maglev beside them, IPv4 TCP", beside, Flows::Random(MILLION), ACK),
+        row("rr, IPv4 TCP without a record", rr, Flows::Random(MILLION), ACK),
+        row("rr, IPv4 TCP recorded (SYNs again)", rr, Flows::Random(MILLION), SYN),
+        row("the same, one flow", rr, Flows::Random(1), SYN),
+        row("rr, IPv4 TCP SYNs", rr, Flows::New, SYN),
+        row("nq of 10, IPv4 TCP SYNs", nq, Flows::New, SYN),
+        row(
+            "wlc of 100, IPv4 TCP SYNs",
+            with(Scheduler::WeightedLeastConnections, 100, false),
+            Flows::New,
+            SYN,
+        ),
+        row("affinity, IPv4 TCP SYNs", sticky, Flows::New, SYN),
+        row(
+            "affinity, IPv4 TCP recorded (SYNs again)",
+            sticky,
+            Flows::Random(MILLION),
+            SYN,
+        ),
+    ]
 }
 
 fn features() -> Vec<Row> {

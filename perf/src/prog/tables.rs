@@ -20,6 +20,7 @@ use lb_core::{
     },
     match_table,
     plan::{Moment, Planner},
+    schedule::{AFFINITY_S, Scheduler},
 };
 use xdp_prog::abi::{Config, MAX_SEGMENTS, feature, tick_shift};
 
@@ -59,6 +60,10 @@ pub(crate) struct Shape {
     pub(crate) crossed: bool,
     /// Backends of each VIP that have just been replaced, in percent: so many of the slots are in transit.
     pub(crate) replaced: u32,
+    /// How the backends of new flows are chosen.
+    pub(crate) scheduler: Scheduler,
+    /// Clients are remembered.
+    pub(crate) remembers: bool,
     /// Bits of [`feature`].
     pub(crate) features: u64,
 }
@@ -187,6 +192,8 @@ impl Shape {
                         allowed_sources,
                         clamp_mss: on(feature::CLAMP_MSS) && kind & kind::UDP == 0,
                         client_affinity: on(feature::AFFINITY),
+                        scheduler: self.scheduler,
+                        affinity_timeout_s: self.remembers.then_some(AFFINITY_S),
                         ..Vip::new(set)
                     },
                 );
