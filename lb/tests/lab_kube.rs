@@ -163,6 +163,17 @@ fn a_table_is_served_and_the_node_says_so() -> Result<()> {
     bed.cluster.delete_table("shop.web");
     bed.wait_for_vips(0)?;
     assert!(!bed.is_served(1)?);
+    // Others would not know of it.
+    let refused = bed
+        .lb
+        .cli(&["drain", "backend", "worker-1"])
+        .err()
+        .map(|error| format!("{error:#}"));
+    let refused = refused.context("a drain that only this node knows of")?;
+    assert!(
+        refused.contains("--kube") && refused.contains("told by a cluster"),
+        "{refused}"
+    );
     Ok(())
 }
 

@@ -19,6 +19,7 @@
 
 pub mod config;
 pub mod desired;
+pub mod drain;
 pub mod explain;
 pub mod maglev;
 pub mod match_table;

@@ -2,6 +2,7 @@
 
 mod args;
 mod capture;
+mod drain;
 mod output;
 mod show;
 mod top;
@@ -45,7 +46,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => match args.kube.settings(LB_CACHE)? {
             Some(settings) => daemon::run_kube(settings, args.config, args.log),
-            None => daemon::run(&args.config.unwrap_or_else(|| LB_FILE.into()), args.log),
+            None => daemon::run(&args.config.unwrap_or_else(|| LB_FILE.into()), &args.drains, args.log),
         },
         Command::Node(args) => match args.kube.settings(NODE_CACHE)? {
             Some(settings) => daemon::node_kube(settings, args.config, args.log),
@@ -73,6 +74,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Top(args) => top::run(&args),
         Command::Capture(args) => capture::run(args),
+        Command::Drain(command) => drain::run(command),
         Command::Kube(KubeCommand::Accept(args)) => accept(&args.socket),
     }
 }

@@ -1,6 +1,7 @@
 //! The LB node's daemon: one loop that owns everything, woken by signals, the file, the kernel's next hops and the control socket.
 
 mod capture;
+mod drain;
 mod kube;
 mod metrics;
 
@@ -19,6 +20,7 @@ use lb_core::{
         reload::{self, Loaded, Reload},
     },
     desired::{BackendId, Desired, NextHop, NextHops},
+    drain::Drains,
     nexthop::{NextHopView, Settings, Sources},
     slow::Event,
     worker::unclaimed_prefixes,
@@ -44,6 +46,7 @@ use crate::{
     metrics::Metrics,
     nexthop::NextHopDriver,
     source::{
+        drains,
         file::{self, LbFile, Watch},
         kube::KubeSettings,
     },
@@ -86,14 +89,26 @@ struct Lb {
     metrics: Metrics,
     /// When slots in transit are looked at.
     aging: Interval,
+    /// Where drains are kept.
+    kept: drain::Kept,
 }
 
 /// Serves until it is told to stop.
-pub(super) async fn serve(path: &Path, file: LbFile, watch: Watch) -> anyhow::Result<ExitCode> {
+pub(super) async fn serve(path: &Path, kept: &Path, file: LbFile, watch: Watch) -> anyhow::Result<ExitCode> {
+    let drains = drains::read(kept)?;
+    let kept = drain::Kept(kept.to_owned());
     let life = Life::new(watch)?;
     let listener = Listener::open(&file.config.control_socket)?;
     let metrics = Metrics::start(file.config.metrics_listen)?;
-    serve_from(Source::File(path.to_owned()), file, life, listener, metrics).await
+    serve_from(
+        Source::File(path.to_owned()),
+        file,
+        (drains, kept),
+        life,
+        listener,
+        metrics,
+    )
+    .await
 }
 
 /// Serves what a cluster says until it is told to stop; not before it has said it, or the cache.
@@ -108,7 +123,10 @@ pub(super) async fn serve_kube(
     let mut metrics = Metrics::start(local.metrics_listen)?;
     let mut kube = kube::Kube::start(settings, path, local).await?;
     match kube.first(&mut life, &mut listener, &mut metrics).await? {
-        Some(file) => serve_from(Source::Kube(Box::new(kube)), file, life, listener, metrics).await,
+        Some(file) => {
+            let none = (Drains::default(), drain::Kept(PathBuf::new()));
+            serve_from(Source::Kube(Box::new(kube)), file, none, life, listener, metrics).await
+        }
         None => {
             kube.stop();
             Ok(ExitCode::SUCCESS)
@@ -119,6 +137,7 @@ pub(super) async fn serve_kube(
 async fn serve_from(
     source: Source,
     file: LbFile,
+    drains: (Drains, drain::Kept),
     mut life: Life,
     mut listener: Listener,
     metrics: Metrics,
@@ -130,7 +149,7 @@ async fn serve_from(
         .context("next hops are no longer followed")?;
     wait_for_next_hops(&mut view, &file.config.desired).await;
 
-    let mut lb = Lb::start(source, file, driver, (&view, life.started), metrics).await?;
+    let mut lb = Lb::start(source, file, drains, driver, (&view, life.started), metrics).await?;
     life::tell(&[sd_notify::NotifyState::Ready]);
     let why = loop {
         tokio::select! {
@@ -170,6 +189,7 @@ impl Lb {
     async fn start(
         source: Source,
         file: LbFile,
+        (drains, kept): (Drains, drain::Kept),
         driver: NextHopDriver,
         (view, started): (&View, Instant),
         metrics: Metrics,
@@ -180,11 +200,13 @@ impl Lb {
         check_free(&file.config.interfaces)?;
         let desired = desired(&file.config, &view.borrow());
         let mut tables = Tables::load(&file, 0, None)?;
+        tables.drains = drains;
         tables.reach(&desired, &view.borrow().next_hops)?;
         let mut unclaimed = Unclaimed::new(Priority::Lb).await?;
         let prefixes = unclaimed_prefixes(&desired, &view.borrow().next_hops);
         unclaimed.set(&names(&file.config), &prefixes).await?;
-        let slow = Slow::start(&file.config, &mut tables, &desired, &view.borrow().next_hops);
+        let drained = tables.drained(&desired).into_owned();
+        let slow = Slow::start(&file.config, &mut tables, &drained, &view.borrow().next_hops);
         let slow = match slow {
             Ok(slow) => slow,
             Err(error) => {
@@ -214,6 +236,7 @@ impl Lb {
             read: metrics::Read::applied(now),
             metrics,
             aging,
+            kept,
         };
         lb.say_programmed();
         Ok(lb)
@@ -244,7 +267,8 @@ impl Lb {
         }
         // Whatever came of it, the slow path learns of next hops and tries again what waits for them.
         let desired = desired(&self.file.config, &view);
-        self.slow.publish(&self.file.config, &desired, &view.next_hops);
+        self.slow
+            .publish(&self.file.config, &self.tables.drained(&desired), &view.next_hops);
     }
 
     /// Ends the transit of slots of which nothing lives elsewhere any more, and forgets backends that had to be kept for them.
@@ -265,6 +289,7 @@ impl Lb {
         }
         if self.tables.planner.backends().count() != backends {
             self.driver.set_backends(self.tables.addresses());
+            self.forget_drains();
         }
     }
 
@@ -336,6 +361,7 @@ impl Lb {
         }
         self.metrics.listen(new.config.metrics_listen);
         self.file = new;
+        self.forget_drains();
         self.revision += 1;
         self.say_own();
         tracing::info!(revision = self.revision, "configuration applied");
@@ -370,7 +396,8 @@ impl Lb {
             }
             capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
         }
-        self.slow.publish(&new.config, &desired, &now.next_hops);
+        self.slow
+            .publish(&new.config, &self.tables.drained(&desired), &now.next_hops);
         self.own_addresses = desired.own_addresses;
         Ok(())
     }
@@ -424,6 +451,13 @@ impl Lb {
                 let answer = explain::explain(tables, &view, ingress, protocol, source, destination);
                 question.with(answer.map_err(text));
             }
+            Request::Drain {
+                backend,
+                deadline_s,
+                force,
+            } => question.with(self.drain(&backend, deadline_s, force, view)),
+            Request::Undrain { backend } => question.with(self.undrain(&backend, view)),
+            Request::Drains => question.with(self.drains()),
             Request::Capture { options } => self.start_capture(question, options, view).await,
         }
     }

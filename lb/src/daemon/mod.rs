@@ -31,18 +31,18 @@ use crate::source::{
 /// Exit code for a configuration that cannot be used: nothing was attached.
 const EXIT_UNUSABLE: u8 = 2;
 
-/// Runs the LB node's daemon until SIGTERM or Ctrl-C.
+/// Runs the LB node's daemon until SIGTERM or Ctrl-C. `drains`: where drains by an operator's word are kept.
 ///
 /// # Errors
 ///
 /// When the node cannot be taken over: not root, no such interface, another XDP program there.
-pub fn run(config: &Path, log: LogFormat) -> anyhow::Result<ExitCode> {
+pub fn run(config: &Path, drains: &Path, log: LogFormat) -> anyhow::Result<ExitCode> {
     start_logging(log);
     life::Life::unblock_signals()?;
     // Watched before it is read, so that no change is missed in between.
     let watch = file::Watch::new(vec![config.to_owned()]);
     match file::read_lb(config) {
-        Ok(file) => runtime()?.block_on(lb::serve(config, file, watch)),
+        Ok(file) => runtime()?.block_on(lb::serve(config, drains, file, watch)),
         Err(error) => unusable(&error, config),
     }
 }

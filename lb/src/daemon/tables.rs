@@ -1,6 +1,7 @@
 //! A loaded program with its tables, and the planner that knows what stands where.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher as _, Hasher as _, RandomState},
     net::IpAddr,
@@ -8,12 +9,14 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
 use lb_core::{
     config::TransitConfig,
     desired::{BackendId, Desired, NextHop, NextHops, VipKey},
+    drain::{Drains, flows_behind},
     match_table,
     nexthop::NextHopView,
     plan::{Moment, Plan, PlanError, Planner, Table},
@@ -24,7 +27,7 @@ use xdp_prog::{
 };
 
 use crate::{
-    control::{BackendView, NextHopKind, SetView, VipView},
+    control::{BackendView, DrainView, NextHopKind, SetView, VipView},
     datapath::{Attachment, Balancer, Jiffies, Readings, grace_period},
     metrics::{MAX_BACKEND_SERIES, MAX_VIP_SERIES, Meters, Place},
     source::file::LbFile,
@@ -39,6 +42,9 @@ pub(super) struct Carried {
     vips: BTreeMap<VipKey, Traffic>,
     backends: BTreeMap<BackendId, Traffic>,
 }
+
+/// Seconds in which a slot's last packet counts as one of lately.
+const LATELY_S: f64 = 60.0;
 
 /// How much there is.
 pub(super) struct Sizes {
@@ -62,6 +68,8 @@ pub(super) struct Tables {
     /// What the program's ticks are to this process.
     pub(super) jiffies: Jiffies,
     transit: TransitConfig,
+    /// Backends that are being drained by an operator's word.
+    pub(super) drains: Drains,
     /// Datagrams that had found no room among the flow records when it was looked at last.
     unrecorded: u64,
     /// A write failed half-way: the maps are in a safe state that the planner does not know.
@@ -117,6 +125,7 @@ impl Tables {
             meters: None,
             jiffies,
             transit: config.transit,
+            drains: before.map(|before| before.drains.clone()).unwrap_or_default(),
             unrecorded: 0,
             lost: false,
         })
@@ -151,18 +160,61 @@ impl Tables {
         let unrecorded = self.balancer.counters.flows.sum(0)?.datagrams;
         let hz = self.jiffies.hz();
         let activity = activity(&self.balancer, self.jiffies);
+        let dead = self.drains.removed(unix_now());
         let moment = Moment {
             now: self.jiffies.ticks(),
             timeouts: self.transit.timeouts(hz),
             lives: self.transit.lives(hz),
             activity: &activity,
-            dead: &BTreeSet::new(),
+            dead: &dead,
             window_too_short: unrecorded != self.unrecorded,
         };
-        let plan = self.planner.plan_at(desired, hops, &moment)?;
+        let plan = self.planner.plan_at(&self.drained(desired), hops, &moment)?;
         drop(activity);
         self.unrecorded = unrecorded;
         self.write(&plan)
+    }
+
+    /// What is desired, with those that are being drained taking no new flows.
+    pub(super) fn drained<'a>(&self, desired: &'a Desired) -> Cow<'a, Desired> {
+        if self.drains.is_empty() {
+            return Cow::Borrowed(desired);
+        }
+        let mut desired = desired.clone();
+        self.drains.apply(&mut desired);
+        Cow::Owned(desired)
+    }
+
+    /// Everybody who is being drained, and what still lives there.
+    pub(super) fn drain_views(&self) -> anyhow::Result<Vec<DrainView>> {
+        if self.drains.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (now, hz, unix) = (self.jiffies.ticks(), self.jiffies.hz(), unix_now());
+        let per_tick = f64::from(1_u32 << tick_shift(hz)) / f64::from(hz);
+        let lately = (LATELY_S / per_tick).ceil() as u32;
+        let records = self.balancer.records(now, self.transit.lives(hz))?;
+        let views = self.drains.iter().map(|(id, drain)| {
+            let remains = self.planner.remains(id, self.activity(), (now, lately));
+            let backend = self.planner.backends().find(|backend| backend.id == id);
+            let recorded = backend.and_then(|backend| records.get(&backend.index)).copied();
+            let is_over = drain.is_over(unix);
+            let recorded = recorded.filter(|_| !is_over).unwrap_or_default();
+            DrainView {
+                backend: id.to_string(),
+                address: backend.map(|backend| backend.address),
+                seconds: unix.saturating_sub(drain.since),
+                deadline_s: drain.deadline.map(|deadline| deadline.saturating_sub(unix)),
+                slots: remains.slots,
+                active_slots: remains.active,
+                flows: flows_behind(remains.active, remains.slots),
+                recorded,
+                silent_s: remains.silent.map(|ticks| (f64::from(ticks) * per_tick) as u64),
+                // Of one that was given up, records are none, wherever they stand.
+                empty: recorded == 0 && (is_over && remains.slots == 0 || !self.planner.is_named(id)),
+            }
+        });
+        Ok(views.collect())
     }
 
     /// Takes on timeouts.
@@ -381,6 +433,7 @@ impl Tables {
                 address: backend.address,
                 next_hop: self.next_hop(backend.id, view),
                 has_departed: backend.has_departed,
+                is_drained: self.drains.of(backend.id).is_some(),
                 sets: sets.remove(backend.id).unwrap_or_default(),
                 packets: traffic.packets,
                 bytes: traffic.bytes,
@@ -459,6 +512,12 @@ fn activity(balancer: &Balancer, jiffies: Jiffies) -> impl Fn(Table, usize) -> A
             .and_then(|segment| segment.load(word + 1, 0));
         noted.map_or(Activity::new(now, now), Activity)
     }
+}
+
+/// Seconds since 1970: what drains are kept by.
+pub(super) fn unix_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 fn add(sum: &mut Traffic, traffic: Traffic) {

@@ -374,5 +374,8 @@ fn process(role: &str, node: &Node, directory: &Path, wrapper: &[&str], args: &[
         .arg(directory.join("config.yaml"))
         .args(args)
         .stderr(log);
+    if role == "run" {
+        command.arg("--drains").arg(directory.join("drains.json"));
+    }
     Process::start(command)
 }

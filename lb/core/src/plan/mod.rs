@@ -57,7 +57,7 @@ use std::{
 pub use error::{FeatureUse, PlanError, RangesOf};
 pub use image::Image;
 pub use moment::{Moment, TCP_IDLE_S, TRANSIT_MAX_S, UDP_IDLE_S};
-pub use observe::{BackendInfo, Usage, VipInfo};
+pub use observe::{BackendInfo, Remains, Usage, VipInfo};
 pub use tables::Table;
 pub use vips::rates;
 pub use write::{MapId, Write};

@@ -34,6 +34,13 @@ pub(super) struct Wide {
     pub(super) is_over: bool,
 }
 
+impl Wide {
+    /// Tick at which a slot's transit began.
+    pub(super) fn began_at(&self, slot: usize) -> u32 {
+        self.began.get(slot).map_or(0, |began| began.transit)
+    }
+}
+
 /// Where a move begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Origin {
