@@ -12,8 +12,9 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 12] = [
-    "run", "node", "check", "status", "vips", "backends", "counters", "top", "explain", "capture", "kube", "help",
+const COMMANDS: [&str; 13] = [
+    "run", "node", "detach", "check", "status", "vips", "backends", "counters", "top", "explain", "capture", "kube",
+    "help",
 ];
 
 const GOOD: &str = "

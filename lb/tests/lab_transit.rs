@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use anyhow::Result;
 use lab::{Conn, Proto, Topology, require_root};
 use lab_support::{Bed, LbFile, assert_spread, eventually, vip_v4, vip_v6};
+use nix::sys::signal::Signal;
 
 const BOTH: [Proto; 2] = [Proto::Tcp, Proto::Udp];
 const WORKERS: u8 = 4;
@@ -240,6 +241,40 @@ fn a_program_that_is_replaced_in_transit_goes_on_with_its_flows() -> Result<()> 
         (0, 0),
         "one change more"
     );
+    Ok(())
+}
+
+/// A worker leaves while no daemon runs: the next one finds its slots in the maps alone.
+#[test]
+fn a_change_that_comes_with_a_restart_is_a_transit_too_and_a_restart_in_it_forgets_it() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let mut bed = bed("")?;
+    let mut open = Open::all(&bed, 20_000)?;
+    let mut file = bed.file();
+    for (set, suffix) in [("v4", ""), ("v6", "-v6")] {
+        let gone = format!("worker-3{suffix}");
+        file.members(set).retain(|member| member.0 != gone);
+    }
+    let yaml = file.yaml(&bed.lb().socket());
+    bed.lbs[0].end(Signal::SIGKILL)?;
+    bed.lb().write(&yaml)?;
+    bed.lbs[0].start_again()?;
+    assert!(bed.lb().log()?.contains("goes on with the maps of the process before"));
+    assert_eq!(open.ask(&bed).broken, 0, "those at a backend that only the maps name");
+    assert!(open.at("worker-3") > 0);
+    let mut young = Open::all(&bed, 21_000)?;
+    assert_eq!((young.servers().get("worker-3"), young.ask(&bed).broken), (None, 0));
+    // A restart in transit: what is known of it went with the process. A known limit; new flows are where they were.
+    bed.lbs[0].end(Signal::SIGTERM)?;
+    bed.lbs[0].start_again()?;
+    assert!(bed.lb().log()?.contains("are in transit"));
+    // Datagrams learn where the ones before them went, and those are forgotten; connections are where they were.
+    assert_eq!(young.ask(&bed).connections, total() / 2);
+    let at_gone = open.at("worker-3");
+    let broken = open.ask(&bed).broken;
+    assert!(broken >= at_gone, "{broken} of {at_gone} at the one that is gone");
     Ok(())
 }
 

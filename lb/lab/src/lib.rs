@@ -35,11 +35,14 @@
 //! - [`Veth`]: a pair of interfaces between two namespaces, with the offloads that break XDP turned off.
 //! - [`Topology`]: client, router, LB nodes and workers, wired and routed.
 //! - [`Server`], [`Client`], [`Load`]: real TCP and UDP at both ends.
+//! - [`Stream`]: many datagrams a second, and an exact count of those that arrive.
+//! - [`Bpffs`]: a BPF file system that goes with the test.
 //! - [`KubeProxy`]: what kube-proxy makes a worker do with a VIP.
 //! - [`RawSocket`], [`Counters`]: what was on the wire, and which way it went.
 //! - [`Capture`]: tcpdump, read back through tshark. [`Ended`]: how another tool ended that ran within a limit of time.
 //! - [`program`]: the test bed's own XDP and tc programs.
 
+mod bpffs;
 mod capture;
 mod client;
 mod conn;
@@ -58,11 +61,13 @@ mod server;
 mod service;
 mod site;
 mod socket;
+mod stream;
 mod tool;
 mod topology;
 mod veth;
 mod wiring;
 
+pub use bpffs::Bpffs;
 pub use capture::{Capture, Captured};
 pub use client::{Client, Reply};
 pub use conn::Conn;
@@ -77,6 +82,7 @@ pub use raw::RawSocket;
 pub use root::require_root;
 pub use run::output;
 pub use server::Server;
+pub use stream::{Stream, StreamReport};
 pub use tool::Ended;
 pub use topology::{MAX_LBS, MAX_WORKERS, Mtus, Topology, TopologyBuilder};
 pub use veth::{End, Veth};
