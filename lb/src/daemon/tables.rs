@@ -128,7 +128,7 @@ impl Tables {
     ///
     /// # Errors
     ///
-    /// When they are not all there, contradict themselves, or have slots in transit.
+    /// When they are not all there, or contradict themselves.
     pub(super) fn adopt(generation: &Generation, desired: &Desired, transit: TransitConfig) -> anyhow::Result<Self> {
         let record = Record::read(generation)?.context("its record is of another version")?;
         let abi = record.config.abi_version;
@@ -143,7 +143,8 @@ impl Tables {
         // Packets that saw what stood before its last write.
         grace_period()?;
         let image = balancer.image(&record)?;
-        let planner = Planner::adopt(&record.capacity, &record.config, jiffies.hz(), image, desired)?;
+        let found = (image, jiffies.ticks());
+        let planner = Planner::adopt(&record.capacity, &record.config, jiffies.hz(), found, desired)?;
         let unrecorded = balancer.counters.flows.sum(0)?.datagrams;
         Ok(Self {
             readings: Arc::new(balancer.counters.readings()?),

@@ -8,6 +8,9 @@
 //! Backends are known by the address that their line names. A line of an address that nobody desires belongs to a stand-in as well,
 //! whom the next plan forgets when no table names it any more. Maps that contradict themselves are refused: there is nothing to go
 //! on from.
+//!
+//! Slots in transit go on. Since when they are, and whom records may name, the maps do not say: so they count from now, which ends
+//! them later and never too early, and whoever has a line may be named.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -16,8 +19,8 @@ use std::{
 };
 
 use xdp_prog::abi::{
-    BackendIndex, BackendLine, Config, KeyV4, KeyV6, SEGMENT_UNITS, SetRef, VipIndex, VipMeta, WAYS_V4, WAYS_V6,
-    setting,
+    BackendIndex, BackendLine, Config, KeyV4, KeyV6, SEGMENT_UNITS, SetRef, SlotWord, VipIndex, VipMeta, WAYS_V4,
+    WAYS_V6, setting,
 };
 
 use super::{
@@ -27,12 +30,13 @@ use super::{
     image::slots_of,
     rates,
     tables::{SetKey, build, check_set, digest_of, pack},
+    transit,
     vips::{ALLOWED_SOURCES, OPTION_WORDS, PACKET_RATE, SYN_RATE, meta_of},
 };
 use crate::{
     config::Capacity,
     desired::{BackendId, BackendSet, Desired, Limits, Member, Protocol, Rate, Vip, VipKey},
-    maglev,
+    maglev::{self, base_slot},
     match_table::Place,
     nexthop_line,
     ranges::RangeSet,
@@ -63,11 +67,13 @@ pub enum AdoptError {
         /// The position.
         index: u32,
     },
-    /// Not a contradiction: flows of a VIP are in transit, and when that began, and what there was before, the maps do not say.
-    #[error("slots of VIP position {index} are in transit, and what is known of that went with the process before")]
-    Transit {
-        /// The position.
-        index: u32,
+    /// A slot in transit with bits of nobody's making.
+    #[error("slot {slot} of the lookup table at unit {unit} says what this version does not know")]
+    Slot {
+        /// Where the table begins.
+        unit: u32,
+        /// Which of its slots.
+        slot: usize,
     },
     /// A lookup table beyond slot memory, or two that overlap.
     #[error("a lookup table of {slots} slots at unit {unit} overlaps another, or lies outside of slot memory")]
@@ -92,17 +98,17 @@ pub enum AdoptError {
 }
 
 impl Planner {
-    /// For maps made with this capacity and program configuration, as `image` found them; no packet that saw what stood before the
-    /// last write is on its way any more. If they say what is `desired`, the next plan for it is empty.
+    /// For maps made with this capacity and program configuration, as `image` found them at a tick; no packet that saw what stood
+    /// before the last write is on its way any more. If they say what is `desired`, the next plan for it is empty.
     ///
     /// # Errors
     ///
-    /// When the maps contradict themselves, which no prefix of plans does, or have slots in transit.
+    /// When the maps contradict themselves, which no prefix of plans does.
     pub fn adopt(
         capacity: &Capacity,
         config: &Config,
         hz: u32,
-        image: Image,
+        (image, now): (Image, u32),
         desired: &Desired,
     ) -> Result<Self, AdoptError> {
         let mut planner = Self::new(capacity, config, hz);
@@ -110,7 +116,7 @@ impl Planner {
         let found = planner.find_entries()?;
         planner.adopt_settings()?;
         planner.adopt_backends(desired, &found)?;
-        planner.adopt_vips(desired, found)?;
+        planner.adopt_vips(desired, found, now)?;
         planner.find_loose_options();
         planner.entries.commit();
         planner.books.commit();
@@ -136,10 +142,6 @@ impl Planner {
                 return Err(wrong);
             }
             match vip {
-                Some(_) if meta.has(VipMeta::TRANSIT) => {
-                    let VipIndex(index) = meta.vip();
-                    return Err(AdoptError::Transit { index });
-                }
                 Some(vip) => drop(vips.insert(vip, meta)),
                 None => self.books.set_address(address, Some(meta.has(VipMeta::OWN_ADDRESS))),
             }
@@ -238,12 +240,20 @@ impl Planner {
         let tables: BTreeSet<Table> = found.values().map(|meta| table_of(*meta)).collect();
         let mut named = BTreeSet::new();
         for table in tables {
-            let words = self.image.table(table.unit, table.slots);
-            if words.is_empty() {
-                let (unit, slots) = (table.unit.0, table.slots);
+            let (unit, slots) = (table.unit.0, table.slots);
+            if table.is_wide {
+                let words = transit::words(&self.image, table).into_iter().map(SlotWord);
+                for (word, slot) in words.clone().zip(0..) {
+                    let is_known = word.flags() & !(SlotWord::TCP | SlotWord::UDP | SlotWord::LEARNING) == 0;
+                    is_known.then_some(()).ok_or(AdoptError::Slot { unit, slot })?;
+                }
+                named.extend(words.flat_map(|word| [word.cur(), word.base(), word.udp_base()]));
+            } else {
+                named.extend(slots_of(self.image.table(table.unit, slots)));
+            }
+            if !self.image.holds(table) {
                 return Err(AdoptError::Table { unit, slots });
             }
-            named.extend(slots_of(words));
         }
         named.remove(&BackendIndex::NONE.0);
         match named.last() {
@@ -254,7 +264,7 @@ impl Planner {
         }
     }
 
-    fn adopt_vips(&mut self, desired: &Desired, found: BTreeMap<VipKey, VipMeta>) -> Result<(), AdoptError> {
+    fn adopt_vips(&mut self, desired: &Desired, found: BTreeMap<VipKey, VipMeta>, now: u32) -> Result<(), AdoptError> {
         self.books
             .lookup
             .units
@@ -273,6 +283,11 @@ impl Planner {
                 let free = self.books.lookup.units.take_at(table.unit.0, table.units_log2());
                 let (unit, slots) = (table.unit.0, table.slots);
                 free.then_some(()).ok_or(AdoptError::Table { unit, slots })?;
+                if table.is_wide {
+                    self.books.find_wide(table, now);
+                }
+            } else if table.is_wide {
+                self.books.lookup.use_table(table);
             }
             let state = self.adopt_vip(key, meta, desired, &mut built)?;
             self.books.set_vip(key, Some(state));
@@ -312,6 +327,8 @@ impl Planner {
             .map(|(known, _)| known.clone());
         let set = known.unwrap_or(set);
         match self.books.lookup.sets.get_mut(&set) {
+            // It has its table by itself.
+            _ if table.is_wide => {}
             Some((_, vips)) => *vips += 1,
             None => {
                 let digest = digest_of(self.image.table(table.unit, table.slots));
@@ -372,17 +389,23 @@ impl Planner {
         let by_members = || maglev::default_slots(vip.set.members.len()).max(table.slots);
         let slots = vip.set.table_slots.unwrap_or_else(by_members);
         let seen = (Arc::as_ptr(&vip.set).addr(), slots);
-        if !built.contains_key(&seen) {
+        let made = built.entry(seen).or_insert_with(|| {
             // Who has no position yet stands in no table.
             let mut takers = vip.set.members.iter().filter(|member| member.weight > 0);
             let known = takers.all(|member| self.books.backends.contains_key(&member.backend));
-            let made = (known && check_set(key, &vip.set, slots, desired).is_ok()).then(|| {
+            (known && check_set(key, &vip.set, slots, desired).is_ok()).then(|| {
                 let words = pack(&build(&vip.set, slots, &self.books.backends));
                 (SetKey::new(Arc::clone(&vip.set), slots), words)
-            });
-            built.insert(seen, made);
+            })
+        });
+        let (set, words) = made.as_ref()?;
+        if table.is_wide {
+            // Where new flows go is what the set says, in slots of the larger of the two.
+            let (now, built): (_, Vec<u16>) = (self.image.targets(table), slots_of(words).collect());
+            let at = |slot| built.get(base_slot(slot, now.len(), built.len()));
+            let stands = built.len() <= now.len() && now.iter().zip(0..).all(|(cur, slot)| at(slot) == Some(cur));
+            return stands.then(|| set.clone());
         }
-        let (set, words) = built.get(&seen)?.as_ref()?;
         let stands = self.image.table(table.unit, table.slots) == words;
         let elsewhere = self
             .books
@@ -419,7 +442,7 @@ fn table_of(meta: VipMeta) -> Table {
     Table {
         unit: meta.unit(),
         slots: meta.slots(),
-        is_wide: false,
+        is_wide: meta.has(VipMeta::TRANSIT),
     }
 }
 

@@ -174,6 +174,14 @@ impl Image {
         self.vip_options.len() as u32
     }
 
+    /// Whether a table lies within a segment that there is.
+    pub(super) fn holds(&self, table: Table) -> bool {
+        if table.is_wide {
+            return transit::words(self, table).len() == table.slots;
+        }
+        self.table(table.unit, table.slots).len() == table.slots / SLOTS_PER_WORD
+    }
+
     /// Where new flows of each slot of a table go.
     pub(super) fn targets(&self, table: Table) -> Vec<u16> {
         if table.is_wide {

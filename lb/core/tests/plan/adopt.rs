@@ -13,7 +13,7 @@ use lb_core::{
     plan::{AdoptError, Image, MapId, Moment, Plan, PlanError, Planner, Usage, Write},
 };
 use proptest::prelude::*;
-use xdp_prog::abi::{BackendIndex, Config, FlowLives, LineMeta, VipMeta, feature, setting};
+use xdp_prog::abi::{Activity, BackendIndex, Config, FlowLives, LineMeta, VipMeta, feature, setting};
 
 use crate::{
     meaning,
@@ -22,7 +22,7 @@ use crate::{
 };
 
 fn adopt(image: &Image, salt: u64, desired: &Desired) -> Planner {
-    Planner::adopt(&ROOMY, &config(salt), 250, image.clone(), desired).unwrap()
+    Planner::adopt(&ROOMY, &config(salt), 250, (image.clone(), 0), desired).unwrap()
 }
 
 fn step(planner: &mut Planner, desired: &Desired, hops: &NextHops) -> Option<Plan> {
@@ -279,7 +279,7 @@ fn maps_that_contradict_themselves_are_refused() {
     let adopt = |change: &dyn Fn(&mut Image)| {
         let mut image = planner.image().clone();
         change(&mut image);
-        Planner::adopt(&ROOMY, &config(1), 250, image, &desired).map(drop)
+        Planner::adopt(&ROOMY, &config(1), 250, (image, 0), &desired).map(drop)
     };
     assert_eq!(adopt(&|_| {}), Ok(()), "the control");
     let store = |map, index, word, value| {
@@ -351,6 +351,10 @@ const LATER: Moment<'static> = Moment {
     ..Moment::STILL
 };
 
+fn adopt_later(image: &Image, config: &Config, desired: &Desired) -> Planner {
+    Planner::adopt(&ROOMY, config, 250, (image.clone(), LATER.now), desired).unwrap()
+}
+
 #[test]
 fn where_flows_are_kept_the_steady_state_is_adopted_without_a_write_too() {
     let config = keeping_flows();
@@ -362,7 +366,7 @@ fn where_flows_are_kept_the_steady_state_is_adopted_without_a_write_too() {
     let index = planner.backend_index(&crate::world::id("a")).unwrap();
     let line = image.view(&config).backends[usize::from(index.0)];
     assert!(LineMeta(line.meta).has(LineMeta::ALIVE));
-    let mut adopted = Planner::adopt(&ROOMY, &config, 250, image.clone(), &desired).unwrap();
+    let mut adopted = adopt_later(image, &config, &desired);
     assert_eq!(
         adopted.plan_at(&desired, &resolved(&desired), &LATER).unwrap(),
         Plan::default()
@@ -372,7 +376,7 @@ fn where_flows_are_kept_the_steady_state_is_adopted_without_a_write_too() {
 }
 
 #[test]
-fn a_change_that_nobody_saw_is_a_transit_from_what_the_maps_say_and_that_is_not_adopted() {
+fn a_change_that_nobody_saw_is_a_transit_from_what_the_maps_say_and_goes_on_after_the_next_restart() {
     let config = keeping_flows();
     let (old, new) = (
         desired(&[(key(A, 80), &set(&[("a", 1), ("b", 1)]))]),
@@ -381,7 +385,7 @@ fn a_change_that_nobody_saw_is_a_transit_from_what_the_maps_say_and_that_is_not_
     let mut planner = Planner::new(&ROOMY, &config, 250);
     planner.plan_at(&old, &resolved(&old), &LATER).unwrap();
     let a = planner.backend_index(&crate::world::id("a")).unwrap();
-    let mut adopted = Planner::adopt(&ROOMY, &config, 250, planner.image().clone(), &new).unwrap();
+    let mut adopted = adopt_later(planner.image(), &config, &new);
     let plan = adopted.plan_at(&new, &resolved(&new), &LATER).unwrap();
     assert_eq!((plan.summary.vips_retargeted, plan.summary.backends_removed), (1, 0));
     assert!(adopted.is_in_transit());
@@ -393,9 +397,45 @@ fn a_change_that_nobody_saw_is_a_transit_from_what_the_maps_say_and_that_is_not_
         .map(|backend| (backend.index, backend.has_departed))
         .collect();
     assert!(backends.contains(&(a, true)), "{backends:?}");
-    let vip = adopted.vip(&key(A, 80)).unwrap().index.0;
-    let again = Planner::adopt(&ROOMY, &config, 250, adopted.image().clone(), &new).map(drop);
-    assert_eq!(again, Err(AdoptError::Transit { index: vip }));
+    // Another one knows the set by where new flows go, and has nothing to do while flows may live.
+    let mut again = adopt_later(adopted.image(), &config, &new);
+    assert!(again.is_in_transit());
+    let timeouts = LATER.timeouts;
+    let (now, last) = (LATER.now.wrapping_add(timeouts.tcp_idle), LATER.now);
+    let moment = Moment {
+        now,
+        activity: &|_, _| Activity::new(last, last),
+        ..LATER
+    };
+    assert_eq!(
+        again.plan_at(&new, &resolved(&new), &moment).unwrap().summary,
+        Plan::default().summary
+    );
+    assert_eq!(line(&again), line(&planner));
+    // And ends it in time, and forgets who was kept for it.
+    let later = Moment {
+        now: now.wrapping_add(timeouts.udp_idle + 2),
+        ..moment
+    };
+    let plan = again.plan_at(&new, &resolved(&new), &later).unwrap();
+    assert_eq!((plan.summary.vips_retargeted, plan.summary.backends_removed), (1, 1));
+    assert!(!again.is_in_transit());
+    // A slot that says something else is nobody's.
+    let table = adopted.vip(&key(A, 80)).unwrap().table;
+    let (index, word) = table.word(5);
+    let mut image = adopted.image().clone();
+    let value = image.load(MapId::LookupTables, index, word) | 1 << 60;
+    assert!(image.apply(&Write::Store {
+        map: MapId::LookupTables,
+        index,
+        word,
+        value
+    }));
+    let unit = table.unit.0;
+    assert_eq!(
+        Planner::adopt(&ROOMY, &config, 250, (image, LATER.now), &new).map(drop),
+        Err(AdoptError::Slot { unit, slot: 5 })
+    );
     // Without the feature, the same change keeps nothing: the twin.
     let mut planner = self::planner(1);
     planner.plan(&old, &resolved(&old)).unwrap();
