@@ -8,14 +8,17 @@ mod lab_support;
 use std::{fs, net::SocketAddr, thread::sleep, time::Duration};
 
 use anyhow::{Context as _, Result};
-use lab::{Load, LoadKind, LoadReport, Proto, Stream, StreamReport, Topology, require_root};
+use lab::{Load, LoadKind, LoadReport, Pace, Proto, Stream, StreamReport, Topology, require_root};
 use lab_support::{Bed, Daemon, LbFile, PATIENCE, eventually, vip_v4};
 use lb::datapath::holders;
 use nix::sys::signal::Signal;
 use xdp_prog::abi::ABI_VERSION;
 
-/// Datagrams a second that are asked for; fewer come where the machine is busy.
-const RATE: u64 = 60_000;
+/// Of datagrams; fewer come where the machine is busy.
+const PACE: Pace = Pace {
+    per_second: 100_000,
+    under_way: 96,
+};
 /// How long nobody looks after the data plane.
 const GAP: Duration = Duration::from_millis(300);
 
@@ -47,7 +50,7 @@ fn under_load(what: &str, bed: &mut Bed, event: impl FnOnce(&mut Bed) -> Result<
     let open = Load::start(&client, vip(), LoadKind::KeepAlive, 8)?;
     let new = Load::start(&client, vip(), LoadKind::NewConnections, 2)?;
     open.wait_for(50, PATIENCE)?;
-    let stream = Stream::start(&client, bed.topology.workers(), streamed(), RATE)?;
+    let stream = Stream::start(&bed.topology, streamed(), PACE)?;
     sleep(Duration::from_millis(500));
     event(bed)?;
     sleep(Duration::from_millis(500));
@@ -60,15 +63,8 @@ fn under_load(what: &str, bed: &mut Bed, event: impl FnOnce(&mut Bed) -> Result<
         new: new.stop()?,
     };
     println!(
-        "{what}: {} datagrams at {}/s, {} lost; connections: {} requests on open ones, {} broken, {} moved; {} new ones, {} failed",
-        outcome.stream.sent,
-        outcome.stream.rate(),
-        outcome.stream.lost(),
-        outcome.open.ok,
-        outcome.open.failed,
-        outcome.open.moved,
-        outcome.new.ok,
-        outcome.new.failed,
+        "{what}: {}; connections: {} requests on open ones, {} broken, {} moved; {} new ones, {} failed",
+        outcome.stream, outcome.open.ok, outcome.open.failed, outcome.open.moved, outcome.new.ok, outcome.new.failed,
     );
     Ok(outcome)
 }
@@ -149,7 +145,8 @@ fn with_nothing_pinned_a_restart_loses_packets() -> Result<()> {
     assert_eq!(bed.lb().status()?.pinned, None);
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         let outcome = under_load("nothing pinned", &mut bed, |bed| restart(bed, signal))?;
-        assert!(outcome.stream.lost() > 1_000, "{outcome:?}");
+        // All that may be under way is given up every 50 ms: that much in the gap alone.
+        assert!(outcome.stream.lost() > 400, "{outcome:?}");
         assert_eq!((outcome.open.failed, outcome.open.moved), (0, 0), "{outcome:?}");
     }
     Ok(())

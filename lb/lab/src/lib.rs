@@ -35,7 +35,7 @@
 //! - [`Veth`]: a pair of interfaces between two namespaces, with the offloads that break XDP turned off.
 //! - [`Topology`]: client, router, LB nodes and workers, wired and routed.
 //! - [`Server`], [`Client`], [`Load`]: real TCP and UDP at both ends.
-//! - [`Stream`]: many datagrams a second, and an exact count of those that arrive.
+//! - [`Stream`]: many datagrams a second, an exact count of those that arrive, and where others were seen last.
 //! - [`Bpffs`]: a BPF file system that goes with the test.
 //! - [`KubeProxy`]: what kube-proxy makes a worker do with a VIP.
 //! - [`RawSocket`], [`Counters`]: what was on the wire, and which way it went.
@@ -51,6 +51,7 @@ mod http;
 mod kube_proxy;
 mod load;
 mod netns;
+mod nft_counter;
 mod node;
 mod process;
 pub mod program;
@@ -82,7 +83,7 @@ pub use raw::RawSocket;
 pub use root::require_root;
 pub use run::output;
 pub use server::Server;
-pub use stream::{Stream, StreamReport};
+pub use stream::{Pace, Passed, Stream, StreamReport};
 pub use tool::Ended;
 pub use topology::{MAX_LBS, MAX_WORKERS, Mtus, Topology, TopologyBuilder};
 pub use veth::{End, Veth};
