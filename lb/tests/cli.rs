@@ -12,9 +12,9 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 13] = [
-    "run", "node", "check", "status", "vips", "backends", "counters", "top", "explain", "capture", "drain", "kube",
-    "help",
+const COMMANDS: [&str; 14] = [
+    "run", "node", "detach", "check", "status", "vips", "backends", "counters", "top", "explain", "capture", "drain",
+    "kube", "help",
 ];
 
 const GOOD: &str = "

@@ -317,7 +317,9 @@ fn a_restart_without_an_api_server_serves_what_was_served() -> Result<()> {
         endpoint.close();
     }
     bed.lb.end(Signal::SIGTERM)?;
-    assert!(!bed.is_served(1)?, "the control: without a daemon nobody serves");
+    bed.assert_served(1)?;
+    assert!(bed.lb.detach()?.status.success());
+    assert!(!bed.is_served(1)?, "the control: with nothing pinned nobody serves");
     bed.lb.start_again_unready()?;
     eventually("it serves from the cache", || {
         Ok(bed.lb.status().is_ok_and(|status| status.vips == 4))

@@ -6,6 +6,8 @@ use clap::{Args as Arguments, Parser, Subcommand, ValueEnum, builder::PossibleVa
 use xdp_prog::verdict::{Fate, Verdict};
 
 use crate::control::{ProtocolName, RATE, RATE_MAX, SNAPLEN, SNAPLEN_MAX, SNAPLEN_MIN, VipFilter};
+use crate::daemon::Keeping;
+use crate::datapath::PinPlace;
 use crate::source::kube::KubeSettings;
 
 /// Where the daemon of an LB node listens.
@@ -40,10 +42,12 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Run the LB node's daemon until SIGTERM; SIGHUP or a change of the file reloads it.
+    /// Run the LB node's daemon until SIGTERM; SIGHUP or a change of the file reloads it. The data plane goes on when it ends.
     Run(RunArgs),
     /// Run the worker node's agent: decapsulates what LB nodes send to this node.
     Node(NodeArgs),
+    /// End the data plane that an ended `vipline run` left: programs, links, maps, rules. Says what it removed.
+    Detach(PinArgs),
     /// Validate a configuration without root; prints every error with its path.
     Check(CheckArgs),
     /// How the daemon is: interfaces, revision, last reload, packets by fate.
@@ -210,12 +214,57 @@ pub(super) struct RunArgs {
     pub(super) config: Option<PathBuf>,
     #[command(flatten)]
     pub(super) kube: KubeArgs,
-    /// Where drains (`vipline drain`) are kept over restarts; not with --kube, where the cluster keeps them.
-    #[arg(long, value_name = "FILE", default_value = LB_DRAINS)]
-    pub(super) drains: PathBuf,
+    #[command(flatten)]
+    pub(super) keep: KeepArgs,
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text")]
     pub(super) log: LogFormat,
+}
+
+/// Where a data plane outlives its daemon.
+#[derive(Debug, Arguments)]
+pub(super) struct PinArgs {
+    /// Which of the node's data planes: letters, digits, `-` and `_`.
+    #[arg(long, value_name = "NAME", env = "VIPLINE_INSTANCE", default_value = "default")]
+    pub(super) instance: String,
+    /// Where the BPF file system is, or shall be mounted.
+    #[arg(long, value_name = "DIRECTORY", env = "VIPLINE_BPFFS", default_value = "/sys/fs/bpf")]
+    pub(super) bpffs: PathBuf,
+}
+
+impl PinArgs {
+    pub(super) fn place(&self) -> PinPlace {
+        PinPlace {
+            bpffs: self.bpffs.clone(),
+            instance: self.instance.clone(),
+        }
+    }
+}
+
+/// How a daemon and what it puts in place belong together.
+#[derive(Debug, Arguments)]
+pub(super) struct KeepArgs {
+    #[command(flatten)]
+    pin: PinArgs,
+    /// Pin nothing: the data plane ends with the daemon.
+    #[arg(long)]
+    no_pin: bool,
+    /// Take another seed than that of the VIPs that are being served: their connections break.
+    #[arg(long)]
+    new_seed: bool,
+    /// Where drains (`vipline drain`) are kept over restarts; not with --kube, where the cluster keeps them.
+    #[arg(long, value_name = "FILE", default_value = LB_DRAINS)]
+    drains: PathBuf,
+}
+
+impl KeepArgs {
+    pub(super) fn keeping(&self) -> Keeping {
+        Keeping {
+            place: (!self.no_pin).then(|| self.pin.place()),
+            new_seed: self.new_seed,
+            drains: self.drains.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Arguments)]

@@ -60,6 +60,9 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
             None => writeln!(out)?,
         }
     }
+    if let Some(pinned) = &view.pinned {
+        writeln!(out, "pinned     {pinned}")?;
+    }
     if !view.features.is_empty() {
         writeln!(out, "features   {}", view.features.join(", "))?;
     }

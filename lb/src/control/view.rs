@@ -58,6 +58,9 @@ pub struct StatusView {
     /// Where metrics are, where they are configured.
     #[serde(default)]
     pub metrics: Option<MetricsView>,
+    /// Where links and maps are pinned; absent where the data plane ends with the daemon.
+    #[serde(default)]
+    pub pinned: Option<String>,
 }
 
 /// Where metrics are.

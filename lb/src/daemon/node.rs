@@ -198,7 +198,7 @@ impl Node {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
-        check_free(&config.interfaces)?;
+        check_free(&config.interfaces, &[])?;
         let decapsulator = Decapsulator::load(&Config::EMPTY, RANGES)?;
         let mut unclaimed = Unclaimed::new(Priority::Node).await?;
         set_rules(&mut unclaimed, &config).await?;

@@ -46,6 +46,7 @@ pub(super) fn status(
         slow_path: None,
         kube: None,
         metrics: None,
+        pinned: None,
     }
 }
 
