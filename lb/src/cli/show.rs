@@ -7,8 +7,8 @@ use std::{
 
 use super::output::{bytes, number, table};
 use crate::control::{
-    Affinity, BackendView, CountedBy, CounterView, DrainView, ExplainView, KubeView, NextHopKind, Role, SlowPathView,
-    StatusView, VipView,
+    Affinity, BackendView, CountedBy, CounterView, DrainCause, DrainView, ExplainView, KubeView, NextHopKind, Role,
+    SlowPathView, StatusView, VipView,
 };
 
 pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<()> {
@@ -294,7 +294,7 @@ pub(super) fn backends(out: &mut dyn io::Write, views: &[BackendView]) -> io::Re
 
 pub(super) fn drains(out: &mut dyn io::Write, views: &[DrainView]) -> io::Result<()> {
     if views.is_empty() {
-        return writeln!(out, "nothing is being drained");
+        return writeln!(out, "all backends take new connections");
     }
     let rows = views.iter().map(|view| {
         let deadline = match view.deadline_s {
@@ -306,14 +306,19 @@ pub(super) fn drains(out: &mut dyn io::Write, views: &[DrainView]) -> io::Result
             view.backend.clone(),
             view.address
                 .map_or_else(|| "-".to_owned(), |address| address.to_string()),
-            format!("{} ago", duration(view.seconds)),
+            match (view.cause, view.seconds) {
+                (DrainCause::Word, Some(seconds)) => format!("drained {} ago", duration(seconds)),
+                (DrainCause::Word, None) => "drained".to_owned(),
+                (DrainCause::Weight, _) => "weight 0".to_owned(),
+                (DrainCause::Left, _) => "in no set".to_owned(),
+            },
             deadline,
             remains(view),
         ]
     });
     table(
         out,
-        &["BACKEND", "ADDRESS", "DRAINED", "DEADLINE", "LIVES THERE"],
+        &["BACKEND", "ADDRESS", "WHY", "DEADLINE", "LIVES THERE"],
         rows.collect(),
     )
 }

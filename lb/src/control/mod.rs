@@ -13,7 +13,7 @@ pub use capture::{
 pub use client::{ClientError, Stream, ask, follow};
 pub use server::{Answer, ListenError, Listener};
 pub use view::{
-    AcceptView, Affinity, AwayView, BackendView, CountedBy, CounterView, DrainView, ExplainView, HeldView,
+    AcceptView, Affinity, AwayView, BackendView, CountedBy, CounterView, DrainCause, DrainView, ExplainView, HeldView,
     InterfaceView, KubeView, MetricsView, NextHopKind, ReloadView, Role, SetView, SlowKindView, SlowPathView,
     StatusView, UndrainView, VipView, WaitView, WorkerView,
 };
@@ -66,7 +66,7 @@ pub enum Request {
         /// Its name.
         backend: String,
     },
-    /// All drains by [`Self::Drain`]: a list of [`DrainView`].
+    /// All backends that take no new flows, and what still lives there: a list of [`DrainView`].
     Drains,
     /// Sample packets: [`CaptureStarted`], then [`CaptureEvent`]s to the end.
     Capture {
