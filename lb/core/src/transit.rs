@@ -122,9 +122,15 @@ fn changed(slot: SlotWord, cur: u16, is_dead: impl Fn(u16) -> bool) -> SlotWord 
     SlotWord::new(cur, base, udp_base, flags)
 }
 
+/// Ticks from `tick` to `now`; none for a tick that is still to come: packets note the time while `now` is being used, and a plan
+/// takes longer than the rest of a tick.
+pub(crate) fn elapsed(now: u32, tick: u32) -> u32 {
+    now.wrapping_sub(tick).cast_signed().max(0).cast_unsigned()
+}
+
 /// The word of [`Slot::aged`].
 fn aged(slot: SlotWord, activity: Activity, began: Began, now: u32, timeouts: &Timeouts) -> SlotWord {
-    let since = |tick: u32| now.wrapping_sub(tick);
+    let since = |tick| elapsed(now, tick);
     let cur = slot.cur();
     let (mut base, mut udp_base, mut flags) = (slot.base(), slot.udp_base(), slot.flags());
     let overdue = since(began.transit) >= timeouts.transit_max;
@@ -145,4 +151,40 @@ fn aged(slot: SlotWord, activity: Activity, began: Began, now: u32, timeouts: &T
         flags &= !SlotWord::UDP;
     }
     SlotWord::new(cur, base, udp_base, flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUTS: Timeouts = Timeouts {
+        tcp_idle: 100,
+        udp_idle: 20,
+        transit_max: 1_000,
+    };
+
+    #[test]
+    fn a_packet_that_is_a_tick_ahead_of_the_planner_ends_nothing() {
+        for now in [50_u32, u32::MAX, 0] {
+            let slot = Slot::steady(1).changed(2, |_| false, now.wrapping_sub(30));
+            for ahead in [0, 1, 2] {
+                let tick = now.wrapping_add(ahead);
+                let noted = Slot {
+                    activity: Activity::new(tick, tick),
+                    ..slot
+                };
+                let aged = noted.aged(now, &TIMEOUTS);
+                assert!(aged.word.has(SlotWord::TCP) && aged.word.base() == 1, "{now} {ahead}");
+                assert!(
+                    aged.aged(now.wrapping_add(2), &TIMEOUTS).word.has(SlotWord::UDP),
+                    "{now} {ahead}"
+                );
+            }
+            let silent = Slot {
+                activity: Activity::new(now.wrapping_sub(101), now),
+                ..slot
+            };
+            assert!(!silent.aged(now, &TIMEOUTS).word.has(SlotWord::TCP), "the control");
+        }
+    }
 }

@@ -77,9 +77,17 @@ impl Tables {
             Some(before) => before.jiffies,
             None => Jiffies::calibrate()?,
         };
-        // Records go on where they have as much room as before.
-        let keeps = |before: &&Config| config.transit.enabled && before.flow_mask == config.transit.flow_mask();
-        let kept = before.map(|before| before.planner.config()).filter(keeps);
+        // Records go on where they have as much room as before, and name backends that have a place.
+        let keeps = |before: &&Self| {
+            let has_room = before.planner.fits(&config.capacity);
+            if !has_room {
+                tracing::warn!(
+                    "capacity.backends is below what is in use: slots in transit and their flows are forgotten"
+                );
+            }
+            has_room && config.transit.enabled && before.planner.config().flow_mask == config.transit.flow_mask()
+        };
+        let kept = before.filter(keeps).map(|before| before.planner.config());
         let constants = Config {
             flow_secret: kept.map_or_else(|| RandomState::new().build_hasher().finish(), |kept| kept.flow_secret),
             ..Self::constants(file, more, jiffies)
@@ -231,19 +239,19 @@ impl Tables {
         if causes.is_empty() {
             return Ok(Vec::new());
         }
-        let (now, hz, unix) = (self.jiffies.ticks(), self.jiffies.hz(), unix_now());
+        let (hz, unix) = (self.jiffies.hz(), unix_now());
         let per_tick = f64::from(1_u32 << tick_shift(hz)) / f64::from(hz);
         let lately = (LATELY_S / per_tick).ceil() as u32;
-        let records = self.balancer.records(now, self.transit.lives(hz))?;
+        let records = self.balancer.records(self.jiffies.ticks(), self.transit.lives(hz))?;
+        let remains = self.planner.remains(self.activity(), (self.jiffies.ticks(), lately));
         let views = causes.into_iter().map(|(id, cause)| {
             let drain = self.drains.of(id);
             let is_over = drain.is_some_and(|drain| drain.is_over(unix));
-            let remains = self.planner.remains(id, self.activity(), (now, lately));
             let backend = self.planner.backends().find(|backend| backend.id == id);
+            let index = backend.map(|backend| backend.index);
+            let remains = index.and_then(|index| remains.get(&index)).copied().unwrap_or_default();
             // Of one that was given up, records are none, wherever they stand.
-            let recorded = backend
-                .filter(|_| !is_over)
-                .and_then(|backend| records.get(&backend.index));
+            let recorded = index.filter(|_| !is_over).and_then(|index| records.get(&index));
             let recorded = recorded.copied().unwrap_or_default();
             DrainView {
                 backend: id.to_string(),
@@ -258,7 +266,7 @@ impl Tables {
                 flows: flows_behind(remains.active, remains.slots),
                 recorded,
                 silent_s: remains.silent.map(|ticks| (f64::from(ticks) * per_tick) as u64),
-                empty: recorded == 0 && (is_over && remains.slots == 0 || !self.planner.is_named(id)),
+                empty: recorded == 0 && (is_over && remains.slots == 0 || !remains.is_named),
             }
         });
         Ok(views.collect())

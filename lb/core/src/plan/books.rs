@@ -191,6 +191,13 @@ impl Indexes {
         }
     }
 
+    /// From now on there are so many, none of them given out beyond.
+    pub(super) fn end_at(&mut self, end: u32) {
+        self.end = end;
+        self.fresh = self.fresh.min(end);
+        self.freed.retain(|(index, _)| *index < end);
+    }
+
     /// With these positions given out. Who had the others, and when, is not known any more; a record that names one of them is of a
     /// flow whose backend is gone.
     pub(super) fn with(first: u32, end: u32, taken: &BTreeSet<u32>) -> Self {

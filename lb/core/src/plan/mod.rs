@@ -174,6 +174,12 @@ impl Planner {
         self
     }
 
+    /// Whether all positions that backends have here are there in maps of this capacity.
+    pub fn fits(&self, capacity: &Capacity) -> bool {
+        let last = self.books.backend_ids.last_key_value();
+        last.is_none_or(|(index, _)| u32::from(index.0) < capacity.backend_lines())
+    }
+
     /// Takes over from a planner whose flow records the new maps go on with: slots in transit stay so, and backends keep their
     /// positions, by which records name them. `activity` reads what packets noted in the maps before. Before the first plan, after
     /// [`Self::following`].
@@ -183,6 +189,7 @@ impl Planner {
         self.books.backends.clone_from(&books.backends);
         self.books.backend_ids.clone_from(&books.backend_ids);
         self.books.backend_indexes.clone_from(&books.backend_indexes);
+        self.books.backend_indexes.end_at(self.capacity.backend_lines());
         let prior = books.vips.iter().filter_map(|(key, vip)| {
             let wide = books.lookup.wide.get(&vip.table)?;
             Some((*key, transit::prior(vip, wide, &before.image, activity)))

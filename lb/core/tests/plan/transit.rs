@@ -227,7 +227,8 @@ impl World {
     fn plan(&mut self, dice: &mut Dice) {
         let noted = std::mem::take(&mut self.noted);
         let moment = Moment {
-            now: self.ticks(),
+            // Packets come while it is being planned, so their time may be a tick ahead.
+            now: self.ticks().wrapping_sub(dice.below(2) as u32),
             timeouts: TRANSIT.timeouts(HZ),
             lives: TRANSIT.lives(HZ),
             activity: &|table, slot| noted.get(&(table, slot)).copied().unwrap_or_default(),

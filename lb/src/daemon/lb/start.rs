@@ -54,7 +54,7 @@ impl Lb {
         let prefixes = unclaimed_prefixes(&desired, &hops);
         unclaimed.set(&names(&file.config), &prefixes).await?;
         let serving = async {
-            let (Start { mut tables, before }, kept) = left.start(&file, &desired, &hops)?;
+            let (Start { mut tables, before }, kept) = left.start(&file, &desired, &hops, &drains)?;
             let slow = Slow::start(&file.config, &mut tables, &desired, &hops)?;
             // Attached last: the first packet finds whole tables, and sockets.
             if let Some(before) = &before {
@@ -68,16 +68,18 @@ impl Lb {
             }
             anyhow::Ok((tables, slow, attachments))
         };
-        let (mut tables, slow, attachments) = match serving.await {
+        let (tables, slow, attachments) = match serving.await {
             Ok(serving) => serving,
             Err(error) => {
                 if is_first {
                     give_up(&unclaimed).await;
+                } else {
+                    // What serves on needs them.
+                    driver.leave();
                 }
                 return Err(error);
             }
         };
-        tables.drains = drains;
         tracing::info!(vips = desired.vips.len(), backends = desired.backends.len(), "serving");
         // Those included whose flows a change while nobody looked has put in transit.
         driver.set_backends(tables.addresses());
@@ -103,6 +105,10 @@ impl Lb {
             aging,
             kept: drain::Kept(keeping.drains.clone()),
         };
+        lb.forget_drains();
+        for (backend, drain) in lb.tables.drains.iter() {
+            tracing::info!(%backend, since = drain.since, deadline = drain.deadline, "is drained, from before");
+        }
         lb.say_programmed();
         Ok(lb)
     }
