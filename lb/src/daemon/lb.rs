@@ -244,7 +244,8 @@ impl Lb {
         }
         // Whatever came of it, the slow path learns of next hops and tries again what waits for them.
         let desired = desired(&self.file.config, &view);
-        self.slow.publish(&self.file.config, &desired, &view.next_hops);
+        let overlay = &self.tables.overlay;
+        self.slow.publish(&self.file.config, &desired, &view.next_hops, overlay);
     }
 
     /// Ends the transit of slots of which nothing lives elsewhere any more, and forgets backends that had to be kept for them.
@@ -370,7 +371,8 @@ impl Lb {
             }
             capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
         }
-        self.slow.publish(&new.config, &desired, &now.next_hops);
+        let overlay = &self.tables.overlay;
+        self.slow.publish(&new.config, &desired, &now.next_hops, overlay);
         self.own_addresses = desired.own_addresses;
         Ok(())
     }

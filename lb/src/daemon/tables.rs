@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use lb_core::{
     config::TransitConfig,
     desired::{BackendId, Desired, NextHop, NextHops, VipKey},
+    health::{Health, Overlay},
     match_table,
     nexthop::NextHopView,
     plan::{Moment, Plan, PlanError, Planner, Table},
@@ -62,6 +63,8 @@ pub(super) struct Tables {
     /// What the program's ticks are to this process.
     pub(super) jiffies: Jiffies,
     transit: TransitConfig,
+    /// What is known of backends' health.
+    pub(super) overlay: Overlay,
     /// Datagrams that had found no room among the flow records when it was looked at last.
     unrecorded: u64,
     /// A write failed half-way: the maps are in a safe state that the planner does not know.
@@ -117,6 +120,7 @@ impl Tables {
             meters: None,
             jiffies,
             transit: config.transit,
+            overlay: before.map(|before| before.overlay.clone()).unwrap_or_default(),
             unrecorded: 0,
             lost: false,
         })
@@ -151,12 +155,17 @@ impl Tables {
         let unrecorded = self.balancer.counters.flows.sum(0)?.datagrams;
         let hz = self.jiffies.hz();
         let activity = activity(&self.balancer, self.jiffies);
+        // Of the others the overlay says it.
+        let departed = self.planner.backends().filter(|backend| backend.has_departed);
+        let gone = departed.filter(|backend| self.overlay.is_gone(backend.id));
+        let dead: BTreeSet<BackendId> = gone.map(|backend| backend.id.clone()).collect();
         let moment = Moment {
             now: self.jiffies.ticks(),
             timeouts: self.transit.timeouts(hz),
             lives: self.transit.lives(hz),
             activity: &activity,
-            dead: &BTreeSet::new(),
+            dead: &dead,
+            overlay: Some(&self.overlay),
             window_too_short: unrecorded != self.unrecorded,
         };
         let plan = self.planner.plan_at(desired, hops, &moment)?;
@@ -351,6 +360,10 @@ impl Tables {
                     .members
                     .iter()
                     .filter(|member| member.weight > 0 && ready(&member.backend))
+                    .filter(|member| {
+                        vip.unfit
+                            .is_none_or(|unfit| unfit.health(&member.backend) == Health::Eligible)
+                    })
                     .count(),
                 slots: vip.table.slots,
                 shared_by: vip.shared_by,

@@ -86,6 +86,7 @@ impl Balancer {
                 self.counters.backends.zero(u32::from(backend.0))
             }
             Write::ZeroLimits(vip) => self.zero_limits(*vip),
+            Write::ForgetDatagrams(backends) => self.forget_datagrams(backends),
         }
     }
 

@@ -75,6 +75,16 @@ impl Unfit {
         self.0.iter().map(|(backend, health)| (backend, *health))
     }
 
+    /// Whether it is the very same as the other: equal without a look.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Where it stands in memory.
+    pub(crate) fn addr(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
     /// Of a member.
     pub fn health(&self, backend: &BackendId) -> Health {
         match self.0.binary_search_by(|(other, _)| other.cmp(backend)) {

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     config::Capacity,
     desired::{BackendId, BackendSet, Limits, VipKey},
+    health::Unfit,
     ranges::RangeSet,
 };
 
@@ -36,6 +37,10 @@ pub(super) struct Books {
     pub(super) grown: Arc<BTreeMap<VipKey, usize>>,
     /// Slots of VIPs that the maps before these had in transit.
     pub(super) prior: Arc<BTreeMap<VipKey, Prior>>,
+    /// Members that took no new flows in the last plan.
+    pub(super) unfit: BTreeSet<Unfit>,
+    /// Backends at which no VIP kept UDP flows in the last plan.
+    pub(super) without_datagrams: BTreeSet<BackendId>,
     /// See [`super::draft::Draft`].
     pub(super) lines_in_use: BTreeSet<BackendIndex>,
     /// What undoes the changes of `vips` and `addresses` since the last [`Books::commit`]: those are too many to be copied for each
@@ -100,6 +105,8 @@ impl Books {
             settings: Default::default(),
             grown: Arc::default(),
             prior: Arc::default(),
+            unfit: BTreeSet::new(),
+            without_datagrams: BTreeSet::new(),
             lines_in_use: BTreeSet::new(),
             undo: Vec::new(),
         }

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use xdp_prog::abi::{BackendIndex, BackendLine, VipIndex};
 
 use super::{Planner, Table, books::VipState};
-use crate::desired::{BackendId, BackendSet, VipKey};
+use crate::{
+    desired::{BackendId, BackendSet, VipKey},
+    health::Unfit,
+};
 
 /// A VIP and its table.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +23,8 @@ pub struct VipInfo<'a> {
     pub shared_by: usize,
     /// Where its flows go.
     pub set: &'a Arc<BackendSet>,
+    /// Who of the set takes none of its new flows, for all that is known of their health.
+    pub unfit: Option<&'a Unfit>,
     /// A client's address alone chooses.
     pub client_affinity: bool,
 }
@@ -144,6 +149,7 @@ fn info(key: VipKey, state: &VipState, shared_by: usize) -> VipInfo<'_> {
         table: state.table,
         shared_by,
         set: &state.set.set,
+        unfit: state.set.unfit.as_ref(),
         client_affinity: state.client_affinity,
     }
 }

@@ -8,9 +8,11 @@
 //! | `properties` | random histories |
 //! | `scenarios` | the orders that the design names, one by one |
 //! | `transit` | flows that live while plans are carried out |
+//! | `health` | flows of backends that fall ill, die and recover |
 
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+mod health;
 mod meaning;
 mod properties;
 mod reader;

@@ -279,7 +279,7 @@ impl Lb {
             self.driver.set_backends(addresses(desired));
         }
         self.own_addresses.clone_from(&desired.own_addresses);
-        self.slow.publish(&new.config, desired, &hops);
+        self.slow.publish(&new.config, desired, &hops, &self.tables.overlay);
         self.file = new;
         capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
         Ok(())
