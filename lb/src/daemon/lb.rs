@@ -1,6 +1,7 @@
 //! The LB node's daemon: one loop that owns everything, woken by signals, the file, the kernel's next hops and the control socket.
 
 mod capture;
+mod health;
 mod kube;
 mod metrics;
 
@@ -41,6 +42,7 @@ use crate::{
     cli::report,
     control::{Answer, CounterView, Listener, Request, Role, StatusView},
     datapath::Attachment,
+    health::HealthDriver,
     metrics::Metrics,
     nexthop::NextHopDriver,
     source::{
@@ -71,6 +73,9 @@ struct Lb {
     source: Source,
     file: LbFile,
     driver: NextHopDriver,
+    health: HealthDriver,
+    /// As it was last said.
+    left: health::Left,
     tables: Tables,
     slow: Slow,
     capture: Option<capture::Capture>,
@@ -146,6 +151,7 @@ async fn serve_from(
                 lb.follow(&mut view).await;
             }
             _ = lb.aging.tick(), if lb.tables.planner.is_in_transit() => lb.age(&view),
+            overlay = lb.health.changed() => lb.heed_health(overlay, &view.borrow()),
             event = lb.slow.event() => lb.heed(event),
             question = listener.next() => match question {
                 Some(question) => lb.answer(question, &mut view).await,
@@ -192,6 +198,13 @@ impl Lb {
                 return Err(error);
             }
         };
+        let health = match HealthDriver::start().context("cannot start the health thread") {
+            Ok(health) => health,
+            Err(error) => {
+                give_up(&unclaimed).await;
+                return Err(error);
+            }
+        };
         // Attached last: the first packet finds whole tables, and sockets.
         let attachments = attach_all(&tables.balancer.program, &file.config.interfaces, &unclaimed).await?;
         tracing::info!(vips = desired.vips.len(), backends = desired.backends.len(), "serving");
@@ -202,6 +215,8 @@ impl Lb {
             source,
             file,
             driver,
+            health,
+            left: health::Left::default(),
             tables,
             slow,
             capture: None,
@@ -215,6 +230,8 @@ impl Lb {
             metrics,
             aging,
         };
+        lb.health.hear(&view.borrow());
+        lb.watch_health();
         lb.say_programmed();
         Ok(lb)
     }
@@ -222,6 +239,7 @@ impl Lb {
     /// Next hops or this node's addresses changed.
     async fn follow(&mut self, view: &mut View) {
         let view = view.borrow_and_update().clone();
+        self.health.hear(&view);
         self.set_rules(&view.next_hops).await;
         let followed = if view.own_addresses == self.own_addresses {
             self.tables.follow(&view.next_hops)
@@ -337,6 +355,7 @@ impl Lb {
         }
         self.metrics.listen(new.config.metrics_listen);
         self.file = new;
+        self.watch_health();
         self.revision += 1;
         self.say_own();
         tracing::info!(revision = self.revision, "configuration applied");
@@ -351,6 +370,7 @@ impl Lb {
         self.driver.set_backends(both);
         wait_for_next_hops(view, &new.config.desired).await;
         let now = view.borrow_and_update().clone();
+        self.health.hear(&now);
         let desired = desired(&new.config, &now);
         // Rules first: what the new tables hand up must not get away.
         self.unclaimed
@@ -411,7 +431,10 @@ impl Lb {
             Request::Status => question.with(self.status(&view.borrow()).map_err(text)),
             Request::KubeAccept => question.with(kube::accept(&self.source)),
             Request::Vips => question.with(self.tables.vips(&config.desired, &view.borrow()).map_err(text)),
-            Request::Backends => question.with(self.tables.backends(&view.borrow()).map_err(text)),
+            Request::Backends => {
+                let views = self.tables.backends(&view.borrow());
+                question.with(views.map(|views| self.with_checks(views)).map_err(text));
+            }
             Request::Counters => question.with(self.counters().map_err(text)),
             Request::Explain {
                 protocol,
@@ -446,6 +469,7 @@ impl Lb {
             backends: sizes.backends,
             backends_ready: sizes.ready,
             tables: sizes.tables,
+            health: self.health_sums(),
             slow_path: self.slow.view(&self.tables.shed()?),
             kube: self.standing().as_ref().map(views::kube),
             metrics: self.metrics.standing().map(views::metrics),

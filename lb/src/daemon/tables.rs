@@ -395,6 +395,7 @@ impl Tables {
                 next_hop: self.next_hop(backend.id, view),
                 has_departed: backend.has_departed,
                 sets: sets.remove(backend.id).unwrap_or_default(),
+                checks: Vec::new(),
                 packets: traffic.packets,
                 bytes: traffic.bytes,
             }
