@@ -20,6 +20,7 @@
 
 pub mod config;
 pub mod desired;
+pub mod drain;
 pub mod explain;
 pub mod health;
 pub mod maglev;

@@ -7,8 +7,8 @@ use std::{
 
 use super::output::{bytes, number, table};
 use crate::control::{
-    Affinity, BackendView, CheckView, CountedBy, CounterView, ExplainView, HealthSums, KubeView, NextHopKind, Role,
-    SlowPathView, StatusView, VipView,
+    Affinity, BackendView, CheckView, CountedBy, CounterView, DrainView, ExplainView, HealthSums, KubeView,
+    NextHopKind, Role, SlowPathView, StatusView, VipView,
 };
 
 pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<()> {
@@ -59,6 +59,9 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
             Some(why) => writeln!(out, ": SLOW, because native mode was refused: {why}")?,
             None => writeln!(out)?,
         }
+    }
+    if let Some(pinned) = &view.pinned {
+        writeln!(out, "pinned     {pinned}")?;
     }
     if !view.features.is_empty() {
         writeln!(out, "features   {}", view.features.join(", "))?;
@@ -308,6 +311,8 @@ pub(super) fn backends(out: &mut dyn io::Write, views: &[BackendView]) -> io::Re
             checks(&view.checks),
             if view.has_departed {
                 "older flows only".to_owned()
+            } else if view.is_drained {
+                "drained".to_owned()
             } else if shares.is_empty() {
                 "-".to_owned()
             } else {
@@ -342,6 +347,48 @@ fn checks(views: &[CheckView]) -> String {
         (Some(seconds), true) => format!("healthy for {}", duration(seconds)),
         (Some(_), false) => bad.join("; "),
     }
+}
+
+pub(super) fn drains(out: &mut dyn io::Write, views: &[DrainView]) -> io::Result<()> {
+    if views.is_empty() {
+        return writeln!(out, "nothing is being drained");
+    }
+    let rows = views.iter().map(|view| {
+        let deadline = match view.deadline_s {
+            None => "-".to_owned(),
+            Some(0) => "passed".to_owned(),
+            Some(seconds) => format!("in {}", duration(seconds)),
+        };
+        vec![
+            view.backend.clone(),
+            view.address
+                .map_or_else(|| "-".to_owned(), |address| address.to_string()),
+            format!("{} ago", duration(view.seconds)),
+            deadline,
+            remains(view),
+        ]
+    });
+    table(
+        out,
+        &["BACKEND", "ADDRESS", "DRAINED", "DEADLINE", "LIVES THERE"],
+        rows.collect(),
+    )
+}
+
+/// What still lives at a backend that is being drained.
+pub(super) fn remains(view: &DrainView) -> String {
+    if view.empty {
+        return "nothing".to_owned();
+    }
+    let older = match view.flows {
+        None => "many older flows".to_owned(),
+        Some(flows) => format!("about {flows} older flows"),
+    };
+    let silent = match view.silent_s {
+        None => "no packet of theirs seen".to_owned(),
+        Some(seconds) => format!("last packet {} ago", duration(seconds)),
+    };
+    format!("{older} ({} recorded); {silent}", view.recorded)
 }
 
 fn next_hop(kind: &NextHopKind) -> String {

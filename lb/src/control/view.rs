@@ -61,6 +61,9 @@ pub struct StatusView {
     /// Where metrics are, where they are configured.
     #[serde(default)]
     pub metrics: Option<MetricsView>,
+    /// Where links and maps are pinned; absent where the data plane ends with the daemon.
+    #[serde(default)]
+    pub pinned: Option<String>,
 }
 
 /// Where metrics are.
@@ -191,6 +194,38 @@ pub struct HeldView {
 pub struct AcceptView {
     /// VIPs that go; 0 where nothing was held.
     pub vips: usize,
+}
+
+/// A backend that is being drained, and what still lives there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainView {
+    /// Its name.
+    pub backend: String,
+    /// Its address; absent when it is in no set any more and nothing lives there.
+    pub address: Option<IpAddr>,
+    /// Seconds since it began.
+    pub seconds: u64,
+    /// Seconds until flows that still live there are given up; 0 when they have been. Absent: never.
+    pub deadline_s: Option<u64>,
+    /// Slots whose connections of before the drain go there.
+    pub slots: usize,
+    /// Of them, those with such a packet in the last minute.
+    pub active_slots: usize,
+    /// Flows that so many active slots mean, if flows choose slots at random; absent when all are active: many.
+    pub flows: Option<u64>,
+    /// Flows that are recorded as living there.
+    pub recorded: u64,
+    /// Seconds since the last packet of an old flow was seen; absent: none was.
+    pub silent_s: Option<u64>,
+    /// Nothing is sent there any more.
+    pub empty: bool,
+}
+
+/// `vipline drain backend --undo`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndrainView {
+    /// It was being drained.
+    pub was_drained: bool,
 }
 
 /// The slow path: who works, what was done and what was shed.
@@ -337,6 +372,9 @@ pub struct BackendView {
     /// It is in no set any more, and kept for the flows that may live there.
     #[serde(default)]
     pub has_departed: bool,
+    /// It is being drained (`vipline drain`): no new flows go there.
+    #[serde(default)]
+    pub is_drained: bool,
     /// The sets it is in.
     pub sets: Vec<SetView>,
     /// The checks that anybody makes of it; empty: it is not probed.

@@ -47,6 +47,7 @@ pub(super) fn status(
         slow_path: None,
         kube: None,
         metrics: None,
+        pinned: None,
     }
 }
 

@@ -12,11 +12,13 @@ use super::{
     sets::RangeSets,
     tables::{Hold, Lookup, SetKey, Table},
     transit::Prior,
+    write::MapId,
 };
 use crate::{
     config::Capacity,
     desired::{BackendId, BackendSet, Limits, VipKey},
     health::Unfit,
+    match_table::Place,
     ranges::RangeSet,
 };
 
@@ -43,9 +45,20 @@ pub(super) struct Books {
     pub(super) without_datagrams: BTreeSet<BackendId>,
     /// See [`super::draft::Draft`].
     pub(super) lines_in_use: BTreeSet<BackendIndex>,
+    /// What an interrupted plan left that is nobody's: the next plan clears it.
+    pub(super) leftovers: Leftovers,
     /// What undoes the changes of `vips` and `addresses` since the last [`Books::commit`]: those are too many to be copied for each
     /// plan.
     undo: Vec<Undo>,
+}
+
+/// See [`Books::leftovers`].
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leftovers {
+    /// Second copies of entries, and the word that clears each.
+    pub(super) ways: Vec<(MapId, Place, u32)>,
+    /// Options that no VIP has.
+    pub(super) options: Vec<VipIndex>,
 }
 
 #[derive(Clone, Debug)]
@@ -108,6 +121,7 @@ impl Books {
             unfit: BTreeSet::new(),
             without_datagrams: BTreeSet::new(),
             lines_in_use: BTreeSet::new(),
+            leftovers: Leftovers::default(),
             undo: Vec::new(),
         }
     }
@@ -171,8 +185,8 @@ impl Books {
 pub(super) struct Indexes {
     fresh: u32,
     end: u32,
-    /// With the tick in which each was freed.
-    freed: VecDeque<(u32, u32)>,
+    /// With the tick in which each was freed; `None`: before these books.
+    freed: VecDeque<(u32, Option<u32>)>,
 }
 
 impl Indexes {
@@ -184,6 +198,18 @@ impl Indexes {
         }
     }
 
+    /// With these positions given out. Who had the others, and when, is not known any more; a record that names one of them is of a
+    /// flow whose backend is gone.
+    pub(super) fn with(first: u32, end: u32, taken: &BTreeSet<u32>) -> Self {
+        let fresh = taken.last().map_or(first, |last| last + 1);
+        let freed = (first..fresh).filter(|index| !taken.contains(index));
+        Self {
+            fresh,
+            end,
+            freed: freed.map(|index| (index, None)).collect(),
+        }
+    }
+
     /// A position that nobody has had for `rest` ticks.
     pub(super) fn take(&mut self, now: u32, rest: u32) -> Option<u32> {
         if self.fresh < self.end {
@@ -191,14 +217,14 @@ impl Indexes {
             return Some(self.fresh - 1);
         }
         let (_, freed) = self.freed.front()?;
-        if now.wrapping_sub(*freed) < rest {
+        if freed.is_some_and(|freed| now.wrapping_sub(freed) < rest) {
             return None;
         }
         self.freed.pop_front().map(|(index, _)| index)
     }
 
     pub(super) fn release(&mut self, index: u32, now: u32) {
-        self.freed.push_back((index, now));
+        self.freed.push_back((index, Some(now)));
     }
 
     /// Positions that have an owner.

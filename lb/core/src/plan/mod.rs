@@ -8,6 +8,7 @@
 //! | `write` | the vocabulary: stores, fills, grace periods |
 //! | `image` | what the maps hold, in plain memory |
 //! | `books` | who has which position |
+//! | `adopt` | the books, from maps that an earlier process wrote |
 //! | `backends` | how lines change while packets read them |
 //! | `tables`, `sets` | lookup tables and range sets, shared by content |
 //! | `entries` | the order of words of a match entry |
@@ -30,11 +31,13 @@
 //! 6. Grace. UDP flows that were recorded at backends that are unhealthy now are forgotten. Lines of backends that nothing names any more are cleared; tables, ranges and positions are free for later plans
 //!    (or for this one, where it would not fit otherwise: then there is a grace period more).
 //!
-//! # If carrying out a plan fails
+//! # If carrying out a plan fails, or ends with the process
 //!
-//! Every prefix is a safe state, but the planner has moved on: it cannot plan on maps that it does not know. Load a program
-//! with new maps, plan on a new [`Planner`], and let it take over.
+//! Every prefix is a safe state, but the planner has moved on: it cannot plan on maps that it does not know. Read them into an
+//! [`Image`] and adopt that ([`Planner::adopt`]): the next plan goes on from there. Or load a program with new maps, plan on a new
+//! [`Planner`], and let it take over.
 
+mod adopt;
 mod backends;
 mod books;
 mod draft;
@@ -56,10 +59,11 @@ use std::{
     sync::Arc,
 };
 
+pub use adopt::AdoptError;
 pub use error::{FeatureUse, PlanError, RangesOf};
 pub use image::Image;
 pub use moment::{Moment, TCP_IDLE_S, TRANSIT_MAX_S, UDP_IDLE_S};
-pub use observe::{BackendInfo, Usage, VipInfo};
+pub use observe::{BackendInfo, Remains, Usage, VipInfo};
 pub use tables::Table;
 pub use vips::rates;
 pub use write::{MapId, Write};
@@ -349,6 +353,7 @@ struct Leaving {
 
 impl Planning<'_> {
     fn run(&mut self, hops: &NextHops) -> Result<(), PlanError> {
+        self.clear_leftovers();
         let own = &self.desired.own_addresses;
         let addresses: BTreeMap<IpAddr, bool> = self
             .desired
@@ -378,6 +383,15 @@ impl Planning<'_> {
             self.forget_backends(forgettable);
         }
         Ok(())
+    }
+
+    /// Clears what an interrupted plan left that is nobody's.
+    fn clear_leftovers(&mut self) {
+        let books::Leftovers { ways, options } = std::mem::take(&mut self.books.leftovers);
+        for (map, place, word) in ways {
+            self.draft.vacate(map, place, word);
+        }
+        self.leaving.options.extend(options);
     }
 
     /// Waits for a grace period and frees what nothing uses any more; `false` if there is no such thing.

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use xdp_prog::abi::{BackendIndex, BackendLine, VipIndex};
+use xdp_prog::abi::{Activity, BackendIndex, BackendLine, SlotWord, VipIndex};
 
-use super::{Planner, Table, books::VipState};
+use super::{Planner, Table, books::VipState, transit::words};
 use crate::{
     desired::{BackendId, BackendSet, VipKey},
     health::Unfit,
@@ -44,7 +44,68 @@ pub struct BackendInfo<'a> {
     pub line: BackendLine,
 }
 
+/// What may still live at a backend although new flows go elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// Slots whose flows of before go there.
+    pub slots: usize,
+    /// Of them, those of which a packet has gone elsewhere than to the new backend lately.
+    pub active: usize,
+    /// Ticks since the last such packet; `None`: none has been seen.
+    pub silent: Option<u32>,
+}
+
 impl Planner {
+    /// What may still live at a backend, from the slots in transit: `activity` reads what packets noted, and `lately` is how many ticks
+    /// before `now` that is.
+    pub fn remains(
+        &self,
+        backend: &BackendId,
+        activity: impl Fn(Table, usize) -> Activity,
+        (now, lately): (u32, u32),
+    ) -> Remains {
+        let mut remains = Remains::default();
+        let Some(index) = self.backend_index(backend) else {
+            return remains;
+        };
+        for (table, wide) in &self.books.lookup.wide {
+            for (slot, word) in words(&self.image, *table).into_iter().map(SlotWord).enumerate() {
+                let was_here = word.has(SlotWord::TCP) && word.base() == index.0
+                    || word.has(SlotWord::LEARNING) && word.udp_base() == index.0;
+                if !was_here || word.cur() == index.0 {
+                    continue;
+                }
+                remains.slots += 1;
+                let noted = activity(*table, slot);
+                // When a slot enters transit it is written as if a packet had come: that is none.
+                let began = wide.began_at(slot);
+                let seen = [noted.tcp(), noted.udp()].into_iter().filter(|tick| *tick != began);
+                let Some(silent) = seen.map(|tick| now.wrapping_sub(tick)).min() else {
+                    continue;
+                };
+                remains.active += usize::from(silent <= lately);
+                remains.silent = Some(remains.silent.map_or(silent, |before| before.min(silent)));
+            }
+        }
+        remains
+    }
+
+    /// Whether the tables still send something to a backend, new flows or old ones.
+    pub fn is_named(&self, backend: &BackendId) -> bool {
+        let Some(index) = self.backend_index(backend) else {
+            return false;
+        };
+        let named = |table: Table| {
+            if table.is_wide {
+                let mut words = words(&self.image, table).into_iter().map(SlotWord);
+                words.any(|word| [word.cur(), word.base(), word.udp_base()].contains(&index.0))
+            } else {
+                self.image.targets(table).contains(&index.0)
+            }
+        };
+        self.books.lookup.all().any(named) || self.books.lookup.wide.values().any(|wide| wide.past.contains(&index))
+    }
+
     /// All VIPs, in order.
     pub fn vips(&self) -> impl Iterator<Item = VipInfo<'_>> {
         let sharing = self.books.lookup.sharing();

@@ -39,7 +39,7 @@ impl Table {
         is_wide: false,
     };
 
-    fn units_log2(self) -> u32 {
+    pub(super) fn units_log2(self) -> u32 {
         let width = if self.is_wide { WIDE_UNITS } else { 1 };
         (self.slots / UNIT_SLOTS * width).trailing_zeros()
     }
@@ -61,7 +61,7 @@ pub(super) struct SetKey {
 }
 
 impl SetKey {
-    fn new(set: Arc<BackendSet>, unfit: Option<Unfit>, slots: usize) -> Self {
+    pub(super) fn new(set: Arc<BackendSet>, unfit: Option<Unfit>, slots: usize) -> Self {
         let digest = set.members.iter().fold(0, |digest, member| {
             let name = member
                 .backend
@@ -136,14 +136,14 @@ pub(super) enum Hold {
 #[derive(Clone, Debug)]
 pub(super) struct Lookup {
     /// Table of each set, and VIPs that use it.
-    sets: BTreeMap<SetKey, (Table, u32)>,
+    pub(super) sets: BTreeMap<SetKey, (Table, u32)>,
     /// Digest of each table's content, and sets that use it; of a wide one, VIPs.
     tables: BTreeMap<Table, (u64, u32)>,
     /// Plain tables by slots and digest.
     by_content: BTreeMap<(usize, u64), Vec<Table>>,
     /// More about the wide ones.
     pub(super) wide: BTreeMap<Table, Wide>,
-    units: Blocks,
+    pub(super) units: Blocks,
     max_segments: u32,
 }
 
@@ -186,10 +186,13 @@ impl Lookup {
         self.by_content.get(&(slots, digest)).cloned().unwrap_or_default()
     }
 
-    /// A new plain table, with one user.
-    fn add_table(&mut self, table: Table, digest: u64) {
-        self.tables.insert(table, (digest, 1));
-        self.by_content.entry((table.slots, digest)).or_default().push(table);
+    /// One set more uses a plain table, which may be new.
+    pub(super) fn note_set(&mut self, table: Table, digest: u64) {
+        let (_, sets) = self.tables.entry(table).or_insert((digest, 0));
+        *sets += 1;
+        if *sets == 1 {
+            self.by_content.entry((table.slots, digest)).or_default().push(table);
+        }
     }
 
     /// One user more.
@@ -329,7 +332,7 @@ impl Planning<'_> {
     fn table_of(&mut self, key: VipKey, set: &SetKey) -> Result<Table, PlanError> {
         let words = pack(&self.set_slots(set));
         let slots = words.len() * SLOTS_PER_WORD;
-        let digest = words.iter().fold(0, |digest, word| hash::mix(digest ^ word));
+        let digest = digest_of(&words);
         let same = self.books.lookup.alike(slots, digest);
         if let Some(table) = same
             .into_iter()
@@ -354,7 +357,7 @@ impl Planning<'_> {
             self.summary.tables_built += 1;
             table
         };
-        self.books.lookup.add_table(table, digest);
+        self.books.lookup.note_set(table, digest);
         Ok(table)
     }
 
@@ -397,7 +400,12 @@ impl Planning<'_> {
     }
 }
 
-fn check_set(vip: VipKey, set: &BackendSet, slots: usize, desired: &Desired) -> Result<(), PlanError> {
+/// A digest of a table's content.
+pub(super) fn digest_of(words: &[u64]) -> u64 {
+    words.iter().fold(0, |digest, word| hash::mix(digest ^ word))
+}
+
+pub(super) fn check_set(vip: VipKey, set: &BackendSet, slots: usize, desired: &Desired) -> Result<(), PlanError> {
     if !maglev::is_table_size(slots) {
         return Err(PlanError::TableSize { vip, slots });
     }
@@ -425,7 +433,7 @@ fn check_set(vip: VipKey, set: &BackendSet, slots: usize, desired: &Desired) -> 
 }
 
 /// The backends of a set's slots. A set of which nobody takes new flows gets the empty table, whatever its size.
-fn build(key: &SetKey, backends: &BTreeMap<BackendId, BackendState>) -> Vec<u16> {
+pub(super) fn build(key: &SetKey, backends: &BTreeMap<BackendId, BackendState>) -> Vec<u16> {
     let members = &key.set.members;
     let takes = |member: &Member| member.weight > 0 && key.health(&member.backend) == Health::Eligible;
     if !members.iter().any(takes) {
@@ -445,7 +453,7 @@ fn build(key: &SetKey, backends: &BTreeMap<BackendId, BackendState>) -> Vec<u16>
 }
 
 /// Slots as a plain table holds them.
-fn pack(slots: &[u16]) -> Vec<u64> {
+pub(super) fn pack(slots: &[u16]) -> Vec<u64> {
     let word = |slots: &[u16]| slots.iter().rev().fold(0, |word, slot| word << 16 | u64::from(*slot));
     slots.chunks_exact(SLOTS_PER_WORD).map(word).collect()
 }

@@ -11,7 +11,7 @@ use xdp_prog::abi::{Activity, BackendIndex, MIN_TABLE_SLOTS, SlotWord, TableUnit
 
 use super::{
     Planning,
-    books::VipState,
+    books::{Books, VipState},
     error::PlanError,
     image::{Image, slots_of},
     tables::{SetKey, Table},
@@ -33,6 +33,31 @@ pub(super) struct Wide {
     pub(super) past: BTreeSet<BackendIndex>,
     /// No slot is in transit any more.
     pub(super) is_over: bool,
+}
+
+impl Wide {
+    /// Tick at which a slot's transit began.
+    pub(super) fn began_at(&self, slot: usize) -> u32 {
+        self.began.get(slot).map_or(0, |began| began.transit)
+    }
+}
+
+impl Books {
+    /// Notes a wide table that the maps have and nobody remembers, with one user. Its transits count from now, and whoever has a line
+    /// may have records.
+    pub(super) fn find_wide(&mut self, table: Table, now: u32) {
+        let began = Began {
+            transit: now,
+            window: now,
+        };
+        let wide = Wide {
+            began: vec![began; table.slots].into(),
+            past: self.backend_ids.keys().copied().collect(),
+            is_over: false,
+        };
+        self.lookup.add_wide(table);
+        self.lookup.wide.insert(table, wide);
+    }
 }
 
 /// Where a move begins.

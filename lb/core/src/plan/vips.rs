@@ -279,9 +279,9 @@ impl Planning<'_> {
 }
 
 // Positions of words in `VipOptions`.
-const PACKET_RATE: u32 = 0;
-const SYN_RATE: u32 = 2;
-const ALLOWED_SOURCES: u32 = 4;
+pub(super) const PACKET_RATE: u32 = 0;
+pub(super) const SYN_RATE: u32 = 2;
+pub(super) const ALLOWED_SOURCES: u32 = 4;
 /// Words that may be other than 0.
 pub(super) const OPTION_WORDS: u32 = 5;
 const _: () = assert!(
@@ -292,7 +292,7 @@ const _: () = assert!(
         && std::mem::offset_of!(VipOptions, allowed_sources) == 8 * ALLOWED_SOURCES as usize
 );
 
-fn meta_of(state: &VipState) -> VipMeta {
+pub(super) fn meta_of(state: &VipState) -> VipMeta {
     let options = has_limits(&state.limits) || state.range_set.is_some();
     let flag = |on, flag| if on { flag } else { 0 };
     let flags = flag(options, VipMeta::OPTIONS)

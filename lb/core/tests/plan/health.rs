@@ -14,7 +14,7 @@ use lb_core::{
 use xdp_prog::abi::{BackendIndex, feature};
 
 use crate::{
-    transit::{Dice, World},
+    transit::{Dice, Restarts, World},
     world::{CAPACITY, config, desired, id, key, resolved, set},
 };
 
@@ -72,7 +72,7 @@ impl World {
 
 fn history(seed: u64, features: u64) -> World {
     let mut dice = Dice(seed);
-    let mut world = World::new(features);
+    let mut world = World::new(features, Restarts::Never);
     for (at, vip) in world.desired.vips.values_mut().enumerate() {
         vip.checks = Some(checks(if at % 2 == 0 {
             WhenNone::UseAll
@@ -223,7 +223,7 @@ fn with_nobody_left_new_flows_are_refused_or_all_are_used() {
 
 #[test]
 fn every_protocol_has_a_vip_in_the_histories() {
-    let world = World::new(feature::TRANSIT);
+    let world = World::new(feature::TRANSIT, Restarts::Never);
     let protocols: BTreeSet<Protocol> = world.desired.vips.keys().map(|key| key.protocol).collect();
     assert_eq!(protocols.len(), 2);
 }

@@ -15,11 +15,11 @@ use lb_core::{
     config::{Capacity, TransitConfig},
     desired::{Backend, BackendSet, Desired, Member, Protocol, Vip, VipKey},
     health::{Health, Overlay},
-    plan::{Image, Moment, Planner, Table},
+    plan::{Image, MapId, Moment, Planner, Table, Write},
     transit::forgotten,
 };
 use xdp_prog::{
-    abi::{Activity, BackendIndex, Config, FlowWord, feature, tick_shift},
+    abi::{Activity, BackendIndex, Config, FlowWord, SlotWord, feature, tick_shift},
     host::Host,
 };
 
@@ -66,8 +66,20 @@ pub(crate) struct Flow {
     pub(crate) backend: u16,
 }
 
+/// What becomes of the daemon in the middle of plans.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Restarts {
+    Never,
+    /// The next one goes on from the maps.
+    Adopting,
+    /// The twin: it takes where new flows go for all that a slot says.
+    Forgetting,
+}
+
 pub(crate) struct World {
     config: Config,
+    restarts: Restarts,
+    restarted: usize,
     pub(crate) planner: Planner,
     /// What packets see: behind the planner while a plan is carried out.
     image: Image,
@@ -113,7 +125,7 @@ impl Flow {
 }
 
 impl World {
-    pub(crate) fn new(features: u64) -> Self {
+    pub(crate) fn new(features: u64, restarts: Restarts) -> Self {
         let config = Config {
             features,
             seed: [1, 2, 3, 4],
@@ -127,6 +139,8 @@ impl World {
         let planner = Planner::new(&CAPACITY, &config, HZ);
         let mut world = Self {
             config,
+            restarts,
+            restarted: 0,
             image: planner.image().clone(),
             planner,
             flows: (0..2 * 4096).map(|_| AtomicU64::new(0)).collect(),
@@ -206,6 +220,32 @@ impl World {
         self.desired.backends.retain(|backend, _| named.contains(backend));
     }
 
+    /// The daemon ends, and another one goes on from the maps as they are.
+    fn restart(&mut self) {
+        self.restarted += 1;
+        let wide: BTreeSet<Table> = self
+            .planner
+            .vips()
+            .map(|vip| vip.table)
+            .filter(|table| table.is_wide && self.restarts == Restarts::Forgetting)
+            .collect();
+        for (table, slot) in wide
+            .into_iter()
+            .flat_map(|table| (0..table.slots).map(move |slot| (table, slot)))
+        {
+            let (index, word) = table.word(slot);
+            let cur = self.image.load(MapId::LookupTables, index, word) as u16;
+            assert!(self.image.apply(&Write::Store {
+                map: MapId::LookupTables,
+                index,
+                word,
+                value: SlotWord::steady(cur).0,
+            }));
+        }
+        let found = (self.image.clone(), self.ticks());
+        self.planner = Planner::adopt(&CAPACITY, &self.config, HZ, found, &self.desired).unwrap();
+    }
+
     /// Plans, and carries the plan out with packets in between.
     pub(crate) fn plan(&mut self, dice: &mut Dice) {
         let noted = std::mem::take(&mut self.noted);
@@ -227,7 +267,18 @@ impl World {
         let plan = self.planner.plan_at(&self.desired, &hops, &moment).unwrap();
         self.noted = noted;
         self.is_planning = true;
-        for write in &plan.writes {
+        let ends = match self.restarts {
+            Restarts::Never => None,
+            Restarts::Adopting | Restarts::Forgetting => {
+                (dice.below(2) == 0).then(|| dice.below(plan.writes.len() + 1))
+            }
+        };
+        for (write, number) in plan.writes.iter().zip(0..) {
+            if ends == Some(number) {
+                self.is_planning = false;
+                self.restart();
+                return self.plan(dice);
+            }
             assert!(self.image.apply(write));
             self.forget(write);
             // What is filled in is noted as if packets had been there.
@@ -251,11 +302,14 @@ impl World {
         };
         let again = self.planner.clone().plan_at(&self.desired, &hops, &again).unwrap();
         assert!(again.writes.is_empty(), "planned again at once: {:?}", again.writes);
+        if ends == Some(plan.writes.len()) {
+            self.restart();
+        }
     }
 
     /// As the daemon forgets records.
-    fn forget(&self, write: &lb_core::plan::Write) {
-        if let lb_core::plan::Write::ForgetDatagrams(backends) = write {
+    fn forget(&self, write: &Write) {
+        if let Write::ForgetDatagrams(backends) = write {
             let backends = backends.iter().map(|backend| backend.0).collect();
             for record in self.flows.iter().step_by(2) {
                 if let Some(swept) = forgotten(FlowWord(record.load(Relaxed)), &backends) {
@@ -287,9 +341,9 @@ impl World {
     }
 
     /// Activity that a plan fills into new wide tables.
-    fn read_fill(&mut self, write: &lb_core::plan::Write) {
-        let lb_core::plan::Write::Fill {
-            map: lb_core::plan::MapId::LookupTables,
+    fn read_fill(&mut self, write: &Write) {
+        let Write::Fill {
+            map: MapId::LookupTables,
             index,
             word,
             values,
@@ -395,7 +449,7 @@ impl World {
         for table in tables.into_iter().flatten().filter(|table| table.is_wide) {
             let slot = choice.slot as usize >> table.slots.trailing_zeros().abs_diff(table.slots.trailing_zeros());
             let (segment, word) = table.word(slot);
-            let cur = self.image.load(lb_core::plan::MapId::LookupTables, segment, word) as u16;
+            let cur = self.image.load(MapId::LookupTables, segment, word) as u16;
             if slot < table.slots && choice.backend.0 != cur {
                 self.elsewhere += 1;
                 let noted = self.noted.entry((table, slot)).or_default();
@@ -458,9 +512,9 @@ fn frame(flow: &Flow, is_first: bool) -> Vec<u8> {
     frame
 }
 
-fn history(seed: u64, features: u64) -> World {
+fn history(seed: u64, features: u64, restarts: Restarts) -> World {
     let mut dice = Dice(seed);
-    let mut world = World::new(features);
+    let mut world = World::new(features, restarts);
     world.plan(&mut dice);
     for _ in 0..40 {
         world.pump(&mut dice, &BTreeMap::new());
@@ -476,15 +530,17 @@ fn history(seed: u64, features: u64) -> World {
     world
 }
 
-#[test]
-fn no_living_flow_changes_its_backend_at_any_prefix_of_any_plan() {
-    let (mut packets, mut elsewhere) = (0, 0);
+/// No flow breaks in any history; how many packets there were, those that went elsewhere than to `cur`, and restarts.
+fn check_histories(restarts: Restarts) -> (usize, usize, usize) {
+    let (mut packets, mut elsewhere, mut restarted) = (0, 0, 0);
     for seed in 0..HISTORIES {
-        let mut world = history(seed, feature::TRANSIT);
+        let mut world = history(seed, feature::TRANSIT, restarts);
         assert_eq!(world.broken, 0, "seed {seed}");
         packets += world.packets;
         elsewhere += world.elsewhere;
+        restarted += world.restarted;
         // Flows end, and with them transits: nothing is kept of what has departed.
+        world.restarts = Restarts::Never;
         for _ in 0..6 {
             world.living.clear();
             world.pass(150);
@@ -499,10 +555,33 @@ fn no_living_flow_changes_its_backend_at_any_prefix_of_any_plan() {
         assert!(world.planner.vips().all(|vip| !vip.table.is_wide));
     }
     assert!(packets > 20_000 && elsewhere > packets / 20, "{packets} {elsewhere}");
+    (packets, elsewhere, restarted)
+}
+
+#[test]
+fn no_living_flow_changes_its_backend_at_any_prefix_of_any_plan() {
+    check_histories(Restarts::Never);
+}
+
+#[test]
+fn nor_does_it_where_the_daemon_ends_at_any_prefix_and_another_goes_on_from_the_maps() {
+    let (packets, elsewhere, restarted) = check_histories(Restarts::Adopting);
+    assert!(
+        restarted > 200,
+        "{restarted} restarts, {packets} packets, {elsewhere} elsewhere"
+    );
 }
 
 #[test]
 fn without_transit_flows_break() {
-    let broken: usize = (0..HISTORIES).map(|seed| history(seed, 0).broken).sum();
+    let broken = |seed| history(seed, 0, Restarts::Never).broken;
+    let broken: usize = (0..HISTORIES).map(broken).sum();
+    assert!(broken > 100, "{broken}");
+}
+
+#[test]
+fn where_a_restart_forgets_what_is_in_transit_flows_break() {
+    let broken = |seed| history(seed, feature::TRANSIT, Restarts::Forgetting).broken;
+    let broken: usize = (0..HISTORIES).map(broken).sum();
     assert!(broken > 100, "{broken}");
 }

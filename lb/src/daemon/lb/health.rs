@@ -50,9 +50,9 @@ impl Lb {
                 report(&error)
             ),
         }
-        let overlay = &self.tables.overlay;
-        self.slow.publish(&self.file.config, &desired, &view.next_hops, overlay);
-        let left = Left::of(&desired, overlay);
+        let (drained, overlay) = (self.tables.drained(&desired), &self.tables.overlay);
+        self.slow.publish(&self.file.config, &drained, &view.next_hops, overlay);
+        let left = Left::of(&drained, overlay);
         left.say(self.left);
         self.left = left;
     }
@@ -93,7 +93,8 @@ impl Lb {
         if facts.sums.checks == 0 && facts.backends.is_empty() {
             return None;
         }
-        let Left { in_panic, refused } = Left::of(&self.file.config.desired, &self.tables.overlay);
+        let drained = self.tables.drained(&self.file.config.desired);
+        let Left { in_panic, refused } = Left::of(&drained, &self.tables.overlay);
         Some(HealthFacts {
             vips_in_panic: in_panic,
             vips_refused: refused,

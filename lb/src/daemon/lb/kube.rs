@@ -141,6 +141,9 @@ impl Kube {
             | Request::Backends
             | Request::Counters
             | Request::Explain { .. }
+            | Request::Drain { .. }
+            | Request::Undrain { .. }
+            | Request::Drains
             | Request::Capture { .. } => cluster::not_yet(question, &self.link.standing()),
         }
     }
