@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::SocketAddr, thread::sleep, time::Duration}
 use anyhow::{Result, ensure};
 use lab::{Client, Conn, Proto, Topology, require_root};
 use lab_support::{Bed, LbFile, assert_spread, count_servers, eventually, vip_v4, vipline};
-use lb::control::{DrainView, UndrainView};
+use lb::control::{DrainCause, DrainView, UndrainView};
 use nix::sys::signal::Signal;
 
 const WORKERS: u8 = 3;
@@ -91,6 +91,7 @@ fn assert_new(bed: &Bed, workers: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Who takes no new flows.
 fn drains(bed: &Bed) -> Result<Vec<DrainView>> {
     bed.lb().cli_json(&["drain", "list"])
 }
@@ -103,7 +104,7 @@ fn draining_backend_keeps_established_flows_and_says_when_they_are_gone() -> Res
     let bed = bed(SHORT)?;
     let mut open = Open::all(&bed, 20_000)?;
     assert!(drains(&bed)?.is_empty());
-    assert!(bed.lb().cli(&["drain", "list"])?.contains("nothing is being drained"));
+    assert!(bed.lb().cli(&["drain", "list"])?.contains("no backend is drained"));
 
     let view: DrainView = bed.lb().cli_json(&DRAIN)?;
     assert!(!view.empty && view.slots > 0 && view.deadline_s.is_none(), "{view:?}");
@@ -206,6 +207,23 @@ fn a_drain_outlives_the_daemon_and_a_reload_and_ends_with_its_backend() -> Resul
     eventually("next hops", || Ok(there(&bed)))?;
     assert_eq!(drains(&bed)?.len(), 1);
     assert_new(&bed, &["worker-1", "worker-3"])?;
+
+    // Without a word it is the same.
+    let mut weightless = bed.file();
+    weightless.weight("v4", "worker-1", 0);
+    weightless.members("v4").retain(|member| member.0 != "worker-3");
+    bed.lb().reload_lb(&weightless)?;
+    let causes: Vec<_> = drains(&bed)?
+        .into_iter()
+        .map(|view| (view.backend, view.cause))
+        .collect();
+    let expected = [
+        ("worker-1", DrainCause::Weight),
+        ("worker-2", DrainCause::Word),
+        ("worker-3", DrainCause::Left),
+    ];
+    assert_eq!(causes, expected.map(|(name, cause)| (name.to_owned(), cause)));
+    bed.lb().reload_lb(&bed.file())?;
 
     let mut file = bed.file().more("protection: { denied_sources: [192.0.2.0/24] }");
     bed.lb().reload_lb(&file)?;

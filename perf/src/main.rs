@@ -44,7 +44,7 @@ enum Mode {
     /// The control plane at scale: operator and LB node beside an API server double, beside the design's goals (root)
     #[cfg(feature = "control")]
     Control(control::Args),
-    /// Connections broken while backends and LB nodes change, beside a stateless Maglev and a table of all flows (simulated)
+    /// Connections broken while backends and LB nodes change, beside a stateless Maglev and a table of all flows: simulated, or with real connections (--lab, root)
     Churn(churn::Args),
     /// Print a recorded `prog`, `slow`, `control` or `churn -o json` as a table
     Show {

@@ -50,3 +50,18 @@ fn a_name_that_no_scenario_has_is_refused() -> Result<()> {
     assert!(String::from_utf8_lossy(&output.stderr).contains("no scenario has such a name"));
     Ok(())
 }
+
+#[test]
+fn real_connections_stay_where_a_plain_maglev_breaks_some() -> Result<()> {
+    if !lab::require_root()? {
+        return Ok(());
+    }
+    let scenario = "in a transit a daemon is killed and started again";
+    let output = perf(&["churn", "--lab", "--flows", "400", "--filter", scenario, "-o", "json"])?;
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let report: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("no JSON; stderr: {stderr}"))?;
+    assert!(output.status.success(), "{report:#}");
+    assert_eq!(broken(&report, scenario, "Vipline")?, 0);
+    assert!(broken(&report, scenario, "stateless Maglev")? > 20);
+    Ok(())
+}

@@ -109,7 +109,7 @@ pub(super) enum DrainCommand {
                       vipline drain backend worker-3 --kube --kubeconfig admin.conf"
     )]
     Backend(DrainArgs),
-    /// All that are being drained, and what still lives there.
+    /// All backends that take no new connections, by a drain, weight 0 or because no set has them any more; and what still lives there.
     List(AskArgs),
 }
 

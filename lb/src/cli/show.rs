@@ -7,7 +7,7 @@ use std::{
 
 use super::output::{bytes, number, table};
 use crate::control::{
-    Affinity, BackendView, CheckView, CountedBy, CounterView, DrainView, ExplainView, HealthSums, KubeView,
+    Affinity, BackendView, CheckView, CountedBy, CounterView, DrainCause, DrainView, ExplainView, HealthSums, KubeView,
     NextHopKind, Role, SlowPathView, StatusView, VipView,
 };
 
@@ -351,7 +351,7 @@ fn checks(views: &[CheckView]) -> String {
 
 pub(super) fn drains(out: &mut dyn io::Write, views: &[DrainView]) -> io::Result<()> {
     if views.is_empty() {
-        return writeln!(out, "nothing is being drained");
+        return writeln!(out, "no backend is drained");
     }
     let rows = views.iter().map(|view| {
         let deadline = match view.deadline_s {
@@ -363,14 +363,19 @@ pub(super) fn drains(out: &mut dyn io::Write, views: &[DrainView]) -> io::Result
             view.backend.clone(),
             view.address
                 .map_or_else(|| "-".to_owned(), |address| address.to_string()),
-            format!("{} ago", duration(view.seconds)),
+            match (view.cause, view.seconds) {
+                (DrainCause::Word, Some(seconds)) => format!("drained {} ago", duration(seconds)),
+                (DrainCause::Word, None) => "drained".to_owned(),
+                (DrainCause::Weight, _) => "weight 0".to_owned(),
+                (DrainCause::Left, _) => "in no set".to_owned(),
+            },
             deadline,
             remains(view),
         ]
     });
     table(
         out,
-        &["BACKEND", "ADDRESS", "DRAINED", "DEADLINE", "LIVES THERE"],
+        &["BACKEND", "ADDRESS", "WHY", "DEADLINE", "LIVES THERE"],
         rows.collect(),
     )
 }

@@ -13,9 +13,9 @@ pub use capture::{
 pub use client::{ClientError, Stream, ask, follow};
 pub use server::{Answer, ListenError, Listener};
 pub use view::{
-    AcceptView, Affinity, AwayView, BackendView, CheckView, CountedBy, CounterView, DrainView, ExplainView, HealthSums,
-    HeldView, InterfaceView, KubeView, MetricsView, NextHopKind, ReloadView, Role, SetView, SlowKindView, SlowPathView,
-    StatusView, UndrainView, VipView, WaitView, WorkerView,
+    AcceptView, Affinity, AwayView, BackendView, CheckView, CountedBy, CounterView, DrainCause, DrainView, ExplainView,
+    HealthSums, HeldView, InterfaceView, KubeView, MetricsView, NextHopKind, ReloadView, Role, SetView, SlowKindView,
+    SlowPathView, StatusView, UndrainView, VipView, WaitView, WorkerView,
 };
 
 use std::net::SocketAddr;
@@ -66,7 +66,7 @@ pub enum Request {
         /// Its name.
         backend: String,
     },
-    /// All drains by [`Self::Drain`]: a list of [`DrainView`].
+    /// All backends that take no new flows, and what still lives there: a list of [`DrainView`].
     Drains,
     /// Sample packets: [`CaptureStarted`], then [`CaptureEvent`]s to the end.
     Capture {

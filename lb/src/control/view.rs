@@ -196,18 +196,32 @@ pub struct AcceptView {
     pub vips: usize,
 }
 
-/// A backend that is being drained, and what still lives there.
+/// Why a backend takes no new flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DrainCause {
+    /// By `vipline drain`.
+    Word,
+    /// It has weight 0 in all its sets.
+    Weight,
+    /// It is in no set any more.
+    Left,
+}
+
+/// A backend that takes no new flows, and what still lives there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainView {
     /// Its name.
     pub backend: String,
+    /// Why.
+    pub cause: DrainCause,
     /// Its address; absent when it is in no set any more and nothing lives there.
     pub address: Option<IpAddr>,
-    /// Seconds since it began.
-    pub seconds: u64,
+    /// Seconds since it began; known of those by `vipline drain`.
+    pub seconds: Option<u64>,
     /// Seconds until flows that still live there are given up; 0 when they have been. Absent: never.
     pub deadline_s: Option<u64>,
-    /// Slots whose connections of before the drain go there.
+    /// Slots whose connections of before go there.
     pub slots: usize,
     /// Of them, those with such a packet in the last minute.
     pub active_slots: usize,

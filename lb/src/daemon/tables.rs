@@ -28,7 +28,7 @@ use xdp_prog::{
 };
 
 use crate::{
-    control::{BackendView, DrainView, NextHopKind, SetView, VipView},
+    control::{BackendView, DrainCause, DrainView, NextHopKind, SetView, VipView},
     datapath::{Attachment, Balancer, Generation, Jiffies, Pins, Readings, Record, grace_period},
     metrics::{MAX_BACKEND_SERIES, MAX_VIP_SERIES, Meters, Place},
     source::file::LbFile,
@@ -234,36 +234,63 @@ impl Tables {
         Cow::Owned(desired)
     }
 
-    /// Everybody who is being drained, and what still lives there.
+    /// Everybody who takes no new flows, by a word, by weight 0 or because no set has them any more; and what still lives there.
     pub(super) fn drain_views(&self) -> anyhow::Result<Vec<DrainView>> {
-        if self.drains.is_empty() {
+        let mut causes: BTreeMap<&BackendId, DrainCause> = self.idle_backends();
+        causes.extend(self.drains.iter().map(|(id, _)| (id, DrainCause::Word)));
+        if causes.is_empty() {
             return Ok(Vec::new());
         }
         let (now, hz, unix) = (self.jiffies.ticks(), self.jiffies.hz(), unix_now());
         let per_tick = f64::from(1_u32 << tick_shift(hz)) / f64::from(hz);
         let lately = (LATELY_S / per_tick).ceil() as u32;
         let records = self.balancer.records(now, self.transit.lives(hz))?;
-        let views = self.drains.iter().map(|(id, drain)| {
+        let views = causes.into_iter().map(|(id, cause)| {
+            let drain = self.drains.of(id);
+            let is_over = drain.is_some_and(|drain| drain.is_over(unix));
             let remains = self.planner.remains(id, self.activity(), (now, lately));
             let backend = self.planner.backends().find(|backend| backend.id == id);
-            let recorded = backend.and_then(|backend| records.get(&backend.index)).copied();
-            let is_over = drain.is_over(unix);
-            let recorded = recorded.filter(|_| !is_over).unwrap_or_default();
+            // Of one that was given up, records are none, wherever they stand.
+            let recorded = backend
+                .filter(|_| !is_over)
+                .and_then(|backend| records.get(&backend.index));
+            let recorded = recorded.copied().unwrap_or_default();
             DrainView {
                 backend: id.to_string(),
+                cause,
                 address: backend.map(|backend| backend.address),
-                seconds: unix.saturating_sub(drain.since),
-                deadline_s: drain.deadline.map(|deadline| deadline.saturating_sub(unix)),
+                seconds: drain.map(|drain| unix.saturating_sub(drain.since)),
+                deadline_s: drain
+                    .and_then(|drain| drain.deadline)
+                    .map(|deadline| deadline.saturating_sub(unix)),
                 slots: remains.slots,
                 active_slots: remains.active,
                 flows: flows_behind(remains.active, remains.slots),
                 recorded,
                 silent_s: remains.silent.map(|ticks| (f64::from(ticks) * per_tick) as u64),
-                // Of one that was given up, records are none, wherever they stand.
                 empty: recorded == 0 && (is_over && remains.slots == 0 || !self.planner.is_named(id)),
             }
         });
         Ok(views.collect())
+    }
+
+    /// Backends that no set gives new flows to.
+    fn idle_backends(&self) -> BTreeMap<&BackendId, DrainCause> {
+        let members = self.planner.vips().flat_map(|vip| &vip.set.members);
+        let takers: BTreeSet<&BackendId> = members
+            .filter(|member| member.weight > 0)
+            .map(|member| &member.backend)
+            .collect();
+        let idle = self.planner.backends().filter(|backend| !takers.contains(backend.id));
+        idle.map(|backend| {
+            let cause = if backend.has_departed {
+                DrainCause::Left
+            } else {
+                DrainCause::Weight
+            };
+            (backend.id, cause)
+        })
+        .collect()
     }
 
     /// Takes on timeouts.

@@ -12,6 +12,8 @@ use super::{
 /// What was found.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
+    /// Real connections, not simulated ones.
+    pub(crate) is_lab: bool,
     /// Flows open at a time, backends, LB nodes, histories of each scenario.
     pub(crate) flows: u32,
     pub(crate) backends: u32,
@@ -73,12 +75,21 @@ impl Report {
 
 /// As a table.
 pub(crate) fn write_table(report: &Report, out: &mut dyn io::Write) -> io::Result<()> {
-    writeln!(
-        out,
-        "simulated: {} flows open at a time, {} backends, {} LB nodes behind ECMP modulo their number; sums of {} histories.\n\
+    if report.is_lab {
+        writeln!(
+            out,
+            "real connections: {} flows before the first change and a tenth of that after each, {} backends, {} LB nodes behind ECMP.\n\
+             broken: answered by another backend, or not at all. What is remembered is not looked at here.",
+            report.flows, report.backends, report.lbs
+        )?;
+    } else {
+        writeln!(
+            out,
+            "simulated: {} flows open at a time, {} backends, {} LB nodes behind ECMP modulo their number; sums of {} histories.\n\
          broken: sent elsewhere although the backend lived. died: the backend did. remembered: most at a time, all nodes.",
-        report.flows, report.backends, report.lbs, report.runs
-    )?;
+            report.flows, report.backends, report.lbs, report.runs
+        )?;
+    }
     for (title, is_single) in [
         ("one cause (goal: 0 broken by Vipline)", true),
         ("backends and LB nodes at once", false),
@@ -94,16 +105,21 @@ pub(crate) fn write_table(report: &Report, out: &mut dyn io::Write) -> io::Resul
             }
             let scenario = if last == row.scenario { "" } else { &row.scenario };
             last = &row.scenario;
+            let remembered = if report.is_lab {
+                ["-".to_owned(), "-".to_owned()]
+            } else {
+                [row.remembered.to_string(), format!("{:.1}", row.bytes as f64 / 1024.0)]
+            };
             writeln!(
                 out,
-                "  {scenario:<50} {:<18} {:>8} {:>7} {:>8.3} {:>6} {:>10} {:>9.1}",
+                "  {scenario:<50} {:<18} {:>8} {:>7} {:>8.3} {:>6} {:>10} {:>9}",
                 row.design,
                 row.flows,
                 row.broken,
                 100.0 * row.broken as f64 / row.flows.max(1) as f64,
                 row.died,
-                row.remembered,
-                row.bytes as f64 / 1024.0
+                remembered[0],
+                remembered[1]
             )?;
         }
     }
@@ -130,6 +146,7 @@ mod tests {
             bytes: 0,
         };
         let report = |row| Report {
+            is_lab: false,
             flows: 100,
             backends: 4,
             lbs: 2,

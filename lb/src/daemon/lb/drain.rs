@@ -60,9 +60,8 @@ impl Lb {
         Ok(UndrainView { was_drained })
     }
 
-    /// Everybody who is being drained.
+    /// Everybody who takes no new flows.
     pub(super) fn drains(&self) -> Result<Vec<DrainView>, String> {
-        self.told_by_a_file()?;
         self.tables.drain_views().map_err(|error| report(&error))
     }
 
