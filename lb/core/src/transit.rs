@@ -4,7 +4,9 @@
 //! Never knows a clock or a table: a slot and what happens to it, at a time that the caller says. `lb/core/tests/transit` holds
 //! both halves together against random histories of one slot, and shows that the rules that look simpler break flows.
 
-use xdp_prog::abi::{Activity, FlowLives, SlotWord};
+use std::collections::BTreeSet;
+
+use xdp_prog::abi::{Activity, FlowLives, FlowState, FlowWord, SlotWord};
 
 /// How long flows may be silent, and how long a transit may last, in ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,15 @@ pub struct Began {
     pub transit: u32,
     /// The learning window of UDP, or the time after it.
     pub window: u32,
+}
+
+/// What stands in place of the record of a UDP flow that lives at one of these backends, once it is forgotten; `None`: it is none such.
+/// Nobody's, and long expired; not 0, which would say that its place was never used.
+pub fn forgotten(record: FlowWord, backends: &BTreeSet<u16>) -> Option<FlowWord> {
+    /// Ticks (three days): longer than any record lives, and far from wrapping.
+    const LONG_AGO: u32 = 1 << 20;
+    let is_meant = record.state() == FlowState::Datagram as u64 && backends.contains(&record.backend());
+    is_meant.then(|| FlowWord::new(0, 0, FlowState::Swept, (record.0 as u32).wrapping_sub(LONG_AGO)))
 }
 
 /// A slot and what is known of its past.
@@ -63,7 +74,13 @@ impl Slot {
     /// is not the same as unhealthy; position 0 is no backend.
     #[must_use]
     pub fn changed(self, cur: u16, is_dead: impl Fn(u16) -> bool, now: u32) -> Self {
-        let word = changed(self.word, cur, is_dead);
+        self.moved(cur, &is_dead, &is_dead, now)
+    }
+
+    /// As [`Self::changed`], where `is_left` says of a backend that UDP flows do not stay there: it is dead, or it is unhealthy.
+    #[must_use]
+    pub fn moved(self, cur: u16, is_dead: impl Fn(u16) -> bool, is_left: impl Fn(u16) -> bool, now: u32) -> Self {
+        let word = changed(self.word, cur, is_dead, is_left);
         let Self {
             mut activity,
             mut began,
@@ -76,7 +93,7 @@ impl Slot {
         if !self.is_in_transit() {
             began.transit = now;
         }
-        if word.has(SlotWord::LEARNING) && !self.word.has(SlotWord::LEARNING) {
+        if word.has(SlotWord::LEARNING) != self.word.has(SlotWord::LEARNING) {
             began.window = now;
         }
         Self { word, activity, began }
@@ -94,9 +111,10 @@ impl Slot {
     }
 }
 
-/// The word of [`Slot::changed`].
-fn changed(slot: SlotWord, cur: u16, is_dead: impl Fn(u16) -> bool) -> SlotWord {
+/// The word of [`Slot::moved`].
+fn changed(slot: SlotWord, cur: u16, is_dead: impl Fn(u16) -> bool, is_left: impl Fn(u16) -> bool) -> SlotWord {
     let gone = |backend| backend == 0 || is_dead(backend);
+    let left = |backend| backend == 0 || is_left(backend);
     let before = slot.cur();
     let mut flags = slot.flags();
     // TCP: only `cur` moves; what has no record stays where it was before the first change, not before the last one.
@@ -111,11 +129,11 @@ fn changed(slot: SlotWord, cur: u16, is_dead: impl Fn(u16) -> bool) -> SlotWord 
     let mut udp_base = slot.udp_base();
     if flags & SlotWord::LEARNING == 0 {
         udp_base = before;
-        if cur != before && !gone(before) {
+        if cur != before && !left(before) {
             flags |= SlotWord::UDP | SlotWord::LEARNING;
         }
     }
-    if gone(udp_base) || flags & SlotWord::LEARNING == 0 {
+    if left(udp_base) || flags & SlotWord::LEARNING == 0 {
         flags &= !SlotWord::LEARNING;
         udp_base = cur;
     }

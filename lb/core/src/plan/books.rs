@@ -17,6 +17,7 @@ use super::{
 use crate::{
     config::Capacity,
     desired::{BackendId, BackendSet, Limits, VipKey},
+    health::Unfit,
     match_table::Place,
     ranges::RangeSet,
 };
@@ -38,6 +39,10 @@ pub(super) struct Books {
     pub(super) grown: Arc<BTreeMap<VipKey, usize>>,
     /// Slots of VIPs that the maps before these had in transit.
     pub(super) prior: Arc<BTreeMap<VipKey, Prior>>,
+    /// Members that took no new flows in the last plan.
+    pub(super) unfit: BTreeSet<Unfit>,
+    /// Backends at which no VIP kept UDP flows in the last plan.
+    pub(super) without_datagrams: BTreeSet<BackendId>,
     /// See [`super::draft::Draft`].
     pub(super) lines_in_use: BTreeSet<BackendIndex>,
     /// What an interrupted plan left that is nobody's: the next plan clears it.
@@ -113,6 +118,8 @@ impl Books {
             settings: Default::default(),
             grown: Arc::default(),
             prior: Arc::default(),
+            unfit: BTreeSet::new(),
+            without_datagrams: BTreeSet::new(),
             lines_in_use: BTreeSet::new(),
             leftovers: Leftovers::default(),
             undo: Vec::new(),

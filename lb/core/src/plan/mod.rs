@@ -13,6 +13,7 @@
 //! | `tables`, `sets` | lookup tables and range sets, shared by content |
 //! | `entries` | the order of words of a match entry |
 //! | `transit` | wide tables: made for a move, ended slot by slot |
+//! | `health` | which members take no new flows |
 //! | `moment` | what a plan must know of time and packets |
 //! | `vips` | what a VIP needs before it is published or retargeted |
 //! | `observe` | what is shown |
@@ -27,7 +28,7 @@
 //!    place is written again. All such moves of a plan share the two, unless one waits for another.
 //! 5. VIP by VIP: table, range set, options, then the match entry (meta first, the key's last word last) or, for a VIP that is
 //!    there already, one store of its meta. Then new address entries.
-//! 6. Grace. Lines of backends that nothing names any more are cleared; tables, ranges and positions are free for later plans
+//! 6. Grace. UDP flows that were recorded at backends that are unhealthy now are forgotten. Lines of backends that nothing names any more are cleared; tables, ranges and positions are free for later plans
 //!    (or for this one, where it would not fit otherwise: then there is a grace period more).
 //!
 //! # If carrying out a plan fails, or ends with the process
@@ -42,6 +43,7 @@ mod books;
 mod draft;
 mod entries;
 mod error;
+mod health;
 mod image;
 mod moment;
 mod observe;
@@ -72,6 +74,7 @@ use self::{
     books::Books,
     draft::Draft,
     entries::Entries,
+    health::Laid,
     tables::{Hold, SetKey},
     transit::Origin,
 };
@@ -217,8 +220,11 @@ impl Planner {
         self.check_features(desired)?;
         let before = self.books.rest();
         let mut in_use = std::mem::take(&mut self.books.lines_in_use);
+        let laid = Laid::new(desired, moment, &self.books.unfit);
         let mut planning = Planning {
             desired,
+            laid,
+            had_transits: !self.books.lookup.wide.is_empty(),
             capacity: &self.capacity,
             hz: self.hz,
             keeps_flows: self.config.features & feature::TRANSIT != 0,
@@ -236,7 +242,9 @@ impl Planner {
         };
         match planning.run(hops) {
             Ok(()) => {
-                let (summary, writes) = (planning.summary, planning.draft.finish());
+                let (summary, unfit) = (planning.summary, planning.laid.known());
+                let writes = planning.draft.finish();
+                self.books.unfit = unfit;
                 self.entries.commit();
                 self.books.commit();
                 self.books.lines_in_use = in_use;
@@ -312,6 +320,9 @@ impl Planner {
 /// One run of the planner.
 struct Planning<'a> {
     desired: &'a Desired,
+    laid: Laid<'a>,
+    /// Slots were in transit before this plan: records of flows may count.
+    had_transits: bool,
     capacity: &'a Capacity,
     hz: u32,
     /// The program follows flows in transit.
@@ -321,8 +332,9 @@ struct Planning<'a> {
     entries: &'a mut Entries,
     draft: Draft<'a>,
     leaving: Leaving,
-    /// Sets seen in this run, by where they stand in memory and the slots asked for: equal ones are mostly the same one.
-    set_keys: BTreeMap<(usize, usize), SetKey>,
+    /// Sets seen in this run, by where they and those out of them stand in memory, and the slots asked for: equal ones are mostly the
+    /// same one.
+    set_keys: BTreeMap<(usize, usize, usize), SetKey>,
     /// Slots of sets seen in this run.
     built: BTreeMap<SetKey, Arc<[u16]>>,
     /// Moves made in this run, to a set, and the wide table of each that needs one.
@@ -368,6 +380,7 @@ impl Planning<'_> {
         self.plan_vips()?;
         self.plan_addresses(&addresses);
         let waited = self.reclaim();
+        let waited = self.forget_datagrams(waited);
         // Cleared at the very end: tables in use until then may name them.
         let forgettable = self.forgettable_backends();
         if !forgettable.is_empty() {

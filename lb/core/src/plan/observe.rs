@@ -11,6 +11,7 @@ use xdp_prog::abi::{Activity, BackendIndex, BackendLine, SlotWord, VipIndex};
 use super::{Planner, Table, books::VipState, transit::words};
 use crate::{
     desired::{BackendId, BackendSet, VipKey},
+    health::Unfit,
     transit::elapsed,
 };
 
@@ -27,6 +28,8 @@ pub struct VipInfo<'a> {
     pub shared_by: usize,
     /// Where its flows go.
     pub set: &'a Arc<BackendSet>,
+    /// Who of the set takes none of its new flows, for all that is known of their health.
+    pub unfit: Option<&'a Unfit>,
     /// A client's address alone chooses.
     pub client_affinity: bool,
 }
@@ -208,6 +211,7 @@ fn info(key: VipKey, state: &VipState, shared_by: usize) -> VipInfo<'_> {
         table: state.table,
         shared_by,
         set: &state.set.set,
+        unfit: state.set.unfit.as_ref(),
         client_affinity: state.client_affinity,
     }
 }

@@ -10,10 +10,12 @@
 //! | `lines` | the order in which words of backend lines change |
 //! | `scenarios` | the orders that the design names, one by one |
 //! | `transit` | flows that live while plans are carried out |
+//! | `health` | flows of backends that fall ill, die and recover |
 
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod adopt;
+mod health;
 mod lines;
 mod meaning;
 mod properties;

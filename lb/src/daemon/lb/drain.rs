@@ -102,8 +102,8 @@ impl Lb {
             return Err(format!("{what}: {}{back}", report(&error)));
         }
         self.revision += 1;
-        self.slow
-            .publish(&self.file.config, &self.tables.drained(&desired), &now.next_hops);
+        let (drained, overlay) = (self.tables.drained(&desired), &self.tables.overlay);
+        self.slow.publish(&self.file.config, &drained, &now.next_hops, overlay);
         capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
         Ok(())
     }

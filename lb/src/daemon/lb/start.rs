@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use anyhow::Context as _;
 use lb_core::{drain::Drains, worker::unclaimed_prefixes};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -14,6 +15,7 @@ use crate::{
         unclaimed::{Priority, Unclaimed},
     },
     datapath::Pins,
+    health::HealthDriver,
     metrics::Metrics,
     nexthop::NextHopDriver,
     source::{drains, file::LbFile},
@@ -48,6 +50,7 @@ impl Lb {
         check_free(&file.config.interfaces, &left.attachments)?;
         left.check_seed(&file, keeping.new_seed)?;
         let is_first = left.attachments.is_empty();
+        let health = HealthDriver::start().context("cannot start the health thread")?;
 
         let mut unclaimed = Unclaimed::new(Priority::Lb).await?;
         // Rules first: what the tables hand up must not get away.
@@ -90,6 +93,8 @@ impl Lb {
             source,
             file,
             driver,
+            health,
+            left: Default::default(),
             tables,
             slow,
             capture: None,
@@ -109,6 +114,8 @@ impl Lb {
         for (backend, drain) in lb.tables.drains.iter() {
             tracing::info!(%backend, since = drain.since, deadline = drain.deadline, "is drained, from before");
         }
+        lb.health.hear(&view.borrow());
+        lb.watch_health();
         lb.say_programmed();
         Ok(lb)
     }

@@ -163,6 +163,7 @@ impl Index {
                 To::Some { .. } => false,
             };
             vip.keeps_datagrams = somebody && keeps_datagrams(key.port);
+            vip.checks.clone_from(&parsed.checks);
             Some(vip)
         };
         let served: BTreeMap<VipKey, Vip> = keys.iter().filter_map(|key| Some((*key, vip(key)?))).collect();
@@ -341,6 +342,7 @@ fn is_same(a: &Vip, b: &Vip) -> bool {
         clamp_mss,
         client_affinity,
         keeps_datagrams,
+        checks,
     } = a;
     Arc::ptr_eq(set, &b.set)
         && *limits == b.limits
@@ -349,4 +351,5 @@ fn is_same(a: &Vip, b: &Vip) -> bool {
         && *clamp_mss == b.clamp_mss
         && *client_affinity == b.client_affinity
         && *keeps_datagrams == b.keeps_datagrams
+        && *checks == b.checks
 }

@@ -1,3 +1,4 @@
+mod health;
 mod lists;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
