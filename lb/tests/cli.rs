@@ -12,8 +12,9 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 12] = [
-    "run", "node", "check", "status", "vips", "backends", "counters", "top", "explain", "capture", "kube", "help",
+const COMMANDS: [&str; 14] = [
+    "run", "node", "detach", "check", "status", "vips", "backends", "counters", "top", "explain", "capture", "drain",
+    "kube", "help",
 ];
 
 const GOOD: &str = "
@@ -431,4 +432,50 @@ fn a_daemon_that_hangs_up_before_it_is_asked_is_no_success() {
             text(&output.stderr)
         );
     }
+}
+
+/// Through HTTP to an API server: its double.
+#[test]
+fn a_node_of_a_cluster_is_drained_for_all_lb_nodes_by_its_label() {
+    let server = apiserver::ApiServer::builder().start();
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "worker-1", "labels": {"zone": "a"}}});
+    server.create(node).expect("a node");
+    let directory = TempDir::new().expect("a directory");
+    let kubeconfig = directory.path().join("kubeconfig");
+    fs::write(&kubeconfig, server.kubeconfig()).expect("a file");
+    let kubeconfig = kubeconfig.to_str().expect("UTF-8");
+    let drain = |name: &str, more: &[&str]| {
+        vipline(&[&["drain", "backend", name, "--kube", "--kubeconfig", kubeconfig], more].concat())
+    };
+    let labels = || server.read("nodes", "", "worker-1").expect("a node")["metadata"]["labels"].clone();
+
+    let output = drain("worker-1", &["-o", "json"]);
+    assert!(output.status.success(), "{output:?}");
+    let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(said, json!({"node": "worker-1", "excluded": true, "changed": true}));
+    let excluded = json!({"zone": "a", "node.kubernetes.io/exclude-from-external-load-balancers": "true"});
+    assert_eq!(labels(), excluded);
+    let writes = server.writes().of("*", "nodes", "*");
+    let output = drain("worker-1", &[]);
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("already"),
+        "{output:?}"
+    );
+    assert_eq!(server.writes().of("*", "nodes", "*"), writes, "nothing to write");
+    assert!(drain("worker-1", &["--undo"]).status.success());
+    assert_eq!(labels(), json!({"zone": "a"}));
+
+    let output = drain("worker-9", &[]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && error.contains("worker-9") && error.contains("kubectl get nodes"),
+        "{error}"
+    );
+    server.faults().fail_always("*", "nodes", 403);
+    let output = drain("worker-1", &[]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && error.contains("did not change node worker-1"),
+        "{error}"
+    );
 }

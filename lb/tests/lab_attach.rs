@@ -34,7 +34,7 @@ fn refused(topology: &Topology, file: &LbFile) -> Result<String> {
 }
 
 #[test]
-fn a_stop_detaches_and_takes_the_socket_and_the_rules_away() -> Result<()> {
+fn with_nothing_pinned_a_stop_detaches_and_takes_the_socket_and_the_rules_away() -> Result<()> {
     if !require_root()? {
         return Ok(());
     }
@@ -45,6 +45,7 @@ fn a_stop_detaches_and_takes_the_socket_and_the_rules_away() -> Result<()> {
         file.members("v4").push(("lb-1".to_owned(), lb.addr_v4().into(), 100));
         file.more("tunnel: { sources: [10.20.2.2], vip_prefixes: [203.0.113.0/24, \"2001:db8:f00d::/64\"] }")
     })?;
+    bed.unpin()?;
     let ns = bed.topology.lb(0).ns().clone();
     let rules = || Ok::<_, anyhow::Error>(ns.sh("ip -4 rule")? + &ns.sh("ip -6 rule")?);
     for (signal, name) in [(Signal::SIGTERM, "SIGTERM"), (Signal::SIGINT, "SIGINT")] {
@@ -75,11 +76,12 @@ fn a_stop_detaches_and_takes_the_socket_and_the_rules_away() -> Result<()> {
 }
 
 #[test]
-fn a_killed_daemon_leaves_no_program_and_the_next_one_starts() -> Result<()> {
+fn with_nothing_pinned_a_killed_daemon_leaves_no_program_and_the_next_one_starts() -> Result<()> {
     if !require_root()? {
         return Ok(());
     }
     let mut bed = Bed::simple(2, &[(TCP, vip())])?;
+    bed.unpin()?;
     let ns = bed.topology.lb(0).ns().clone();
     bed.lbs[0].end(Signal::SIGKILL)?;
     eventually("the kernel takes the program away", || {
@@ -246,11 +248,12 @@ struct Restarted {
     silence: Duration,
 }
 
-/// Keeps connections busy while the daemon is ended by `signal` and started again with `seed`.
+/// Keeps connections busy while the daemon, whose data plane ends with it, is ended by `signal` and started again with `seed`.
 fn restart(signal: Option<Signal>, seed: &str) -> Result<Restarted> {
     let mut bed = Bed::start(Topology::builder().build()?, |topology, lb| {
         LbFile::new(topology, lb).vips(&[(TCP, vip())], "v4")
     })?;
+    bed.unpin()?;
     let client = bed.topology.client().with_timeout(Duration::from_secs(8));
     let load = Load::start(&client, vip(), LoadKind::KeepAlive, 12)?;
     load.wait_for(200, PATIENCE)?;

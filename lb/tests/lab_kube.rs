@@ -163,6 +163,17 @@ fn a_table_is_served_and_the_node_says_so() -> Result<()> {
     bed.cluster.delete_table("shop.web");
     bed.wait_for_vips(0)?;
     assert!(!bed.is_served(1)?);
+    // Others would not know of it.
+    let refused = bed
+        .lb
+        .cli(&["drain", "backend", "worker-1"])
+        .err()
+        .map(|error| format!("{error:#}"));
+    let refused = refused.context("a drain that only this node knows of")?;
+    assert!(
+        refused.contains("--kube") && refused.contains("told by a cluster"),
+        "{refused}"
+    );
     Ok(())
 }
 
@@ -306,7 +317,9 @@ fn a_restart_without_an_api_server_serves_what_was_served() -> Result<()> {
         endpoint.close();
     }
     bed.lb.end(Signal::SIGTERM)?;
-    assert!(!bed.is_served(1)?, "the control: without a daemon nobody serves");
+    bed.assert_served(1)?;
+    assert!(bed.lb.detach()?.status.success());
+    assert!(!bed.is_served(1)?, "the control: with nothing pinned nobody serves");
     bed.lb.start_again_unready()?;
     eventually("it serves from the cache", || {
         Ok(bed.lb.status().is_ok_and(|status| status.vips == 4))

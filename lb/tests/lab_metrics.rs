@@ -11,6 +11,7 @@ use std::{
 use anyhow::Result;
 use lab::{Proto, require_root};
 use lab_support::{Bed, METRICS, Scrape, eventually, vip_v4};
+use nix::sys::signal::Signal;
 
 const VIP: &str = "address=\"203.0.113.1\",protocol=\"tcp\",port=\"80\"";
 
@@ -29,11 +30,11 @@ fn scrape(bed: &Bed) -> Result<Scrape> {
 }
 
 #[test]
-fn metrics_say_what_the_other_commands_say_and_go_on_over_another_program() -> Result<()> {
+fn metrics_say_what_the_other_commands_say_and_go_on_over_another_program_and_a_restart() -> Result<()> {
     if !require_root()? {
         return Ok(());
     }
-    let bed = bed()?;
+    let mut bed = bed()?;
     let before = scrape(&bed)?;
     assert_eq!(before.value("vipline_serving"), Some(1.0));
     assert_eq!(before.value("vipline_vips"), Some(2.0));
@@ -49,8 +50,8 @@ fn metrics_say_what_the_other_commands_say_and_go_on_over_another_program() -> R
         "the control: nobody has asked anything"
     );
     bed.topology.client().http_get(vip_v4(1, 80), 40)?;
-    let check = |what: &str| -> Result<f64> {
-        let (shown, vips, backends) = (scrape(&bed)?, bed.lb().vips()?, bed.lb().backends()?);
+    let check = |bed: &Bed, what: &str| -> Result<f64> {
+        let (shown, vips, backends) = (scrape(bed)?, bed.lb().vips()?, bed.lb().backends()?);
         let of_vips: u64 = vips.iter().map(|vip| vip.packets).sum();
         assert_eq!(shown.sum("vipline_vip_packets_total"), of_vips as f64, "{what}");
         let of_backends: u64 = backends.iter().map(|backend| backend.packets).sum();
@@ -62,7 +63,7 @@ fn metrics_say_what_the_other_commands_say_and_go_on_over_another_program() -> R
         assert_eq!(forwarded, Some(bed.lb().counted()?.of("forward tx") as f64), "{what}");
         Ok(shown.value(&packets).unwrap_or_default())
     };
-    let first = check("after 40 requests")?;
+    let first = check(&bed, "after 40 requests")?;
     assert!(first >= 40.0 * 3.0, "{first}");
 
     // Another program, with maps of its own.
@@ -74,12 +75,24 @@ fn metrics_say_what_the_other_commands_say_and_go_on_over_another_program() -> R
     bed.lb().reload_lb(&file)?;
     assert!(bed.lb().log()?.contains("the program is replaced in place"));
     assert_eq!(
-        check("in another program")?,
+        check(&bed, "in another program")?,
         first,
         "nothing is lost, and nothing counted twice"
     );
     bed.topology.client().http_get(vip_v4(1, 80), 10)?;
-    assert!(check("after 10 more")? > first);
+    let second = check(&bed, "after 10 more")?;
+    assert!(second > first);
+
+    // Another process. What it finds is what was there, and what was counted while there was none.
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let before = check(&bed, signal.as_str())?;
+        bed.lbs[0].end(signal)?;
+        assert!(Scrape::of(bed.topology.lb(0)).is_err(), "{signal}: nobody answers");
+        bed.topology.client().http_get(vip_v4(1, 80), 10)?;
+        bed.lbs[0].start_again()?;
+        let after = check(&bed, signal.as_str())?;
+        assert!(after >= before + 10.0 * 3.0, "{signal}: {after}, and {before} before");
+    }
 
     // A file that is refused, and a good one again.
     let refused = bed.lb().reload("interfaces: []\n");

@@ -353,7 +353,8 @@ fn a_file_that_needs_another_program_gets_it_in_place_and_nothing_is_lost() -> R
     }
     traffic.assert_nothing_lost("eight programs")?;
 
-    // The twin: the same by starting the daemon again.
+    // The twin: the same by starting the daemon again, with nothing pinned.
+    bed.unpin()?;
     let traffic = Traffic::start(&bed)?;
     for _ in 0..2 {
         bed.lbs[0].end(Signal::SIGTERM)?;

@@ -5,11 +5,16 @@
 
 mod lab_support;
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::Result;
 use lab::{Conn, Proto, Topology, require_root};
 use lab_support::{Bed, LbFile, assert_spread, eventually, vip_v4, vip_v6};
+use nix::sys::signal::Signal;
 
 const BOTH: [Proto; 2] = [Proto::Tcp, Proto::Udp];
 const WORKERS: u8 = 4;
@@ -240,6 +245,124 @@ fn a_program_that_is_replaced_in_transit_goes_on_with_its_flows() -> Result<()> 
         (0, 0),
         "one change more"
     );
+    Ok(())
+}
+
+/// Ends the daemon, and starts it again with a file that no daemon has seen before.
+fn restart(bed: &mut Bed, signal: Signal, file: &LbFile) -> Result<String> {
+    let before = bed.lb().log()?;
+    bed.lbs[0].end(signal)?;
+    bed.lb().write(&file.yaml(&bed.lb().socket()))?;
+    bed.lbs[0].start_again()?;
+    let log = bed.lb().log()?;
+    Ok(log.strip_prefix(&before).unwrap_or_default().to_owned())
+}
+
+fn without_worker_3(bed: &Bed) -> LbFile {
+    let mut file = bed.file();
+    for (set, suffix) in [("v4", ""), ("v6", "-v6")] {
+        let gone = format!("worker-3{suffix}");
+        file.members(set).retain(|member| member.0 != gone);
+    }
+    file
+}
+
+const GOES_ON: &str = "goes on with the maps of the process before";
+
+/// A worker leaves while no daemon runs: the next one finds its slots in the maps alone, and so do all after that.
+#[test]
+fn a_change_that_comes_with_a_restart_is_a_transit_too_and_restarts_in_it_go_on_with_it() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let mut bed = bed("")?;
+    let mut open = Open::all(&bed, 20_000)?;
+    let file = without_worker_3(&bed);
+    let log = restart(&mut bed, Signal::SIGKILL, &file)?;
+    assert!(log.contains(GOES_ON), "{log}");
+    assert_eq!(open.ask(&bed).broken, 0, "those at a backend that only the maps name");
+    let at_gone = open.at("worker-3");
+    assert!(at_gone > 0);
+    let mut young = Open::all(&bed, 21_000)?;
+    assert_eq!((young.servers().get("worker-3"), young.ask(&bed).broken), (None, 0));
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let log = restart(&mut bed, signal, &file)?;
+        assert!(log.contains(&format!("{GOES_ON} writes=0")), "{log}");
+        assert_eq!(
+            (open.ask(&bed).broken, young.ask(&bed).broken),
+            (0, 0),
+            "{signal} in transit"
+        );
+        assert_eq!(open.at("worker-3"), at_gone);
+    }
+    // One change more, and one that needs another program with maps of its own.
+    let mut heavier = file.clone();
+    for (set, suffix) in [("v4", ""), ("v6", "-v6")] {
+        heavier.weight(set, &format!("worker-2{suffix}"), 400);
+    }
+    let log = restart(&mut bed, Signal::SIGTERM, &heavier)?;
+    assert!(log.contains(GOES_ON), "{log}");
+    assert_eq!(
+        (open.ask(&bed).broken, young.ask(&bed).broken),
+        (0, 0),
+        "one change more"
+    );
+    let mut third = Open::all(&bed, 22_000)?;
+    let other = heavier.more("protection: { denied_sources: [192.0.2.0/24] }");
+    let log = restart(&mut bed, Signal::SIGKILL, &other)?;
+    assert!(log.contains("new maps take the place"), "{log}");
+    let broken = [&mut open, &mut young, &mut third].map(|open| open.ask(&bed).broken);
+    assert_eq!((broken, open.at("worker-3")), ([0; 3], at_gone), "in maps of its own");
+    println!(
+        "{at_gone} of {} stayed at the one that is gone, over five restarts",
+        total()
+    );
+    Ok(())
+}
+
+/// The twin: nothing is pinned, so what is in transit goes with the process.
+#[test]
+fn with_nothing_pinned_a_restart_in_transit_breaks_what_lives_elsewhere() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let mut bed = bed("")?;
+    bed.unpin()?;
+    let mut open = Open::all(&bed, 20_000)?;
+    let file = without_worker_3(&bed);
+    bed.lb().reload_lb(&file)?;
+    assert_eq!(open.ask(&bed).broken, 0, "the control: a change, and no restart");
+    let at_gone = open.at("worker-3");
+    restart(&mut bed, Signal::SIGTERM, &file)?;
+    let broken = open.ask(&bed).broken;
+    assert!(
+        at_gone > 0 && broken >= at_gone,
+        "{broken} of {at_gone} at the one that is gone"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_transit_that_a_restart_went_on_with_ends_in_time() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let mut bed = bed(SHORT)?;
+    let mut open = Open::all(&bed, 20_000)?;
+    let file = without_worker_3(&bed);
+    bed.lb().reload_lb(&file)?;
+    let gone: IpAddr = bed.topology.worker(2).addr_v4().into();
+    let log = restart(&mut bed, Signal::SIGKILL, &file)?;
+    assert!(log.contains(GOES_ON), "{log}");
+    let known = || -> Result<bool> { Ok(bed.lb().backends()?.iter().any(|backend| backend.address == gone)) };
+    // Longer than the timeout: who speaks is kept all the same.
+    for _ in 0..6 {
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(open.ask(&bed).broken, 0);
+    }
+    assert!(known()? && open.at("worker-3") > 0);
+    drop(open);
+    eventually("worker-3 is forgotten", || Ok(!known()?))?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod churn;
 #[cfg(feature = "control")]
 mod control;
 mod interrupt;
@@ -43,7 +44,9 @@ enum Mode {
     /// The control plane at scale: operator and LB node beside an API server double, beside the design's goals (root)
     #[cfg(feature = "control")]
     Control(control::Args),
-    /// Print a recorded `prog`, `slow` or `control -o json` as a table
+    /// Connections broken while backends and LB nodes change, beside a stateless Maglev and a table of all flows: simulated, or with real connections (--lab, root)
+    Churn(churn::Args),
+    /// Print a recorded `prog`, `slow`, `control` or `churn -o json` as a table
     Show {
         /// The record, such as perf/record/DATE_MACHINE/prog.json
         file: PathBuf,
@@ -103,6 +106,7 @@ fn main() -> ExitCode {
         Mode::Slow(args) => slow(&args),
         #[cfg(feature = "control")]
         Mode::Control(args) => control(&args),
+        Mode::Churn(args) => churn(&args),
         Mode::Show { file } => show(&file),
     };
     match outcome {
@@ -170,6 +174,20 @@ fn control(args: &control::Args) -> Result<ExitCode> {
     })
 }
 
+/// Exit codes as those of [`prog()`]; 1 where a living flow broke that must not.
+fn churn(args: &churn::Args) -> Result<ExitCode> {
+    let interrupt = Interrupt::hold()?;
+    let report = churn::run(args, &interrupt, &Progress::new())?;
+    print(args.output, &report, churn::write_table)?;
+    Ok(if report.interrupted {
+        ExitCode::from(130)
+    } else if report.has_failed() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
 /// Writes a report as it was asked for.
 fn print<T: serde::Serialize>(
     output: Output,
@@ -197,6 +215,10 @@ fn show(file: &Path) -> Result<ExitCode> {
     #[cfg(feature = "control")]
     if let Ok(report) = serde_json::from_slice::<control::Report>(&text) {
         control::write_table(&report, &mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Ok(report) = serde_json::from_slice::<churn::Report>(&text) {
+        churn::write_table(&report, &mut out)?;
         return Ok(ExitCode::SUCCESS);
     }
     let report: Report = serde_json::from_slice(&text).with_context(|| format!("{} is no record", file.display()))?;

@@ -175,6 +175,18 @@ impl<K: MatchKey> MatchTable<K> {
         Err(Full { buckets: seen.len() })
     }
 
+    /// Notes that a key stands somewhere, for who found it there; `false`, and nothing has changed, where the way is taken or nobody
+    /// would look for it there.
+    pub fn found(&mut self, key: K, place: Place) -> bool {
+        let index = place.bucket as usize * K::WAYS + place.way as usize;
+        let free = (place.way as usize) < K::WAYS && self.ways.get(index).is_some_and(Option::is_none);
+        let fits = free && key.choices(self.salt, self.mask).contains(&place.bucket) && self.find(key).is_none();
+        if fits {
+            self.set(place, Some(key));
+        }
+        fits
+    }
+
     /// Removes a key; where it stood.
     pub fn remove(&mut self, key: K) -> Option<Place> {
         let place = self.find(key)?;

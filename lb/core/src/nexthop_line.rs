@@ -2,22 +2,46 @@
 //!
 //! Never resolves anything and never decides when a line may be written.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use xdp_prog::abi::{BackendLine, LineMeta, OuterHeader};
+use zerocopy::IntoBytes as _;
 
 use crate::desired::{NextHop, Via, VlanTags};
 
-/// The line of a backend at `address` that stood at `current` so far. While a backend is unresolved or this node, the words
-/// other than the first mean nothing and stay as they are.
+/// The line of a backend at `address` that stood at `current` so far. While a backend is unresolved or this node, packets read no
+/// word but the first. The others stay as they are, or come to name the backend's address: a line says whose it is
+/// ([`address_of`]).
 pub fn line(current: &BackendLine, address: IpAddr, hop: &NextHop) -> BackendLine {
     match hop {
-        NextHop::Unresolved => BackendLine { meta: 0, ..*current },
-        NextHop::Local => BackendLine {
-            meta: LineMeta::LOCAL,
-            ..*current
-        },
-        NextHop::Via(via) => line_via(address, via).unwrap_or(BackendLine { meta: 0, ..*current }),
+        NextHop::Unresolved => unused(current, address, 0),
+        NextHop::Local => unused(current, address, LineMeta::LOCAL),
+        NextHop::Via(via) => line_via(address, via).unwrap_or_else(|| unused(current, address, 0)),
+    }
+}
+
+fn unused(current: &BackendLine, address: IpAddr, meta: u64) -> BackendLine {
+    let outer = match address {
+        _ if address_of(current) == Some(address) => OuterHeader(current.outer),
+        IpAddr::V4(address) => OuterHeader::v4(Ipv4Addr::UNSPECIFIED, address),
+        IpAddr::V6(address) => OuterHeader::v6(Ipv6Addr::UNSPECIFIED, address),
+    };
+    BackendLine {
+        meta,
+        outer: outer.0,
+        ..*current
+    }
+}
+
+/// The backend's address that a line names, whatever else it says; `None` where it names none.
+pub fn address_of(line: &BackendLine) -> Option<IpAddr> {
+    const V4: u8 = 0x45;
+    const V6: u8 = 0x60;
+    let header = line.outer.as_bytes();
+    match header.first() {
+        Some(&V4) => Some(<[u8; 4]>::try_from(header.get(16..20)?).ok()?.into()),
+        Some(&V6) => Some(<[u8; 16]>::try_from(header.get(24..40)?).ok()?.into()),
+        Some(_) | None => None,
     }
 }
 
@@ -104,8 +128,34 @@ mod tests {
     #[test]
     fn a_source_of_the_other_family_leaves_the_backend_unresolved() {
         let current = line_via("192.0.2.9".parse().unwrap(), &via()).unwrap();
-        let after = line(&current, "2001:db8::9".parse().unwrap(), &NextHop::Via(via()));
-        assert_eq!(after, BackendLine { meta: 0, ..current });
+        let address: IpAddr = "2001:db8::9".parse().unwrap();
+        let after = line(&current, address, &NextHop::Via(via()));
+        assert_eq!(address_of(&after), Some(address));
+        let outer = after.outer;
+        assert_eq!(
+            after,
+            BackendLine {
+                meta: 0,
+                outer,
+                ..current
+            }
+        );
+    }
+
+    #[test]
+    fn a_line_names_its_backend_also_while_it_cannot_be_reached() {
+        let nothing = BackendLine::default();
+        assert_eq!(address_of(&nothing), None);
+        for text in ["192.0.2.9", "2001:db8::9"] {
+            let address: IpAddr = text.parse().unwrap();
+            for hop in [NextHop::Unresolved, NextHop::Local] {
+                let named = line(&nothing, address, &hop);
+                assert_eq!(address_of(&named), Some(address));
+                assert!(!LineMeta(named.meta).has(LineMeta::RESOLVED));
+            }
+        }
+        let resolved = line_via("192.0.2.9".parse().unwrap(), &via()).unwrap();
+        assert_eq!(address_of(&resolved), Some("192.0.2.9".parse().unwrap()));
     }
 
     #[test]

@@ -40,6 +40,19 @@ impl RangeSet {
         )
     }
 
+    /// The set that [`Self::padded`] gave; `None` if it is none.
+    pub fn from_padded(padded: &[Range]) -> Option<Self> {
+        let mut ranges = padded.to_vec();
+        ranges.dedup();
+        if ranges == [Range::PADDING] {
+            ranges.clear();
+        }
+        let set = Self { ranges };
+        let whole = set.ranges.iter().all(|range| first(range) <= last(range));
+        let apart = set.ranges.windows(2).all(|pair| last(&pair[0]) < first(&pair[1]));
+        (whole && apart && set.padded() == padded).then_some(set)
+    }
+
     /// The ranges, without padding.
     pub fn ranges(&self) -> &[Range] {
         &self.ranges
@@ -287,6 +300,7 @@ mod tests {
                 prop_assert!(last(&pair[0]) + 1 < first(&pair[1]));
             }
             prop_assert!(set.ranges().iter().all(|range| first(range) <= last(range)));
+            prop_assert_eq!(RangeSet::from_padded(&set.padded()), Some(set.clone()));
             let mut reversed = networks;
             reversed.reverse();
             prop_assert_eq!(RangeSet::from_cidrs(&reversed), set);

@@ -64,6 +64,25 @@ impl Blocks {
         Some(first)
     }
 
+    /// Takes the `1 << log2` elements at `first`, for who knows that they are in use; `false`, and nothing has changed, when they are
+    /// not all free or no such block.
+    pub fn take_at(&mut self, first: u32, log2: u32) -> bool {
+        let log2 = log2 as usize;
+        if log2 >= self.free.len() || first & ((1 << log2) - 1) != 0 {
+            return false;
+        }
+        let around = |size: usize| first & !((1 << size) - 1);
+        let Some(found) = (log2..self.free.len()).find(|size| self.free[*size].contains(&around(*size))) else {
+            return false;
+        };
+        self.free[found].remove(&around(found));
+        // Of every block that is halved on the way, the half without `first` stays free.
+        for size in log2..found {
+            self.free[size].insert(around(size) ^ 1 << size);
+        }
+        true
+    }
+
     /// Gives back what [`Self::take`] gave for the same `log2`.
     pub fn release(&mut self, first: u32, log2: u32) {
         let (mut first, mut log2) = (first, log2 as usize);
@@ -139,6 +158,12 @@ mod tests {
                 let used: u32 = owned.iter().map(|(_, log2)| 1 << log2).sum();
                 prop_assert_eq!(blocks.free(), 4096 - used);
             }
+            // Whoever knows who owns what has the same free blocks.
+            let mut again = whole.clone();
+            prop_assert!(owned.iter().all(|(first, log2)| again.take_at(*first, *log2)));
+            prop_assert_eq!(&again, &blocks);
+            prop_assert!(!owned.iter().any(|(first, log2)| again.take_at(*first, *log2)));
+            prop_assert_eq!(&again, &blocks);
             owned.into_iter().for_each(|(first, log2)| blocks.release(first, log2));
             prop_assert_eq!(blocks, whole);
         }

@@ -35,19 +35,24 @@
 //! - [`Veth`]: a pair of interfaces between two namespaces, with the offloads that break XDP turned off.
 //! - [`Topology`]: client, router, LB nodes and workers, wired and routed.
 //! - [`Server`], [`Client`], [`Load`]: real TCP and UDP at both ends.
+//! - [`Stream`]: many datagrams a second, an exact count of those that arrive, and where others were seen last.
+//! - [`Bpffs`]: a BPF file system that goes with the test.
 //! - [`KubeProxy`]: what kube-proxy makes a worker do with a VIP.
 //! - [`RawSocket`], [`Counters`]: what was on the wire, and which way it went.
 //! - [`Capture`]: tcpdump, read back through tshark. [`Ended`]: how another tool ended that ran within a limit of time.
 //! - [`program`]: the test bed's own XDP and tc programs.
 
+mod bpffs;
 mod capture;
 mod client;
 mod conn;
 mod counters;
+mod files;
 mod http;
 mod kube_proxy;
 mod load;
 mod netns;
+mod nft_counter;
 mod node;
 mod process;
 pub mod program;
@@ -58,15 +63,18 @@ mod server;
 mod service;
 mod site;
 mod socket;
+mod stream;
 mod tool;
 mod topology;
 mod veth;
 mod wiring;
 
+pub use bpffs::Bpffs;
 pub use capture::{Capture, Captured};
 pub use client::{Client, Reply};
 pub use conn::Conn;
 pub use counters::{Count, Counters, LinkCount, Traffic};
+pub use files::raise_open_files;
 pub use kube_proxy::{KubeProxy, Policy, Proto, ServiceRule, VipRule};
 pub use load::{Load, LoadKind, LoadReport};
 pub use netns::Netns;
@@ -77,6 +85,7 @@ pub use raw::RawSocket;
 pub use root::require_root;
 pub use run::output;
 pub use server::Server;
+pub use stream::{Pace, Passed, Stream, StreamReport};
 pub use tool::Ended;
 pub use topology::{MAX_LBS, MAX_WORKERS, Mtus, Topology, TopologyBuilder};
 pub use veth::{End, Veth};

@@ -6,6 +6,8 @@ use clap::{Args as Arguments, Parser, Subcommand, ValueEnum, builder::PossibleVa
 use xdp_prog::verdict::{Fate, Verdict};
 
 use crate::control::{ProtocolName, RATE, RATE_MAX, SNAPLEN, SNAPLEN_MAX, SNAPLEN_MIN, VipFilter};
+use crate::daemon::Keeping;
+use crate::datapath::PinPlace;
 use crate::source::kube::KubeSettings;
 
 /// Where the daemon of an LB node listens.
@@ -16,6 +18,8 @@ pub(super) const LB_FILE: &str = "/etc/vipline/lb.yaml";
 pub(super) const NODE_FILE: &str = "/etc/vipline/node.yaml";
 /// Cache of an LB node.
 pub(super) const LB_CACHE: &str = "/var/lib/vipline/kube.json";
+/// What daemons keep.
+const STATE: &str = "/var/lib/vipline";
 /// Cache of a worker node.
 pub(super) const NODE_CACHE: &str = "/var/lib/vipline/kube-node.json";
 
@@ -38,10 +42,12 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Run the LB node's daemon until SIGTERM; SIGHUP or a change of the file reloads it.
+    /// Run the LB node's daemon until SIGTERM; SIGHUP or a change of the file reloads it. The data plane goes on when it ends.
     Run(RunArgs),
     /// Run the worker node's agent: decapsulates what LB nodes send to this node.
     Node(NodeArgs),
+    /// End the data plane that an ended `vipline run` left: programs, links, maps, rules. Says what it removed.
+    Detach(PinArgs),
     /// Validate a configuration without root; prints every error with its path.
     Check(CheckArgs),
     /// How the daemon is: interfaces, revision, last reload, packets by fate.
@@ -74,9 +80,73 @@ pub(super) enum Command {
                       vipline capture --vip 203.0.113.10 -w - | tshark -r - -T fields -e frame.comment"
     )]
     Capture(CaptureArgs),
+    /// Take a backend out of service without breaking its connections, and see what still lives there.
+    #[command(subcommand)]
+    Drain(DrainCommand),
     /// A word to an LB node's daemon that runs with --kube.
     #[command(subcommand)]
     Kube(KubeCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DrainCommand {
+    /// No new connections go to this backend; those that live there stay, until a deadline if there is one.
+    #[command(
+        long_about = "No new connections go to this backend from now on. TCP connections and UDP flows that live there stay, \
+                      until they end or the deadline comes. The daemon keeps the drain over restarts, until --undo or until the \
+                      backend is taken out of the configuration.\n\n\
+                      A datagram does not say whether its flow is new: for transit.udp_idle_timeout_s (2 minutes) UDP flows that \
+                      begin still go there and stay.\n\n\
+                      Connections of before the drain are not recorded one by one: how many there are is estimated from the \
+                      slots that still have packets of theirs.\n\n\
+                      With --kube the backend is a node of the cluster, and the label \
+                      node.kubernetes.io/exclude-from-external-load-balancers is set on it, with your own rights: all LB nodes \
+                      take it out, and their transit keeps its connections.",
+        after_help = "Examples: vipline drain backend worker-3\n          \
+                      vipline drain backend worker-3 --deadline 30m --wait\n          \
+                      vipline drain backend worker-3 --now\n          \
+                      vipline drain backend worker-3 --undo\n          \
+                      vipline drain backend worker-3 --kube --kubeconfig admin.conf"
+    )]
+    Backend(DrainArgs),
+    /// All backends that take no new connections, by a drain, weight 0 or because no set has them any more; and what still lives there.
+    List(AskArgs),
+}
+
+#[derive(Debug, Arguments)]
+pub(super) struct DrainArgs {
+    /// The backend, by its name.
+    #[arg(value_name = "NAME")]
+    pub(super) name: String,
+    /// Give up what still lives there after this long: `30m`, `1h 30m`.
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with_all = ["undo", "kube"])]
+    pub(super) deadline: Option<Duration>,
+    /// Give up at once what lives there: its connections break.
+    #[arg(long, conflicts_with_all = ["deadline", "undo", "kube"])]
+    pub(super) now: bool,
+    /// Also where it is the last backend that takes new connections of a VIP.
+    #[arg(long, conflicts_with_all = ["undo", "kube"])]
+    pub(super) force: bool,
+    /// Wait until nothing lives there any more, or no old connection has had a packet for --quiet.
+    #[arg(long, conflicts_with_all = ["undo", "kube"])]
+    pub(super) wait: bool,
+    /// How long must be quiet for --wait to end.
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "60s", requires = "wait")]
+    pub(super) quiet: Duration,
+    /// End the drain: new connections go there again.
+    #[arg(long)]
+    pub(super) undo: bool,
+    #[command(flatten)]
+    pub(super) ask: AskArgs,
+    /// The backend is a node of a cluster: all its LB nodes shall take it out.
+    #[arg(long)]
+    pub(super) kube: bool,
+    /// The way to the API server, with the right to patch nodes.
+    #[arg(long, value_name = "FILE", requires = "kube")]
+    pub(super) kubeconfig: Option<PathBuf>,
+    /// Which of the kubeconfig's contexts.
+    #[arg(long, value_name = "NAME", requires = "kube")]
+    pub(super) context: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -144,9 +214,61 @@ pub(super) struct RunArgs {
     pub(super) config: Option<PathBuf>,
     #[command(flatten)]
     pub(super) kube: KubeArgs,
+    #[command(flatten)]
+    pub(super) keep: KeepArgs,
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text")]
     pub(super) log: LogFormat,
+}
+
+/// Where a data plane outlives its daemon.
+#[derive(Debug, Arguments)]
+pub(super) struct PinArgs {
+    /// Which of the node's data planes: letters, digits, `-` and `_`.
+    #[arg(long, value_name = "NAME", env = "VIPLINE_INSTANCE", default_value = "default")]
+    pub(super) instance: String,
+    /// Where the BPF file system is, or shall be mounted.
+    #[arg(long, value_name = "DIRECTORY", env = "VIPLINE_BPFFS", default_value = "/sys/fs/bpf")]
+    pub(super) bpffs: PathBuf,
+}
+
+impl PinArgs {
+    pub(super) fn place(&self) -> PinPlace {
+        PinPlace {
+            bpffs: self.bpffs.clone(),
+            instance: self.instance.clone(),
+        }
+    }
+}
+
+/// How a daemon and what it puts in place belong together.
+#[derive(Debug, Arguments)]
+pub(super) struct KeepArgs {
+    #[command(flatten)]
+    pin: PinArgs,
+    /// Pin nothing: the data plane ends with the daemon.
+    #[arg(long)]
+    no_pin: bool,
+    /// Take another seed than that of the VIPs that are being served: their connections break.
+    #[arg(long)]
+    new_seed: bool,
+    /// Where drains (`vipline drain`) are kept over restarts; not with --kube, where the cluster keeps them
+    /// [default: /var/lib/vipline/drains-INSTANCE.json]
+    #[arg(long, value_name = "FILE")]
+    drains: Option<PathBuf>,
+}
+
+impl KeepArgs {
+    pub(super) fn keeping(&self) -> Keeping {
+        Keeping {
+            place: (!self.no_pin).then(|| self.pin.place()),
+            new_seed: self.new_seed,
+            drains: self
+                .drains
+                .clone()
+                .unwrap_or_else(|| format!("{STATE}/drains-{}.json", self.pin.instance).into()),
+        }
+    }
 }
 
 #[derive(Debug, Arguments)]
@@ -325,6 +447,15 @@ fn one_in(text: &str) -> Result<u32, String> {
         Ok(number) if number > 0 => Ok(number),
         _ => Err("give N, or 1-in-N, from 1 to 4294967295".to_owned()),
     }
+}
+
+/// A time as people write it, to the second.
+fn time(text: &str) -> Result<Duration, String> {
+    let time: jiff::SignedDuration = text
+        .parse()
+        .map_err(|error| format!("{error}; write it as 90s, 30m or 1h 30m"))?;
+    let seconds = u64::try_from(time.as_secs()).map_err(|_| "a time before now".to_owned())?;
+    Ok(Duration::from_secs(seconds))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

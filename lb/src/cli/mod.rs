@@ -2,6 +2,7 @@
 
 mod args;
 mod capture;
+mod drain;
 mod output;
 mod show;
 mod top;
@@ -44,13 +45,17 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => match args.kube.settings(LB_CACHE)? {
-            Some(settings) => daemon::run_kube(settings, args.config, args.log),
-            None => daemon::run(&args.config.unwrap_or_else(|| LB_FILE.into()), args.log),
+            Some(settings) => daemon::run_kube(settings, args.config, args.log, &args.keep.keeping()),
+            None => {
+                let config = args.config.unwrap_or_else(|| LB_FILE.into());
+                daemon::run(&config, args.log, &args.keep.keeping())
+            }
         },
         Command::Node(args) => match args.kube.settings(NODE_CACHE)? {
             Some(settings) => daemon::node_kube(settings, args.config, args.log),
             None => daemon::node(&args.config.unwrap_or_else(|| NODE_FILE.into()), args.log),
         },
+        Command::Detach(args) => detach(&args),
         Command::Check(args) => check(&args),
         Command::Status(args) => status(&args),
         Command::Vips(args) => print::<Vec<VipView>>(&args, &Request::Vips, |out, view| show::vips(out, view)),
@@ -73,6 +78,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Top(args) => top::run(&args),
         Command::Capture(args) => capture::run(args),
+        Command::Drain(command) => drain::run(command),
         Command::Kube(KubeCommand::Accept(args)) => accept(&args.socket),
     }
 }
@@ -111,6 +117,16 @@ fn show<T: serde::Serialize>(
         Format::Table => table(&mut out, view)?,
     }
     out.flush()
+}
+
+fn detach(args: &args::PinArgs) -> anyhow::Result<ExitCode> {
+    let lines = daemon::detach(&args.place())?;
+    let mut out = io::stdout().lock();
+    if lines.is_empty() {
+        writeln!(out, "nothing is pinned for instance `{}`", args.instance)?;
+    }
+    lines.iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn accept(socket: &Path) -> anyhow::Result<ExitCode> {

@@ -7,8 +7,8 @@ use std::{
 
 use super::output::{bytes, number, table};
 use crate::control::{
-    Affinity, BackendView, CountedBy, CounterView, ExplainView, FlowTableView, KubeView, NextHopKind, Role,
-    SlowPathView, StatusView, VipView,
+    Affinity, BackendView, CheckView, CountedBy, CounterView, DrainCause, DrainView, ExplainView, FlowTableView,
+    HealthSums, KubeView, NextHopKind, Role, SlowPathView, StatusView, VipView,
 };
 
 pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<()> {
@@ -60,12 +60,18 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
             None => writeln!(out)?,
         }
     }
+    if let Some(pinned) = &view.pinned {
+        writeln!(out, "pinned     {pinned}")?;
+    }
     if !view.features.is_empty() {
         writeln!(out, "features   {}", view.features.join(", "))?;
     }
     if view.role == Role::Lb {
         writeln!(out, "tables     {} VIPs, {} lookup tables", view.vips, view.tables)?;
         writeln!(out, "backends   {} of {} reachable", view.backends_ready, view.backends)?;
+        if let Some(health) = &view.health {
+            self::health(out, health)?;
+        }
     }
     if let Some(table) = &view.flow_table {
         flow_table(out, table)?;
@@ -104,6 +110,39 @@ fn flow_table(out: &mut dyn io::Write, view: &FlowTableView) -> io::Result<()> {
     } else {
         writeln!(out, "; NO ROOM for {}", listed(&unrecorded))
     }
+}
+
+fn health(out: &mut dyn io::Write, view: &HealthSums) -> io::Result<()> {
+    writeln!(
+        out,
+        "health     {} healthy, {} unknown, {} unhealthy, {} dead; {} checks, a probe waits {} ms",
+        view.healthy, view.unknown, view.unhealthy, view.dead, view.checks, view.late_ms
+    )?;
+    if view.vips_in_panic > 0 {
+        writeln!(
+            out,
+            "           PANIC: of {} VIPs so few backends are eligible that all are used",
+            view.vips_in_panic
+        )?;
+    }
+    if view.vips_refused > 0 {
+        writeln!(
+            out,
+            "           of {} VIPs NO BACKEND is eligible: new flows are refused",
+            view.vips_refused
+        )?;
+    }
+    if view.unprobed > 0 {
+        writeln!(
+            out,
+            "           {} checks are NOT MADE: there are too many",
+            view.unprobed
+        )?;
+    }
+    if !view.probes.is_empty() {
+        writeln!(out, "           probes: {}", listed(&view.probes))?;
+    }
+    Ok(())
 }
 
 fn kube(out: &mut dyn io::Write, view: &KubeView, status: &StatusView) -> io::Result<()> {
@@ -294,8 +333,11 @@ pub(super) fn backends(out: &mut dyn io::Write, views: &[BackendView]) -> io::Re
             view.name.clone(),
             view.address.to_string(),
             next_hop(&view.next_hop),
+            checks(&view.checks),
             if view.has_departed {
                 "older flows only".to_owned()
+            } else if view.is_drained {
+                "drained".to_owned()
             } else if shares.is_empty() {
                 "-".to_owned()
             } else {
@@ -312,6 +354,7 @@ pub(super) fn backends(out: &mut dyn io::Write, views: &[BackendView]) -> io::Re
             "BACKEND",
             "ADDRESS",
             "NEXT HOP",
+            "HEALTH",
             "SHARE",
             ">OPEN FLOWS",
             ">PACKETS",
@@ -319,6 +362,71 @@ pub(super) fn backends(out: &mut dyn io::Write, views: &[BackendView]) -> io::Re
         ],
         rows.collect(),
     )
+}
+
+/// What is not healthy, and why; else for how long all is.
+fn checks(views: &[CheckView]) -> String {
+    let of = |view: &CheckView| {
+        let since = duration(view.seconds);
+        let why = view.reason.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        match view.state.as_str() {
+            "unknown" => format!("unknown for {since} ({}{why})", view.check),
+            state => format!("{} for {since} ({}{why})", state.to_uppercase(), view.check),
+        }
+    };
+    let bad: Vec<String> = views.iter().filter(|view| view.state != "healthy").map(of).collect();
+    match (views.iter().map(|view| view.seconds).min(), bad.is_empty()) {
+        (None, _) => "-".to_owned(),
+        (Some(seconds), true) => format!("healthy for {}", duration(seconds)),
+        (Some(_), false) => bad.join("; "),
+    }
+}
+
+pub(super) fn drains(out: &mut dyn io::Write, views: &[DrainView]) -> io::Result<()> {
+    if views.is_empty() {
+        return writeln!(out, "no backend is drained");
+    }
+    let rows = views.iter().map(|view| {
+        let deadline = match view.deadline_s {
+            None => "-".to_owned(),
+            Some(0) => "passed".to_owned(),
+            Some(seconds) => format!("in {}", duration(seconds)),
+        };
+        vec![
+            view.backend.clone(),
+            view.address
+                .map_or_else(|| "-".to_owned(), |address| address.to_string()),
+            match (view.cause, view.seconds) {
+                (DrainCause::Word, Some(seconds)) => format!("drained {} ago", duration(seconds)),
+                (DrainCause::Word, None) => "drained".to_owned(),
+                (DrainCause::Weight, _) => "weight 0".to_owned(),
+                (DrainCause::Left, _) => "in no set".to_owned(),
+            },
+            deadline,
+            remains(view),
+        ]
+    });
+    table(
+        out,
+        &["BACKEND", "ADDRESS", "WHY", "DEADLINE", "LIVES THERE"],
+        rows.collect(),
+    )
+}
+
+/// What still lives at a backend that is being drained.
+pub(super) fn remains(view: &DrainView) -> String {
+    if view.empty {
+        return "nothing".to_owned();
+    }
+    let older = match view.flows {
+        None => "many older flows".to_owned(),
+        Some(flows) => format!("about {flows} older flows"),
+    };
+    let silent = match view.silent_s {
+        None => "no packet of theirs seen".to_owned(),
+        Some(seconds) => format!("last packet {} ago", duration(seconds)),
+    };
+    format!("{older} ({} recorded); {silent}", view.recorded)
 }
 
 fn next_hop(kind: &NextHopKind) -> String {

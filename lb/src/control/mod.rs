@@ -13,9 +13,9 @@ pub use capture::{
 pub use client::{ClientError, Stream, ask, follow};
 pub use server::{Answer, ListenError, Listener};
 pub use view::{
-    AcceptView, Affinity, AwayView, BackendView, CountedBy, CounterView, ExplainView, FlowTableView, HeldView,
-    InterfaceView, KubeView, MetricsView, NextHopKind, ReloadView, Role, SetView, SlowKindView, SlowPathView,
-    StatusView, VipView, WaitView, WorkerView,
+    AcceptView, Affinity, AwayView, BackendView, CheckView, CountedBy, CounterView, DrainCause, DrainView, ExplainView,
+    FlowTableView, HealthSums, HeldView, InterfaceView, KubeView, MetricsView, NextHopKind, ReloadView, Role, SetView,
+    SlowKindView, SlowPathView, StatusView, UndrainView, VipView, WaitView, WorkerView,
 };
 
 use std::net::SocketAddr;
@@ -52,6 +52,22 @@ pub enum Request {
     },
     /// Let what a list of VipTables dropped go: [`AcceptView`].
     KubeAccept,
+    /// Drain a backend: [`DrainView`].
+    Drain {
+        /// Its name.
+        backend: String,
+        /// In so many seconds flows that still live there are given up; `None`: never.
+        deadline_s: Option<u64>,
+        /// Also where it is the last that takes new connections of a VIP.
+        force: bool,
+    },
+    /// Give a backend new flows again that was drained by [`Self::Drain`]: [`UndrainView`].
+    Undrain {
+        /// Its name.
+        backend: String,
+    },
+    /// All backends that take no new flows, and what still lives there: a list of [`DrainView`].
+    Drains,
     /// Sample packets: [`CaptureStarted`], then [`CaptureEvent`]s to the end.
     Capture {
         /// Which, and how much of them.

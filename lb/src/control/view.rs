@@ -48,6 +48,9 @@ pub struct StatusView {
     pub backends_ready: usize,
     /// Distinct lookup tables.
     pub tables: usize,
+    /// Backends by their health, where any is probed.
+    #[serde(default)]
+    pub health: Option<HealthSums>,
     /// Packets by fate: forward, pass, slow, drop.
     pub packets: Vec<(String, u64)>,
     /// Flow records, where there are any.
@@ -61,6 +64,9 @@ pub struct StatusView {
     /// Where metrics are, where they are configured.
     #[serde(default)]
     pub metrics: Option<MetricsView>,
+    /// Where links and maps are pinned; absent where the data plane ends with the daemon.
+    #[serde(default)]
+    pub pinned: Option<String>,
 }
 
 /// Flow records: of slots in transit, and of VIPs with a scheduler.
@@ -86,6 +92,47 @@ pub struct MetricsView {
 /// Daemons that do not say so answer only when they serve.
 fn serves() -> bool {
     true
+}
+
+/// Backends by their health, and the probes of all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthSums {
+    /// Backends all of whose checks succeed.
+    pub healthy: usize,
+    /// Backends of which not all is known yet: eligible.
+    pub unknown: usize,
+    /// Backends that take no new flows.
+    pub unhealthy: usize,
+    /// Backends of which nothing lives.
+    pub dead: usize,
+    /// VIPs of which so few backends are eligible that all are used.
+    pub vips_in_panic: usize,
+    /// VIPs of which no backend is eligible, so that new flows are refused.
+    #[serde(default)]
+    pub vips_refused: usize,
+    /// Checks: each is probed by itself, whoever shares it.
+    pub checks: usize,
+    /// Checks that are not made, because there are too many; their backends are eligible.
+    pub unprobed: usize,
+    /// How long a probe waits for its turn, in milliseconds; more than a moment: there is more to do than the rate allows.
+    pub late_ms: u64,
+    /// Probes since the start by kind and outcome, `http/status`; those that are not 0.
+    pub probes: Vec<(String, u64)>,
+}
+
+/// A check of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckView {
+    /// What is asked: `http :8080/healthz`.
+    pub check: String,
+    /// `unknown`, `healthy`, `unhealthy` or `dead`.
+    pub state: String,
+    /// Seconds since it is.
+    pub seconds: u64,
+    /// Why the last probe failed, where one did since it was last healthy.
+    pub reason: Option<String>,
+    /// Probes that failed, the last in a row.
+    pub failures: u16,
 }
 
 /// A cluster as a source.
@@ -161,6 +208,52 @@ pub struct HeldView {
 pub struct AcceptView {
     /// VIPs that go; 0 where nothing was held.
     pub vips: usize,
+}
+
+/// Why a backend takes no new flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DrainCause {
+    /// By `vipline drain`.
+    Word,
+    /// It has weight 0 in all its sets.
+    Weight,
+    /// It is in no set any more.
+    Left,
+}
+
+/// A backend that takes no new flows, and what still lives there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainView {
+    /// Its name.
+    pub backend: String,
+    /// Why.
+    pub cause: DrainCause,
+    /// Its address; absent when it is in no set any more and nothing lives there.
+    pub address: Option<IpAddr>,
+    /// Seconds since it began; known of those by `vipline drain`.
+    pub seconds: Option<u64>,
+    /// Seconds until flows that still live there are given up; 0 when they have been. Absent: never.
+    pub deadline_s: Option<u64>,
+    /// Slots whose connections of before go there.
+    pub slots: usize,
+    /// Of them, those with such a packet in the last minute.
+    pub active_slots: usize,
+    /// Flows that so many active slots mean, if flows choose slots at random; absent when all are active: many.
+    pub flows: Option<u64>,
+    /// Flows that are recorded as living there.
+    pub recorded: u64,
+    /// Seconds since the last packet of an old flow was seen; absent: none was.
+    pub silent_s: Option<u64>,
+    /// Nothing is sent there any more.
+    pub empty: bool,
+}
+
+/// `vipline drain backend --undo`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndrainView {
+    /// It was being drained.
+    pub was_drained: bool,
 }
 
 /// The slow path: who works, what was done and what was shed.
@@ -318,8 +411,14 @@ pub struct BackendView {
     /// It is in no set any more, and kept for the flows that may live there.
     #[serde(default)]
     pub has_departed: bool,
+    /// It is being drained (`vipline drain`): no new flows go there.
+    #[serde(default)]
+    pub is_drained: bool,
     /// The sets it is in.
     pub sets: Vec<SetView>,
+    /// The checks that anybody makes of it; empty: it is not probed.
+    #[serde(default)]
+    pub checks: Vec<CheckView>,
     /// Open flows of VIPs with a scheduler, which are recorded.
     #[serde(default)]
     pub open_flows: u64,

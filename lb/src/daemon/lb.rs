@@ -1,8 +1,11 @@
 //! The LB node's daemon: one loop that owns everything, woken by signals, the file, the kernel's next hops and the control socket.
 
 mod capture;
+mod drain;
+mod health;
 mod kube;
 mod metrics;
+mod start;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +19,7 @@ use anyhow::Context as _;
 use lb_core::{
     config::{
         Encap, LbConfig,
-        reload::{self, Loaded, Reload},
+        reload::{self, Loaded, Refusal, Reload},
     },
     desired::{BackendId, Desired, NextHop, NextHops},
     nexthop::{NextHopView, Settings, Sources},
@@ -25,22 +28,24 @@ use lb_core::{
 };
 use tokio::{
     sync::watch,
-    time::{Interval, MissedTickBehavior, interval, timeout},
+    time::{Interval, timeout},
 };
 
 use super::{
-    attach::{attach_all, check_free, detach_all, give_up},
+    attach::sweep,
     explain,
+    left::Keeping,
     life::{self, Life, Wake},
     slow::Slow,
     tables::Tables,
-    unclaimed::{Priority, Unclaimed},
+    unclaimed::Unclaimed,
     views,
 };
 use crate::{
     cli::report,
     control::{Answer, CounterView, Listener, Request, Role, StatusView},
-    datapath::Attachment,
+    datapath::{Attachment, Pins},
+    health::HealthDriver,
     metrics::Metrics,
     nexthop::NextHopDriver,
     source::{
@@ -71,12 +76,17 @@ struct Lb {
     source: Source,
     file: LbFile,
     driver: NextHopDriver,
+    health: HealthDriver,
+    /// As it was last said.
+    left: health::Left,
     tables: Tables,
     slow: Slow,
     capture: Option<capture::Capture>,
     /// Those that the tables were written for.
     own_addresses: BTreeSet<IpAddr>,
     attachments: Vec<Attachment>,
+    /// Where they outlive this process, if they do.
+    pins: Option<Pins>,
     unclaimed: Unclaimed,
     revision: u64,
     started: Instant,
@@ -86,14 +96,16 @@ struct Lb {
     metrics: Metrics,
     /// When flow records and slots in transit are looked at.
     aging: Interval,
+    /// Where drains are kept.
+    kept: drain::Kept,
 }
 
 /// Serves until it is told to stop.
-pub(super) async fn serve(path: &Path, file: LbFile, watch: Watch) -> anyhow::Result<ExitCode> {
+pub(super) async fn serve(path: &Path, file: LbFile, watch: Watch, keeping: &Keeping) -> anyhow::Result<ExitCode> {
     let life = Life::new(watch)?;
     let listener = Listener::open(&file.config.control_socket)?;
     let metrics = Metrics::start(file.config.metrics_listen)?;
-    serve_from(Source::File(path.to_owned()), file, life, listener, metrics).await
+    serve_from(Source::File(path.to_owned()), file, life, listener, metrics, keeping).await
 }
 
 /// Serves what a cluster says until it is told to stop; not before it has said it, or the cache.
@@ -102,13 +114,14 @@ pub(super) async fn serve_kube(
     path: Option<PathBuf>,
     local: LbConfig,
     watch: Watch,
+    keeping: &Keeping,
 ) -> anyhow::Result<ExitCode> {
     let mut life = Life::new(watch)?;
     let mut listener = Listener::open(&local.control_socket)?;
     let mut metrics = Metrics::start(local.metrics_listen)?;
     let mut kube = kube::Kube::start(settings, path, local).await?;
     match kube.first(&mut life, &mut listener, &mut metrics).await? {
-        Some(file) => serve_from(Source::Kube(Box::new(kube)), file, life, listener, metrics).await,
+        Some(file) => serve_from(Source::Kube(Box::new(kube)), file, life, listener, metrics, keeping).await,
         None => {
             kube.stop();
             Ok(ExitCode::SUCCESS)
@@ -122,6 +135,7 @@ async fn serve_from(
     mut life: Life,
     mut listener: Listener,
     metrics: Metrics,
+    keeping: &Keeping,
 ) -> anyhow::Result<ExitCode> {
     let (driver, mut view) = NextHopDriver::start(settings(&file.config), addresses(&file.config.desired))?;
     timeout(PATIENCE, view.wait_for(|view| view.complete))
@@ -130,7 +144,15 @@ async fn serve_from(
         .context("next hops are no longer followed")?;
     wait_for_next_hops(&mut view, &file.config.desired).await;
 
-    let mut lb = Lb::start(source, file, driver, (&view, life.started), metrics).await?;
+    let started = Lb::start(source, file, driver, (&view, life.started), metrics, keeping).await;
+    let mut lb = match started {
+        // It does not get better by trying again.
+        Err(error) if error.is::<Refusal>() => {
+            tracing::error!("{error}");
+            return Ok(ExitCode::from(super::EXIT_UNUSABLE));
+        }
+        started => started?,
+    };
     life::tell(&[sd_notify::NotifyState::Ready]);
     let why = loop {
         tokio::select! {
@@ -146,6 +168,7 @@ async fn serve_from(
                 lb.follow(&mut view).await;
             }
             _ = lb.aging.tick(), if lb.file.config.transit.enabled => lb.age(&view),
+            overlay = lb.health.changed() => lb.heed_health(overlay, &view.borrow()),
             event = lb.slow.event() => lb.heed(event),
             question = listener.next() => match question {
                 Some(question) => lb.answer(question, &mut view).await,
@@ -156,72 +179,17 @@ async fn serve_from(
             question = lb.metrics.next() => question.with(lb.facts(&view.borrow())),
         }
     };
-    tracing::info!(signal = why, "stopping: detaching");
+    tracing::info!(signal = why, "stopping");
     life::tell(&[sd_notify::NotifyState::Stopping]);
-    detach_all(lb.attachments, &lb.unclaimed).await?;
-    match lb.source {
-        Source::File(_) => {}
-        Source::Kube(kube) => kube.stop(),
-    }
+    lb.stop().await?;
     Ok(ExitCode::SUCCESS)
 }
 
 impl Lb {
-    async fn start(
-        source: Source,
-        file: LbFile,
-        driver: NextHopDriver,
-        (view, started): (&View, Instant),
-        metrics: Metrics,
-    ) -> anyhow::Result<Self> {
-        for warning in file.config.warnings() {
-            tracing::warn!("{warning}");
-        }
-        check_free(&file.config.interfaces)?;
-        let desired = desired(&file.config, &view.borrow());
-        let mut tables = Tables::load(&file, 0, None)?;
-        tables.reach(&desired, &view.borrow().next_hops)?;
-        let mut unclaimed = Unclaimed::new(Priority::Lb).await?;
-        let prefixes = unclaimed_prefixes(&desired, &view.borrow().next_hops);
-        unclaimed.set(&names(&file.config), &prefixes).await?;
-        let slow = Slow::start(&file.config, &mut tables, &desired, &view.borrow().next_hops);
-        let slow = match slow {
-            Ok(slow) => slow,
-            Err(error) => {
-                give_up(&unclaimed).await;
-                return Err(error);
-            }
-        };
-        // Attached last: the first packet finds whole tables, and sockets.
-        let attachments = attach_all(&tables.balancer.program, &file.config.interfaces, &unclaimed).await?;
-        tracing::info!(vips = desired.vips.len(), backends = desired.backends.len(), "serving");
-        let now = Instant::now();
-        let mut aging = interval(AGING);
-        aging.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut lb = Self {
-            source,
-            file,
-            driver,
-            tables,
-            slow,
-            capture: None,
-            own_addresses: desired.own_addresses,
-            attachments,
-            unclaimed,
-            revision: 1,
-            started,
-            last_reload: (now, None),
-            read: metrics::Read::applied(now),
-            metrics,
-            aging,
-        };
-        lb.say_programmed();
-        Ok(lb)
-    }
-
     /// Next hops or this node's addresses changed.
     async fn follow(&mut self, view: &mut View) {
         let view = view.borrow_and_update().clone();
+        self.health.hear(&view);
         self.set_rules(&view.next_hops).await;
         let followed = if view.own_addresses == self.own_addresses {
             self.tables.follow(&view.next_hops)
@@ -244,7 +212,9 @@ impl Lb {
         }
         // Whatever came of it, the slow path learns of next hops and tries again what waits for them.
         let desired = desired(&self.file.config, &view);
-        self.slow.publish(&self.file.config, &desired, &view.next_hops);
+        let (tables, config) = (&self.tables, &self.file.config);
+        self.slow
+            .publish(config, &tables.drained(&desired), &view.next_hops, &tables.overlay);
     }
 
     /// Sweeps flow records, ends the transit of slots of which nothing lives elsewhere any more, and forgets backends that had to be kept for them.
@@ -272,6 +242,7 @@ impl Lb {
         }
         if self.tables.planner.backends().count() != backends {
             self.driver.set_backends(self.tables.addresses());
+            self.forget_drains();
         }
     }
 
@@ -343,6 +314,8 @@ impl Lb {
         }
         self.metrics.listen(new.config.metrics_listen);
         self.file = new;
+        self.forget_drains();
+        self.watch_health();
         self.revision += 1;
         self.say_own();
         tracing::info!(revision = self.revision, "configuration applied");
@@ -357,6 +330,7 @@ impl Lb {
         self.driver.set_backends(both);
         wait_for_next_hops(view, &new.config.desired).await;
         let now = view.borrow_and_update().clone();
+        self.health.hear(&now);
         let desired = desired(&new.config, &now);
         // Rules first: what the new tables hand up must not get away.
         self.unclaimed
@@ -377,7 +351,9 @@ impl Lb {
             }
             capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
         }
-        self.slow.publish(&new.config, &desired, &now.next_hops);
+        let tables = &self.tables;
+        self.slow
+            .publish(&new.config, &tables.drained(&desired), &now.next_hops, &tables.overlay);
         self.own_addresses = desired.own_addresses;
         Ok(())
     }
@@ -391,13 +367,14 @@ impl Lb {
         let rings = capture::prepare(self.capture.as_ref(), &mut tables)?;
         let ready = self.slow.make_ready(old, &new.config, &mut tables.balancer);
         let ready = ready.and_then(|()| tables.take_records(&self.tables));
-        let taken = ready.and_then(|()| tables.take_over(&mut self.attachments, &self.tables));
+        let taken = ready.and_then(|()| tables.take_over(&mut self.attachments, &mut self.pins));
         if let Err(error) = taken {
             self.slow
                 .stay(old, &mut self.tables.balancer)
                 .context("nor can the slow path stay as it was")?;
             return Err(error);
         }
+        sweep(self.pins.as_ref());
         self.slow.taken_over(&new.config, &tables.balancer);
         // Those that the old program made while the tables were filled. What cannot be had any more is said, and not worth going back.
         if let Err(error) = tables.take_records(&self.tables) {
@@ -416,7 +393,10 @@ impl Lb {
             Request::Status => question.with(self.status(&view.borrow()).map_err(text)),
             Request::KubeAccept => question.with(kube::accept(&self.source)),
             Request::Vips => question.with(self.tables.vips(&config.desired, &view.borrow()).map_err(text)),
-            Request::Backends => question.with(self.tables.backends(&view.borrow()).map_err(text)),
+            Request::Backends => {
+                let views = self.tables.backends(&view.borrow());
+                question.with(views.map(|views| self.with_checks(views)).map_err(text));
+            }
             Request::Counters => question.with(self.counters().map_err(text)),
             Request::Explain {
                 protocol,
@@ -431,6 +411,13 @@ impl Lb {
                 let answer = explain::explain(tables, &view, ingress, protocol, source, destination);
                 question.with(answer.map_err(text));
             }
+            Request::Drain {
+                backend,
+                deadline_s,
+                force,
+            } => question.with(self.drain(&backend, deadline_s, force, view)),
+            Request::Undrain { backend } => question.with(self.undrain(&backend, view)),
+            Request::Drains => question.with(self.drains()),
             Request::Capture { options } => self.start_capture(question, options, view).await,
         }
     }
@@ -452,9 +439,11 @@ impl Lb {
             backends_ready: sizes.ready,
             tables: sizes.tables,
             flow_table: self.tables.flow_table()?,
+            health: self.health_sums(),
             slow_path: self.slow.view(&self.tables.shed()?),
             kube: self.standing().as_ref().map(views::kube),
             metrics: self.metrics.standing().map(views::metrics),
+            pinned: self.pinned(),
             ..views::status(
                 Role::Lb,
                 &self.config_name(),
@@ -464,6 +453,10 @@ impl Lb {
                 &counts,
             )
         })
+    }
+
+    fn pinned(&self) -> Option<String> {
+        Some(self.pins.as_ref()?.directory().display().to_string())
     }
 }
 

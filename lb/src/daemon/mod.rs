@@ -3,9 +3,11 @@
 mod attach;
 mod capture;
 mod cluster;
+mod detach;
 mod explain;
 mod flow;
 mod lb;
+mod left;
 mod life;
 mod node;
 mod slow;
@@ -22,6 +24,7 @@ use std::{
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
+pub use self::{detach::detach, left::Keeping};
 pub use crate::cli::LogFormat;
 use crate::source::{
     file::{self, FileError},
@@ -31,18 +34,18 @@ use crate::source::{
 /// Exit code for a configuration that cannot be used: nothing was attached.
 const EXIT_UNUSABLE: u8 = 2;
 
-/// Runs the LB node's daemon until SIGTERM or Ctrl-C.
+/// Runs the LB node's daemon until SIGTERM or Ctrl-C. What is pinned serves on then.
 ///
 /// # Errors
 ///
 /// When the node cannot be taken over: not root, no such interface, another XDP program there.
-pub fn run(config: &Path, log: LogFormat) -> anyhow::Result<ExitCode> {
+pub fn run(config: &Path, log: LogFormat, keeping: &Keeping) -> anyhow::Result<ExitCode> {
     start_logging(log);
     life::Life::unblock_signals()?;
     // Watched before it is read, so that no change is missed in between.
     let watch = file::Watch::new(vec![config.to_owned()]);
     match file::read_lb(config) {
-        Ok(file) => runtime()?.block_on(lb::serve(config, file, watch)),
+        Ok(file) => runtime()?.block_on(lb::serve(config, file, watch, keeping)),
         Err(error) => unusable(&error, config),
     }
 }
@@ -52,12 +55,17 @@ pub fn run(config: &Path, log: LogFormat) -> anyhow::Result<ExitCode> {
 /// # Errors
 ///
 /// As [`run`]; when there is no way to an API server at all, or no interface.
-pub fn run_kube(settings: KubeSettings, config: Option<PathBuf>, log: LogFormat) -> anyhow::Result<ExitCode> {
+pub fn run_kube(
+    settings: KubeSettings,
+    config: Option<PathBuf>,
+    log: LogFormat,
+    keeping: &Keeping,
+) -> anyhow::Result<ExitCode> {
     start_logging(log);
     life::Life::unblock_signals()?;
     let watch = file::Watch::new(config.iter().cloned().collect());
     match file::read_lb_kube(config.as_deref()) {
-        Ok(local) => runtime()?.block_on(lb::serve_kube(settings, config, local, watch)),
+        Ok(local) => runtime()?.block_on(lb::serve_kube(settings, config, local, watch, keeping)),
         Err(error) => unusable(&error, config.as_deref().unwrap_or(Path::new("-"))),
     }
 }

@@ -109,9 +109,14 @@ fn answer_waiting(question: Answer, path: Option<&Path>, started: Instant, link:
             question.with(Ok(views::waiting(Role::Node, &config, started, &link.standing())));
         }
         Request::Counters => cluster::not_yet(question, &link.standing()),
-        Request::Vips | Request::Backends | Request::Explain { .. } | Request::KubeAccept | Request::Capture { .. } => {
-            only_lb_nodes(question)
-        }
+        Request::Vips
+        | Request::Backends
+        | Request::Explain { .. }
+        | Request::KubeAccept
+        | Request::Drain { .. }
+        | Request::Undrain { .. }
+        | Request::Drains
+        | Request::Capture { .. } => only_lb_nodes(question),
     }
 }
 
@@ -120,6 +125,9 @@ fn only_lb_nodes(question: Answer) {
     let why = match question.request {
         Request::KubeAccept => "only an LB node holds lists: ask one",
         Request::Capture { .. } => "only an LB node's daemon captures: ask one",
+        Request::Drain { .. } | Request::Undrain { .. } | Request::Drains => {
+            "a worker node's agent sends nothing to backends: ask an LB node's daemon"
+        }
         Request::Vips | Request::Backends | Request::Explain { .. } | Request::Status | Request::Counters => {
             "a worker node's agent has no VIPs: ask an LB node's daemon"
         }
@@ -190,7 +198,7 @@ impl Node {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
-        check_free(&config.interfaces)?;
+        check_free(&config.interfaces, &[])?;
         let decapsulator = Decapsulator::load(&Config::EMPTY, RANGES)?;
         let mut unclaimed = Unclaimed::new(Priority::Node).await?;
         set_rules(&mut unclaimed, &config).await?;
@@ -317,6 +325,9 @@ impl Node {
             | Request::Backends
             | Request::Explain { .. }
             | Request::KubeAccept
+            | Request::Drain { .. }
+            | Request::Undrain { .. }
+            | Request::Drains
             | Request::Capture { .. } => only_lb_nodes(question),
         }
     }

@@ -1,6 +1,9 @@
 //! A loaded program with its tables, and the planner that knows what stands where.
 
+mod shown;
+
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher as _, Hasher as _, RandomState},
     net::IpAddr,
@@ -8,14 +11,16 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
 use lb_core::{
-    config::TransitConfig,
-    desired::{BackendId, Desired, NextHop, NextHops, VipKey},
+    config::{Capacity, TransitConfig},
+    desired::{BackendId, Desired, NextHops},
+    drain::{Drains, flows_behind},
+    health::Overlay,
     match_table,
-    nexthop::NextHopView,
     plan::{Moment, Plan, PlanError, Planner, Table},
 };
 use xdp_prog::{
@@ -24,21 +29,14 @@ use xdp_prog::{
 };
 
 use crate::{
-    control::{BackendView, FlowTableView, NextHopKind, SetView, VipView},
-    datapath::{Attachment, Balancer, Jiffies, Readings, Sweep, grace_period},
+    control::{DrainCause, DrainView, FlowTableView},
+    datapath::{Attachment, Balancer, Generation, Jiffies, Pins, Readings, Record, Sweep, grace_period},
     metrics::{MAX_BACKEND_SERIES, MAX_VIP_SERIES, Meters, Place},
     source::file::LbFile,
 };
 
-/// What earlier programs of this daemon counted: a program that is replaced takes its maps along.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Carried {
-    verdicts: BTreeMap<Verdict, u64>,
-    /// What the slow path's budgets let through to nobody, by the verdict that it would have had.
-    shed: BTreeMap<Verdict, u64>,
-    vips: BTreeMap<VipKey, Traffic>,
-    backends: BTreeMap<BackendId, Traffic>,
-}
+/// Seconds in which a slot's last packet counts as one of lately.
+const LATELY_S: f64 = 60.0;
 
 /// How much there is.
 pub(super) struct Sizes {
@@ -52,7 +50,8 @@ pub(super) struct Sizes {
 pub(super) struct Tables {
     pub(super) balancer: Balancer,
     pub(super) planner: Planner,
-    carried: Carried,
+    /// What the maps were made for.
+    pub(super) capacity: Capacity,
     /// The counters, for the thread of the metrics.
     readings: Arc<Readings>,
     /// Grows before each write: what stands at a position of the counters may change.
@@ -64,6 +63,10 @@ pub(super) struct Tables {
     transit: TransitConfig,
     /// How far its flow records are swept.
     sweep: Sweep,
+    /// Backends that are being drained by an operator's word.
+    pub(super) drains: Drains,
+    /// What is known of backends' health.
+    pub(super) overlay: Overlay,
     /// Datagrams that had found no room among the flow records when it was looked at last.
     unrecorded: u64,
     /// A write failed half-way: the maps are in a safe state that the planner does not know.
@@ -74,29 +77,26 @@ impl Tables {
     /// Loads a program for this configuration, and for `more` features than it asks for, with empty tables. Its lookup tables will
     /// be no smaller than those of the program that it shall take over from: their size decides where flows go.
     pub(super) fn load(file: &LbFile, more: u64, before: Option<&Self>) -> anyhow::Result<Self> {
-        let LbFile { config, seed } = file;
+        let config = &file.config;
         // The distance of the two clocks stays until the next boot: a program that takes over need not ask again.
         let jiffies = match before {
             Some(before) => before.jiffies,
             None => Jiffies::calibrate()?,
         };
-        // Records go on where they have as much room as before.
-        let keeps = |before: &&Config| config.transit.enabled && before.flow_mask == config.transit.flow_mask();
-        let kept = before.map(|before| before.planner.config()).filter(keeps);
-        let (match_mask_v4, match_mask_v6) = match_table::masks_for(config.capacity.vips);
-        let (source_mask_v4, source_mask_v6) = config.encap.source_masks();
+        // Records go on where they have as much room as before, and name backends that have a place.
+        let keeps = |before: &&Self| {
+            let has_room = before.planner.fits(&config.capacity);
+            if !has_room {
+                tracing::warn!(
+                    "capacity.backends is below what is in use: slots in transit and their flows are forgotten"
+                );
+            }
+            has_room && config.transit.enabled && before.planner.config().flow_mask == config.transit.flow_mask()
+        };
+        let kept = before.filter(keeps).map(|before| before.planner.config());
         let constants = Config {
-            abi_version: ABI_VERSION,
-            features: config.features() | more,
-            seed: seed.words(),
-            match_salt: 0,
-            match_mask_v4,
-            match_mask_v6,
-            source_mask_v4,
-            source_mask_v6,
-            flow_mask: config.transit.flow_mask(),
             flow_secret: kept.map_or_else(|| RandomState::new().build_hasher().finish(), |kept| kept.flow_secret),
-            tick_shift: u64::from(tick_shift(jiffies.hz())),
+            ..Self::constants(file, more, jiffies)
         };
         let mut balancer = Balancer::load(&constants, &config.capacity)?;
         let names: Vec<&str> = config.interfaces.iter().map(|interface| &*interface.name).collect();
@@ -114,13 +114,76 @@ impl Tables {
             readings: Arc::new(balancer.counters.readings()?),
             balancer,
             planner,
-            carried: Carried::default(),
+            capacity: config.capacity,
             changes: Arc::default(),
             meters: None,
             jiffies,
             transit: config.transit,
             sweep: Sweep::default(),
+            drains: before.map(|before| before.drains.clone()).unwrap_or_default(),
+            overlay: before.map(|before| before.overlay.clone()).unwrap_or_default(),
             unrecorded: 0,
+            lost: false,
+        })
+    }
+
+    /// What a program for this configuration, and for `more` features than it asks for, is loaded with; without the secret of its flow
+    /// records.
+    pub(super) fn constants(file: &LbFile, more: u64, jiffies: Jiffies) -> Config {
+        let LbFile { config, seed } = file;
+        let (match_mask_v4, match_mask_v6) = match_table::masks_for(config.capacity.vips);
+        let (source_mask_v4, source_mask_v6) = config.encap.source_masks();
+        Config {
+            abi_version: ABI_VERSION,
+            features: config.features() | more,
+            seed: seed.words(),
+            match_salt: 0,
+            match_mask_v4,
+            match_mask_v6,
+            source_mask_v4,
+            source_mask_v6,
+            flow_mask: config.transit.flow_mask(),
+            flow_secret: 0,
+            tick_shift: u64::from(tick_shift(jiffies.hz())),
+        }
+    }
+
+    /// The maps that an earlier process left, with a program of this one's for them that is not in place yet. What of them is as
+    /// desired is known to be so; the rest is for the next plan. Records of flows are known by the secret that they were made with.
+    ///
+    /// # Errors
+    ///
+    /// When they are not all there, or contradict themselves.
+    pub(super) fn adopt(generation: &Generation, desired: &Desired, transit: TransitConfig) -> anyhow::Result<Self> {
+        let record = Record::read(generation)?.context("its record is of another version")?;
+        let abi = record.config.abi_version;
+        anyhow::ensure!(
+            abi == ABI_VERSION,
+            "its maps are of ABI {abi}, whatever their path says, and this version's is {ABI_VERSION}"
+        );
+        let jiffies = Jiffies::calibrate()?;
+        let balancer = Balancer::adopt(&record, generation)?;
+        // The rings of a capture went with the process before.
+        balancer.aim_at_nothing()?;
+        // Packets that saw what stood before its last write.
+        grace_period()?;
+        let image = balancer.image(&record)?;
+        let found = (image, jiffies.ticks());
+        let planner = Planner::adopt(&record.capacity, &record.config, jiffies.hz(), found, desired)?;
+        let unrecorded = balancer.counters.flows.sum(0)?.datagrams;
+        Ok(Self {
+            readings: Arc::new(balancer.counters.readings()?),
+            balancer,
+            planner,
+            capacity: record.capacity,
+            changes: Arc::default(),
+            meters: None,
+            jiffies,
+            transit,
+            sweep: Sweep::default(),
+            drains: Drains::default(),
+            overlay: Overlay::default(),
+            unrecorded,
             lost: false,
         })
     }
@@ -154,6 +217,11 @@ impl Tables {
         let unrecorded = self.balancer.counters.flows.sum(0)?.datagrams;
         let hz = self.jiffies.hz();
         let activity = activity(&self.balancer, self.jiffies);
+        // Of the others the overlay says it.
+        let departed = self.planner.backends().filter(|backend| backend.has_departed);
+        let gone = departed.filter(|backend| self.overlay.is_gone(backend.id));
+        let mut dead = self.drains.removed(unix_now());
+        dead.extend(gone.map(|backend| backend.id.clone()));
         let (sweep, open_flows) = (&self.sweep, &self.balancer.open_flows);
         let is_scheduled = self.planner.is_scheduled();
         let named = |backend: BackendIndex| {
@@ -165,11 +233,12 @@ impl Tables {
             timeouts: self.transit.timeouts(hz),
             lives: self.transit.lives(hz),
             activity: &activity,
-            dead: &BTreeSet::new(),
+            dead: &dead,
+            overlay: Some(&self.overlay),
             named: &named,
             window_too_short: unrecorded != self.unrecorded,
         };
-        let plan = self.planner.plan_at(desired, hops, &moment)?;
+        let plan = self.planner.plan_at(&self.drained(desired), hops, &moment)?;
         drop(activity);
         self.unrecorded = unrecorded;
         self.write(&plan)
@@ -209,6 +278,75 @@ impl Tables {
         let open = self.balancer.open_flows.load(u32::from(backend.0), 0);
         // Without the feature there is one word, which nobody writes.
         open.unwrap_or_default()
+    }
+
+    /// What is desired, with those that are being drained taking no new flows.
+    pub(super) fn drained<'a>(&self, desired: &'a Desired) -> Cow<'a, Desired> {
+        if self.drains.is_empty() {
+            return Cow::Borrowed(desired);
+        }
+        let mut desired = desired.clone();
+        self.drains.apply(&mut desired);
+        Cow::Owned(desired)
+    }
+
+    /// Everybody who takes no new flows, by a word, by weight 0 or because no set has them any more; and what still lives there.
+    pub(super) fn drain_views(&self) -> anyhow::Result<Vec<DrainView>> {
+        let mut causes: BTreeMap<&BackendId, DrainCause> = self.idle_backends();
+        causes.extend(self.drains.iter().map(|(id, _)| (id, DrainCause::Word)));
+        if causes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (hz, unix) = (self.jiffies.hz(), unix_now());
+        let per_tick = f64::from(1_u32 << tick_shift(hz)) / f64::from(hz);
+        let lately = (LATELY_S / per_tick).ceil() as u32;
+        let records = self.balancer.records(self.jiffies.ticks(), self.transit.lives(hz))?;
+        let remains = self.planner.remains(self.activity(), (self.jiffies.ticks(), lately));
+        let views = causes.into_iter().map(|(id, cause)| {
+            let drain = self.drains.of(id);
+            let is_over = drain.is_some_and(|drain| drain.is_over(unix));
+            let backend = self.planner.backends().find(|backend| backend.id == id);
+            let index = backend.map(|backend| backend.index);
+            let remains = index.and_then(|index| remains.get(&index)).copied().unwrap_or_default();
+            // Of one that was given up, records are none, wherever they stand.
+            let recorded = index.filter(|_| !is_over).and_then(|index| records.get(&index));
+            let recorded = recorded.copied().unwrap_or_default();
+            DrainView {
+                backend: id.to_string(),
+                cause,
+                address: backend.map(|backend| backend.address),
+                seconds: drain.map(|drain| unix.saturating_sub(drain.since)),
+                deadline_s: drain
+                    .and_then(|drain| drain.deadline)
+                    .map(|deadline| deadline.saturating_sub(unix)),
+                slots: remains.slots,
+                active_slots: remains.active,
+                flows: flows_behind(remains.active, remains.slots),
+                recorded,
+                silent_s: remains.silent.map(|ticks| (f64::from(ticks) * per_tick) as u64),
+                empty: recorded == 0 && (is_over && remains.slots == 0 || !remains.is_named),
+            }
+        });
+        Ok(views.collect())
+    }
+
+    /// Backends that no set gives new flows to.
+    fn idle_backends(&self) -> BTreeMap<&BackendId, DrainCause> {
+        let members = self.planner.vips().flat_map(|vip| &vip.set.members);
+        let takers: BTreeSet<&BackendId> = members
+            .filter(|member| member.weight > 0)
+            .map(|member| &member.backend)
+            .collect();
+        let idle = self.planner.backends().filter(|backend| !takers.contains(backend.id));
+        idle.map(|backend| {
+            let cause = if backend.has_departed {
+                DrainCause::Left
+            } else {
+                DrainCause::Weight
+            };
+            (backend.id, cause)
+        })
+        .collect()
     }
 
     /// Takes on timeouts.
@@ -269,25 +407,30 @@ impl Tables {
         self.lost
     }
 
-    /// Puts this program in the place of another, interface by interface. After this no packet is in the old one.
+    /// Pins this program, and puts it in the place of another, interface by interface. After this no packet is in the old one.
     ///
     /// # Errors
     ///
     /// When an interface keeps the old program, or nobody knows whether packets are still in it: all that were taken are given back.
-    pub(super) fn take_over(&mut self, attachments: &mut [Attachment], old: &Self) -> anyhow::Result<()> {
-        let mut taken = 0;
+    pub(super) fn take_over(&mut self, attachments: &mut [Attachment], pins: &mut Option<Pins>) -> anyhow::Result<()> {
+        let before = pins.as_ref().and_then(Pins::current);
+        if let Some(pins) = pins {
+            pins.install(&mut self.balancer)?;
+        }
+        let mut displaced = Vec::new();
         let result = attachments.iter_mut().try_for_each(|attachment| {
-            let result = self.balancer.program.take_over(attachment);
-            taken += usize::from(result.is_ok());
-            result
+            displaced.push(self.balancer.program.take_over(attachment)?);
+            Ok(())
         });
         let result = result.and_then(|()| grace_period().map(drop));
         if let Err(error) = result {
-            for attachment in attachments.iter_mut().take(taken) {
-                old.balancer
-                    .program
-                    .take_over(attachment)
+            for (attachment, program) in attachments.iter_mut().zip(&displaced) {
+                attachment
+                    .give_back(program)
                     .context("cannot go back to the old program")?;
+            }
+            if let Some(pins) = pins {
+                pins.take_back(before)?;
             }
             return Err(error.into());
         }
@@ -295,12 +438,10 @@ impl Tables {
     }
 
     /// Goes on counting where the program before had come to. It must be done: no packet in it, and no worker at its tables.
-    pub(super) fn go_on_from(&mut self, old: &Self) {
-        self.carried = old.totals().unwrap_or_else(|error| {
+    pub(super) fn go_on_from(&self, old: &Self) {
+        if let Err(error) = self.try_go_on_from(old) {
             tracing::error!("what the program before this one counted is not known: {error}");
-            old.carried.clone()
-        });
-        self.meters = None;
+        }
     }
 
     /// The counters and what stands where in them, for the thread of the metrics.
@@ -311,16 +452,13 @@ impl Tables {
         {
             return Arc::clone(meters);
         }
-        let carried = &self.carried;
         let vips = self.planner.vips().map(|vip| Place {
             who: vip.key,
             index: vip.index.0,
-            before: carried.vips.get(&vip.key).copied().unwrap_or_default(),
         });
         let backends = self.planner.backends().map(|backend| Place {
             who: (backend.id.clone(), backend.address),
             index: u32::from(backend.index.0),
-            before: carried.backends.get(backend.id).copied().unwrap_or_default(),
         });
         let left_out = (
             self.planner.vips().count().saturating_sub(MAX_VIP_SERIES),
@@ -330,8 +468,6 @@ impl Tables {
             readings: Arc::clone(&self.readings),
             changes: Arc::clone(&self.changes),
             seen,
-            verdicts: carried.verdicts.clone(),
-            shed: carried.shed.clone(),
             vips: vips.take(MAX_VIP_SERIES).collect(),
             backends: backends.take(MAX_BACKEND_SERIES).collect(),
             left_out,
@@ -340,160 +476,37 @@ impl Tables {
         meters
     }
 
-    fn totals(&self) -> anyhow::Result<Carried> {
-        let mut totals = self.carried.clone();
-        totals.verdicts = self.verdicts()?.into_iter().collect();
-        totals.shed = self.shed()?.into_iter().collect();
-        let counts = self.balancer.counters.of_vips(vip_end(&self.planner))?;
-        for vip in self.planner.vips() {
-            add(totals.vips.entry(vip.key).or_default(), at(&counts, vip.index.0));
+    fn try_go_on_from(&self, old: &Self) -> anyhow::Result<()> {
+        let carried = &self.balancer.counters.passed;
+        for (verdict, packets) in old.verdicts()? {
+            carried.add_verdict(verdict, packets);
         }
-        let counts = self.balancer.counters.of_backends(backend_end(&self.planner))?;
-        for backend in self.planner.backends() {
-            add(
-                totals.backends.entry(backend.id.clone()).or_default(),
-                at(&counts, u32::from(backend.index.0)),
-            );
+        for (verdict, packets) in old.shed()? {
+            carried.add_shed(verdict, packets);
         }
-        Ok(totals)
+        let counts = old.balancer.counters.of_vips(vip_end(&old.planner))?;
+        for vip in old.planner.vips() {
+            if let Some(now) = self.planner.vip(&vip.key) {
+                carried.add_vip(now.index, at(&counts, vip.index.0));
+            }
+        }
+        let counts = old.balancer.counters.of_backends(backend_end(&old.planner))?;
+        for backend in old.planner.backends() {
+            if let Some(now) = self.planner.backend_index(backend.id) {
+                carried.add_backend(now, at(&counts, u32::from(backend.index.0)));
+            }
+        }
+        Ok(())
     }
 
     /// Packets by verdict.
     pub(super) fn verdicts(&self) -> anyhow::Result<Vec<(Verdict, u64)>> {
-        let mut counts = self.balancer.counters.verdicts.read()?;
-        for (verdict, count) in &mut counts {
-            *count += self.carried.verdicts.get(verdict).copied().unwrap_or_default();
-        }
-        Ok(counts)
+        Ok(self.balancer.counters.of_verdicts()?)
     }
 
     /// Packets that the slow path's budgets kept from it, by verdict.
     pub(super) fn shed(&self) -> anyhow::Result<Vec<(Verdict, u64)>> {
-        let mut counts = self.balancer.counters.shed()?;
-        for (verdict, count) in &mut counts {
-            *count += self.carried.shed.get(verdict).copied().unwrap_or_default();
-        }
-        Ok(counts)
-    }
-
-    /// All VIPs, for people.
-    pub(super) fn vips(&self, desired: &Desired, view: &NextHopView) -> anyhow::Result<Vec<VipView>> {
-        let counts = self.balancer.counters.of_vips(vip_end(&self.planner))?;
-        let ready = |id: &BackendId| matches!(view.next_hops.get(id), Some(NextHop::Via(_) | NextHop::Local));
-        let views = self.planner.vips().map(|vip| {
-            let mut traffic = at(&counts, vip.index.0);
-            add(
-                &mut traffic,
-                self.carried.vips.get(&vip.key).copied().unwrap_or_default(),
-            );
-            let wanted = desired.vips.get(&vip.key);
-            VipView {
-                address: vip.key.address,
-                protocol: vip.key.protocol.name().to_owned(),
-                port: vip.key.port,
-                backends: vip.set.members.len(),
-                ready: vip
-                    .set
-                    .members
-                    .iter()
-                    .filter(|member| member.weight > 0 && ready(&member.backend))
-                    .count(),
-                slots: vip.table.slots,
-                shared_by: vip.shared_by,
-                limited: wanted.is_some_and(|vip| vip.limits.packets.is_some() || vip.limits.syns.is_some()),
-                allowed_sources: wanted
-                    .and_then(|vip| vip.allowed_sources.as_ref())
-                    .map(|ranges| ranges.iter().map(ToString::to_string).collect()),
-                affinity: vip.client_affinity.into(),
-                scheduler: vip.scheduler.name().to_owned(),
-                affinity_timeout_s: vip.affinity_timeout_s,
-                packets: traffic.packets,
-                bytes: traffic.bytes,
-            }
-        });
-        Ok(views.collect())
-    }
-
-    /// All backends, for people.
-    pub(super) fn backends(&self, view: &NextHopView) -> anyhow::Result<Vec<BackendView>> {
-        let counts = self.balancer.counters.of_backends(backend_end(&self.planner))?;
-        let mut sets = self.sets();
-        let views = self.planner.backends().map(|backend| {
-            let mut traffic = at(&counts, u32::from(backend.index.0));
-            add(
-                &mut traffic,
-                self.carried.backends.get(backend.id).copied().unwrap_or_default(),
-            );
-            BackendView {
-                name: backend.id.to_string(),
-                address: backend.address,
-                next_hop: self.next_hop(backend.id, view),
-                has_departed: backend.has_departed,
-                sets: sets.remove(backend.id).unwrap_or_default(),
-                open_flows: self.open_flows(backend.index),
-                packets: traffic.packets,
-                bytes: traffic.bytes,
-            }
-        });
-        Ok(views.collect())
-    }
-
-    /// The sets of every backend, each with the VIPs that use it.
-    fn sets(&self) -> BTreeMap<BackendId, Vec<SetView>> {
-        let mut vips_of_set: BTreeMap<_, (usize, _)> = BTreeMap::new();
-        for vip in self.planner.vips() {
-            vips_of_set.entry((vip.set, vip.table)).or_insert((0, vip.table)).0 += 1;
-        }
-        let mut sets: BTreeMap<BackendId, Vec<SetView>> = BTreeMap::new();
-        for ((set, _), (vips, table)) in vips_of_set {
-            let shares = self.planner.shares(table);
-            for member in &set.members {
-                sets.entry(member.backend.clone()).or_default().push(SetView {
-                    vips,
-                    weight: member.weight,
-                    slots: shares.get(&member.backend).copied().unwrap_or_default(),
-                    of: table.slots,
-                });
-            }
-        }
-        sets
-    }
-
-    /// How a backend is reached, for people.
-    pub(super) fn next_hop(&self, id: &BackendId, view: &NextHopView) -> NextHopKind {
-        match view.next_hops.get(id) {
-            Some(NextHop::Via(via)) => {
-                let interfaces = self.balancer.ports.interfaces();
-                let [a, b, c, d, e, f] = via.destination_mac;
-                NextHopKind::Via {
-                    interface: interfaces
-                        .get(usize::from(via.port))
-                        .map_or_else(String::new, |i| i.name.clone()),
-                    mac: format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
-                    source: via.source,
-                    mtu: via.mtu,
-                }
-            }
-            Some(NextHop::Local) => NextHopKind::Local,
-            Some(NextHop::Unresolved) | None => NextHopKind::Unresolved {
-                reason: view
-                    .unresolved
-                    .get(id)
-                    .map_or_else(|| "not looked up yet".to_owned(), ToString::to_string),
-            },
-        }
-    }
-
-    /// How much there is.
-    pub(super) fn sizes(&self, view: &NextHopView) -> Sizes {
-        let reachable = |id: &BackendId| matches!(view.next_hops.get(id), Some(NextHop::Via(_) | NextHop::Local));
-        let backends: BTreeSet<&BackendId> = self.planner.backends().map(|backend| backend.id).collect();
-        Sizes {
-            vips: self.planner.vips().count(),
-            backends: backends.len(),
-            ready: backends.into_iter().filter(|id| reachable(id)).count(),
-            tables: self.planner.tables(),
-        }
+        Ok(self.balancer.counters.of_sheds()?)
     }
 }
 
@@ -510,9 +523,10 @@ fn activity(balancer: &Balancer, jiffies: Jiffies) -> impl Fn(Table, usize) -> A
     }
 }
 
-fn add(sum: &mut Traffic, traffic: Traffic) {
-    sum.packets += traffic.packets;
-    sum.bytes += traffic.bytes;
+/// Seconds since 1970: what drains are kept by.
+pub(super) fn unix_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 fn at(counts: &[Traffic], index: u32) -> Traffic {

@@ -59,17 +59,27 @@ pub(super) struct Unclaimed {
 }
 
 impl Unclaimed {
-    /// Takes away what an earlier process of the same role left.
+    /// Begins with what an earlier process of the same role left: [`Self::set`] keeps what is wanted of it.
     pub(super) async fn new(priority: Priority) -> Result<Self, RuleError> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
-        let this = Self {
+        let mut this = Self {
             handle,
             connection: tokio::spawn(connection),
             priority,
             rules: BTreeSet::new(),
         };
-        this.remove_all().await?;
+        for message in this.ours().await? {
+            match rule_of(&message) {
+                Some(rule) => drop(this.rules.insert(rule)),
+                None => this.remove(message).await?,
+            }
+        }
         Ok(this)
+    }
+
+    /// Rules that there are.
+    pub(super) fn count(&self) -> usize {
+        self.rules.len()
     }
 
     /// Makes the rules those of every interface with every prefix; what is there stays, so nothing slips through in between.
@@ -90,12 +100,7 @@ impl Unclaimed {
         }
         for message in self.ours().await? {
             if !rule_of(&message).is_some_and(|rule| wanted.contains(&rule)) {
-                self.handle
-                    .rule()
-                    .del(message)
-                    .execute()
-                    .await
-                    .map_err(RuleError::Remove)?;
+                self.remove(message).await?;
             }
         }
         self.rules = wanted;
@@ -105,14 +110,18 @@ impl Unclaimed {
     /// Takes all rules away.
     pub(super) async fn remove_all(&self) -> Result<(), RuleError> {
         for message in self.ours().await? {
-            self.handle
-                .rule()
-                .del(message)
-                .execute()
-                .await
-                .map_err(RuleError::Remove)?;
+            self.remove(message).await?;
         }
         Ok(())
+    }
+
+    async fn remove(&self, message: RuleMessage) -> Result<(), RuleError> {
+        self.handle
+            .rule()
+            .del(message)
+            .execute()
+            .await
+            .map_err(RuleError::Remove)
     }
 
     async fn add(&self, interface: &str, prefix: IpNet) -> Result<(), rtnetlink::Error> {

@@ -42,11 +42,13 @@ pub(super) fn status(
         backends: 0,
         backends_ready: 0,
         tables: 0,
+        health: None,
         packets: by_fate(counts),
         flow_table: None,
         slow_path: None,
         kube: None,
         metrics: None,
+        pinned: None,
     }
 }
 

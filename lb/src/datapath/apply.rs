@@ -3,10 +3,13 @@
 //! Never reorders, skips or decides: lb-core made the plan so that every prefix of it is a safe state, and the writes
 //! go out in its order.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use lb_core::plan::{MapId, Write};
-use xdp_prog::abi::{FlowWord, VipIndex};
+use xdp_prog::abi::{BackendIndex, FlowLives, FlowWord, VipIndex};
 
 use super::{Balancer, DatapathError, Mapped, grace_period};
 
@@ -86,6 +89,7 @@ impl Balancer {
                 self.counters.backends.zero(u32::from(backend.0))
             }
             Write::ZeroLimits(vip) => self.zero_limits(*vip),
+            Write::ForgetDatagrams(backends) => self.forget_datagrams(backends),
         }
     }
 
@@ -109,6 +113,24 @@ impl Balancer {
             }
         }
         Ok(())
+    }
+
+    /// Flow records that live, by backend. Reads all of them: some milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`] when the map has another shape.
+    pub fn records(&self, now: u32, lives: FlowLives) -> Result<BTreeMap<BackendIndex, u64>, DatapathError> {
+        let mut counts = BTreeMap::new();
+        for bucket in 0..self.flows.entries() {
+            for way in (0..self.flows.words()).step_by(2) {
+                let word = FlowWord(self.flows.load(bucket, way)?);
+                if word.0 != 0 && !word.is_expired(now, lives) {
+                    *counts.entry(BackendIndex(word.backend())).or_default() += 1;
+                }
+            }
+        }
+        Ok(counts)
     }
 
     /// Reads back a word as a plan names it: for those who compare the maps with the planner's image.

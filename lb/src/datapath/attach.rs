@@ -1,12 +1,13 @@
 //! A program at an interface's XDP hook, by a link that is a file descriptor.
 //!
-//! Never displaces another program, and never outlives the process: nothing is pinned, so the program is off the
-//! interface after `detach`, after a drop, and when the process dies however it dies, because the kernel then closes
+//! Never displaces another program. Outlives the process only where it is pinned ([`super::Pins::keep`]): without that the program
+//! is off the interface after `detach`, after a drop, and when the process dies however it dies, because the kernel then closes
 //! the link's last descriptor.
 
 use std::{
-    fmt, io,
+    fmt, fs, io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::PathBuf,
 };
 
 use lb_core::config::AttachMode;
@@ -56,13 +57,17 @@ impl fmt::Display for Mode {
     }
 }
 
-/// A program attached to an interface. Dropping it detaches.
+/// A program attached to an interface. Dropping it detaches, unless it is kept.
 #[derive(Debug)]
 pub struct Attachment {
     interface: Interface,
     mode: Mode,
     native_refused: Option<io::Error>,
     link: OwnedFd,
+    /// The one in place.
+    program: OwnedFd,
+    /// Its pin, where it is kept.
+    kept: Option<PathBuf>,
 }
 
 impl Attachment {
@@ -87,14 +92,49 @@ impl Attachment {
             },
         };
         match result {
-            Ok(link) => Ok(Self {
-                interface,
-                mode,
-                native_refused,
-                link,
-            }),
+            Ok(link) => {
+                let program = program.try_clone_to_owned().map_err(|source| DatapathError::Link {
+                    interface: interface.name.clone(),
+                    call: "fcntl(F_DUPFD_CLOEXEC)",
+                    source,
+                })?;
+                Ok(Self {
+                    interface,
+                    mode,
+                    native_refused,
+                    link,
+                    program,
+                    kept: None,
+                })
+            }
             Err(source) => Err(explain(interface, mode, source)),
         }
+    }
+
+    /// One that an earlier process kept, with the program that it runs.
+    pub(crate) fn adopted(interface: Interface, mode: Mode, link: OwnedFd, program: OwnedFd, pin: PathBuf) -> Self {
+        Self {
+            interface,
+            mode,
+            native_refused: None,
+            link,
+            program,
+            kept: Some(pin),
+        }
+    }
+
+    pub(crate) fn link(&self) -> BorrowedFd<'_> {
+        self.link.as_fd()
+    }
+
+    /// It is pinned from now on.
+    pub(crate) fn kept_at(&mut self, pin: PathBuf) {
+        self.kept = Some(pin);
+    }
+
+    /// Whether it outlives the process.
+    pub fn is_kept(&self) -> bool {
+        self.kept.is_some()
     }
 
     /// Where it is attached.
@@ -113,22 +153,40 @@ impl Attachment {
     }
 
     /// Puts another program in place, atomically: every packet meets the old one or the new one. The old one's maps and
-    /// counters stay with their owner.
+    /// counters stay with their owner. Returns the old one.
     ///
     /// # Errors
     ///
-    /// bpf(2)'s; then the old program stays. ENOLINK when the interface is gone.
-    pub(crate) fn replace(&mut self, program: BorrowedFd<'_>) -> Result<(), DatapathError> {
-        syscall::link_update(self.link.as_fd(), program).map_err(|source| self.error("BPF_LINK_UPDATE", source))
+    /// bpf(2)'s; then the old program stays. ENOLINK when the interface is gone, EPERM when somebody else has put a program in
+    /// place.
+    pub(crate) fn replace(&mut self, program: BorrowedFd<'_>) -> Result<OwnedFd, DatapathError> {
+        let new = program.try_clone_to_owned();
+        let new = new.map_err(|source| self.error("fcntl(F_DUPFD_CLOEXEC)", source))?;
+        syscall::link_update(self.link.as_fd(), self.program.as_fd(), program)
+            .map_err(|source| self.error("BPF_LINK_UPDATE", source))?;
+        Ok(std::mem::replace(&mut self.program, new))
     }
 
-    /// Takes the program off the interface, and says so if that fails, which dropping does not.
+    /// Puts a program that [`Self::replace`] returned in place again.
     ///
     /// # Errors
     ///
-    /// bpf(2)'s.
-    pub fn detach(self) -> Result<(), DatapathError> {
-        syscall::link_detach(self.link.as_fd()).map_err(|source| self.error("BPF_LINK_DETACH", source))
+    /// As there.
+    pub fn give_back(&mut self, program: &OwnedFd) -> Result<(), DatapathError> {
+        self.replace(program.as_fd()).map(drop)
+    }
+
+    /// Takes the program off the interface and its pin away, and says so if that fails, which dropping does not.
+    ///
+    /// # Errors
+    ///
+    /// bpf(2)'s, unlink(2)'s.
+    pub fn detach(mut self) -> Result<(), DatapathError> {
+        syscall::link_detach(self.link.as_fd()).map_err(|source| self.error("BPF_LINK_DETACH", source))?;
+        match self.kept.take().map(fs::remove_file) {
+            Some(Err(source)) => Err(self.error("unlink", source)),
+            Some(Ok(())) | None => Ok(()),
+        }
     }
 
     fn error(&self, call: &'static str, source: io::Error) -> DatapathError {
@@ -144,7 +202,9 @@ impl Drop for Attachment {
     /// Not just a close: a child between fork and exec may hold a copy of the descriptor for a moment, and the program
     /// would stay as long. After `detach` this finds nothing to do.
     fn drop(&mut self) {
-        let _ = syscall::link_detach(self.link.as_fd());
+        if self.kept.is_none() {
+            let _ = syscall::link_detach(self.link.as_fd());
+        }
     }
 }
 

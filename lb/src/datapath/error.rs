@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{advice::Advice, attach::Mode, hook::Holder, verifier_log::VerifierTail};
+use super::{PinError, advice::Advice, attach::Mode, hook::Holder, verifier_log::VerifierTail};
 
 /// Why the datapath could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -202,6 +202,9 @@ pub enum DatapathError {
         /// The call's error.
         source: io::Error,
     },
+    /// What outlives the process.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// The possible CPUs are not to be had.
     #[error("cannot read {path}: {source}")]
     Cpus {

@@ -5,6 +5,8 @@
 
 use std::{
     io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::PathBuf,
     sync::{Arc, Mutex},
 };
 
@@ -12,21 +14,50 @@ use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::{Map, MapData, MapError, perf::PerfEventArray},
 };
-use lb_core::config::Capacity;
+use lb_core::{config::Capacity, plan::Image};
 use xdp_prog::abi::{
     BackendLine, BucketV4, BucketV6, Config, FlowBucket, MAX_BACKENDS, MAX_BUCKETS, MAX_FLOW_BUCKETS, MAX_QUEUES,
     MAX_RANGES, MAX_VERDICTS, MAX_VIPS, Range, SlowBudget, VipOptions, feature, map,
 };
 
 use super::{
-    Counters, DatapathError, LiveTables, Mapped, Passed, PerCpu, Plain, Ports, Program, SlotMemory, Sockets,
-    VerdictCounters, live, mapped::map_error, slots::creation_error,
+    Counters, DatapathError, Generation, LiveTables, Mapped, Passed, PerCpu, Plain, Ports, Program, Record, SlotMemory,
+    Sockets, VerdictCounters, live,
+    mapped::{creation_error, map_error},
+    passed::CARRIED,
+    pins::segment_name,
+    record::{self, RECORD},
 };
 
 const LB: &str = "lb";
 static LB_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb"));
 const DECAP: &str = "decap";
 static DECAP_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/decap"));
+
+/// Maps of the balancer that a generation keeps, and that the next program works on. Not the sample rings, which are their reader's.
+const KEPT: [&str; 21] = [
+    map::VIPS_V4,
+    map::VIPS_V6,
+    map::LOOKUP_TABLES,
+    map::BACKENDS,
+    map::VIP_OPTIONS,
+    map::RANGES,
+    map::SETTINGS,
+    map::FLOWS,
+    map::FLOW_COUNTS,
+    map::OPEN_FLOWS,
+    map::TURNS,
+    map::COUNTERS,
+    map::VIP_COUNTERS,
+    map::BACKEND_COUNTERS,
+    map::LIMITS,
+    map::PORTS,
+    map::XSKS,
+    map::XSK_INDEX,
+    map::SLOW_BUDGETS,
+    map::SLOW_STATES,
+    map::CAPTURES,
+];
 
 /// The loaded balancer and its maps.
 pub struct Balancer {
@@ -64,6 +95,9 @@ pub struct Balancer {
     pub samples: PerfEventArray<MapData>,
     pub(super) live: LiveTables,
     pub(super) on_grace: Option<Box<dyn Fn() + Send + Sync>>,
+    /// Handles on the maps of [`KEPT`].
+    kept: Vec<(&'static str, OwnedFd)>,
+    record: Mapped,
 }
 
 impl Balancer {
@@ -79,6 +113,19 @@ impl Balancer {
     ///
     /// 5.18, for XDP programs that take frames of several fragments.
     pub fn load(config: &Config, capacity: &Capacity) -> Result<Self, DatapathError> {
+        Self::make(config, capacity, None)
+    }
+
+    /// As [`Self::load`], on the maps of a generation that was made for the same, as they are.
+    ///
+    /// # Errors
+    ///
+    /// Also when a map is not pinned, or is not what the record says.
+    pub fn adopt(record: &Record, generation: &Generation) -> Result<Self, DatapathError> {
+        Self::make(&record.config, &record.capacity, Some(generation))
+    }
+
+    fn make(config: &Config, capacity: &Capacity, from: Option<&Generation>) -> Result<Self, DatapathError> {
         let on = |features: u64, entries: u32| if config.features & features != 0 { entries } else { 1 };
         let vips = capacity.vips.clamp(1, MAX_VIPS as u32);
         let lines = capacity.backend_lines().min(MAX_BACKENDS as u32);
@@ -104,10 +151,15 @@ impl Balancer {
             (map::XSK_INDEX, on(feature::SLOW_PATH, MAX_QUEUES as u32)),
             (map::XSKS, on(feature::SLOW_PATH, MAX_QUEUES as u32)),
         ];
-        let mut maps = Maps::make(LB, LB_OBJECT, config, &entries)?;
+        let mut maps = Maps::make(LB, LB_OBJECT, config, &entries, from)?;
+        let kept = maps.handles()?;
         let vips_v4 = maps.mapped::<BucketV4>(map::VIPS_V4)?;
         let vips_v6 = maps.mapped::<BucketV6>(map::VIPS_V6)?;
-        let slots = SlotMemory::new(maps.take(map::LOOKUP_TABLES)?, capacity.table_segments);
+        let outer = maps.take(map::LOOKUP_TABLES)?;
+        let slots = match (from, kept.iter().find(|(name, _)| *name == map::LOOKUP_TABLES)) {
+            (Some(from), Some((_, handle))) => SlotMemory::adopt(outer, handle.as_fd(), capacity.table_segments, from)?,
+            (Some(_) | None, Some(_) | None) => SlotMemory::new(outer, capacity.table_segments),
+        };
         let backends = maps.mapped::<BackendLine>(map::BACKENDS)?;
         let vip_options = maps.mapped::<VipOptions>(map::VIP_OPTIONS)?;
         let ranges = maps.mapped::<Range>(map::RANGES)?;
@@ -115,7 +167,20 @@ impl Balancer {
         let flows = maps.mapped::<FlowBucket>(map::FLOWS)?;
         let open_flows = maps.mapped::<u64>(map::OPEN_FLOWS)?;
         let turns = maps.mapped::<u64>(map::TURNS)?;
-        let passed = Arc::new(Passed::new(vips, lines));
+        let (passed, record) = match from {
+            Some(from) => (
+                Passed::open(vips, lines, from)?,
+                Mapped::open(RECORD, &from.map(RECORD))?,
+            ),
+            None => {
+                let record = Record {
+                    config: *config,
+                    capacity: *capacity,
+                };
+                (Passed::new(vips, lines)?, record.write()?)
+            }
+        };
+        let passed = Arc::new(passed);
         let live = LiveTables::new(live::Tables {
             config: *config,
             vips_v4: vips_v4.reader()?,
@@ -152,16 +217,49 @@ impl Balancer {
                 flows: PerCpu::new(map::FLOW_COUNTS, maps.take(map::FLOW_COUNTS)?)?,
                 capture: PerCpu::new(map::CAPTURES, maps.take(map::CAPTURES)?)?,
             },
-            ports: Ports::new(maps.take(map::PORTS)?),
-            sockets: Arc::new(Mutex::new(Sockets::new(
+            ports: Ports::adopt(maps.take(map::PORTS)?)?,
+            sockets: Arc::new(Mutex::new(Sockets::adopt(
                 maps.take(map::XSKS)?,
                 maps.take(map::XSK_INDEX)?,
-            ))),
+            )?)),
             slow_budgets: maps.mapped::<SlowBudget>(map::SLOW_BUDGETS)?,
             samples: maps.take(map::SAMPLES)?,
             on_grace: None,
             program: Program::load(LB, "vipline_lb", maps.ebpf)?,
+            kept,
+            record,
         })
+    }
+}
+
+impl Balancer {
+    /// What a generation keeps, by the name of its pin.
+    pub(super) fn pinnable(&self) -> Result<Vec<(String, BorrowedFd<'_>)>, DatapathError> {
+        let kept = self.kept.iter().map(|(name, map)| ((*name).to_owned(), map.as_fd()));
+        let mut all: Vec<(String, BorrowedFd<'_>)> = kept.collect();
+        all.push((RECORD.to_owned(), self.record.data().fd().as_fd()));
+        if let Some(map) = self.counters.passed.map() {
+            all.push((CARRIED.to_owned(), map.data().fd().as_fd()));
+        }
+        for position in 0..self.slots.segments() {
+            let segment = self.slots.segment(position)?;
+            all.push((segment_name(position), segment.data().fd().as_fd()));
+        }
+        Ok(all)
+    }
+
+    /// All that a planner knows of the maps, as they are: see [`lb_core::plan::Planner::adopt`].
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`] when the maps were made for less.
+    pub fn image(&self, record: &Record) -> Result<Image, DatapathError> {
+        Image::read(
+            &record.capacity,
+            &record.config,
+            self.slots.segments(),
+            |map, index, word| self.word(map, index, word),
+        )
     }
 }
 
@@ -188,7 +286,7 @@ impl Decapsulator {
             (map::RANGES, range_entries(ranges)),
             (map::COUNTERS, MAX_VERDICTS as u32),
         ];
-        let mut maps = Maps::make(DECAP, DECAP_OBJECT, config, &entries)?;
+        let mut maps = Maps::make(DECAP, DECAP_OBJECT, config, &entries, None)?;
         Ok(Self {
             ranges: maps.mapped::<Range>(map::RANGES)?,
             settings: maps.mapped::<u64>(map::SETTINGS)?,
@@ -209,6 +307,21 @@ fn range_entries(ranges: u32) -> u32 {
     ranges.clamp(1, MAX_RANGES as u32)
 }
 
+/// Refuses a pinned map that is not there, or has not the entries that it should.
+fn check_size(
+    path: &PathBuf,
+    generation: &Generation,
+    name: &'static str,
+    entries: &[(&'static str, u32)],
+) -> Result<(), DatapathError> {
+    let info = MapData::from_pin(path).and_then(|data| data.info());
+    let info = info.map_err(|error| map_error(name, "BPF_OBJ_GET", error))?;
+    match entries.iter().find(|(other, _)| *other == name) {
+        Some((_, count)) if *count != info.max_entries() => Err(record::differs(generation, name)),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// An object with its maps made and its programs not yet loaded.
 struct Maps {
     object: &'static str,
@@ -221,12 +334,19 @@ impl Maps {
         code: &[u8],
         config: &Config,
         entries: &[(&'static str, u32)],
+        from: Option<&Generation>,
     ) -> Result<Self, DatapathError> {
         let config = Plain(*config);
         let mut loader = EbpfLoader::new();
         loader.override_global(map::CONFIG, &config, true);
         for &(name, count) in entries {
             loader.map_max_entries(name, count);
+        }
+        for (generation, name) in from.into_iter().flat_map(|from| KEPT.map(|name| (from, name))) {
+            // aya would make and pin anew what is not there, and takes what is there for what it would have made.
+            let path = generation.map(name);
+            check_size(&path, generation, name, entries)?;
+            loader.map_pin_path(name, path);
         }
         let ebpf = loader.load(code).map_err(|error| match error {
             EbpfError::MapError(error @ MapError::CreateError { .. }) => creation_error(object, error),
@@ -236,6 +356,33 @@ impl Maps {
             },
         })?;
         Ok(Self { object, ebpf })
+    }
+
+    /// Descriptors of our own of the maps that are kept.
+    fn handles(&self) -> Result<Vec<(&'static str, OwnedFd)>, DatapathError> {
+        let missing = |name| DatapathError::Incomplete {
+            object: self.object,
+            missing: name,
+        };
+        let handle = |name| {
+            let data = match self.ebpf.map(name).ok_or_else(|| missing(name))? {
+                Map::Array(data)
+                | Map::PerCpuArray(data)
+                | Map::ArrayOfMaps(data)
+                | Map::HashMap(data)
+                | Map::DevMap(data)
+                | Map::XskMap(data) => data,
+                _ => return Err(missing(name)),
+            };
+            let copied = data.fd().as_fd().try_clone_to_owned();
+            let handle = copied.map_err(|source| DatapathError::Map {
+                map: name,
+                call: "fcntl(F_DUPFD_CLOEXEC)",
+                source,
+            })?;
+            Ok((name, handle))
+        };
+        KEPT.into_iter().map(handle).collect()
     }
 
     fn take<M: TryFrom<Map, Error = MapError>>(&mut self, name: &'static str) -> Result<M, DatapathError> {

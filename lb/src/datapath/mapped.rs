@@ -8,6 +8,7 @@ use std::{
     io,
     marker::PhantomData,
     os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
     ptr::{self, NonNull},
     sync::{
         Arc,
@@ -15,12 +16,17 @@ use std::{
     },
 };
 
-use aya::maps::MapData;
+use aya::maps::{Array, IterableMap as _, MapData, MapError};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::DatapathError;
+use super::{
+    DatapathError,
+    advice::{Advice, Capability, MMAPABLE},
+};
 
 const WORD: usize = size_of::<u64>();
+/// include/uapi/linux/bpf.h; must be the same as in the program's definition of the inner map of slot memory.
+const BPF_F_MMAPABLE: u32 = 1 << 10;
 
 /// An array map made with `BPF_F_MMAPABLE`, seen as entries of aligned words.
 ///
@@ -129,6 +135,39 @@ impl Mapped {
         })
     }
 
+    /// Makes an array of words that no program needs to know; `map` is its name in errors.
+    ///
+    /// # Errors
+    ///
+    /// bpf(2)'s and mmap(2)'s.
+    pub(crate) fn create(map: &'static str, words: u32) -> Result<Self, DatapathError> {
+        let array = Array::<MapData, u64>::create(words, BPF_F_MMAPABLE).map_err(|error| creation_error(map, error))?;
+        // The one handle to a new array is inside its typed wrapper; a descriptor of our own is as good.
+        let copied = array.map().fd().as_fd().try_clone_to_owned();
+        let data = copied.map_err(|source| DatapathError::Map {
+            map,
+            call: "fcntl(F_DUPFD_CLOEXEC)",
+            source,
+        })?;
+        let data = MapData::from_fd(data).map_err(|error| map_error(map, "BPF_OBJ_GET_INFO_BY_FD", error))?;
+        Self::new(map, data, WORD)
+    }
+
+    /// A map of words that is pinned.
+    ///
+    /// # Errors
+    ///
+    /// When there is none such, and mmap(2)'s.
+    pub(crate) fn open(map: &'static str, path: &Path) -> Result<Self, DatapathError> {
+        let data = MapData::from_pin(path).map_err(|error| map_error(map, "BPF_OBJ_GET", error))?;
+        Self::new(map, data, WORD)
+    }
+
+    /// A word of a map of words, for counting: as long as nobody else stores there.
+    pub(crate) fn counter(&self, index: u32) -> Option<&AtomicU64> {
+        self.word(index, 0).ok()
+    }
+
     /// Entries of the map.
     pub fn entries(&self) -> u32 {
         self.entries
@@ -153,6 +192,17 @@ impl Mapped {
     pub fn store(&self, index: u32, word: u32, value: u64) -> Result<(), DatapathError> {
         self.word(index, word)?.store(value, Ordering::Release);
         Ok(())
+    }
+
+    /// Writes one word if it is `from`; what stands there if it is not.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`]; then nothing is written.
+    pub fn swap(&self, index: u32, word: u32, from: u64, to: u64) -> Result<Result<(), u64>, DatapathError> {
+        let word = self.word(index, word)?;
+        let swapped = word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+        Ok(swapped.map(drop))
     }
 
     /// Reads one word.
@@ -275,12 +325,21 @@ impl Mapped {
 }
 
 /// An aya error as ours: the system call's error, or the nearest that says the same.
-pub(crate) fn map_error(map: &'static str, call: &'static str, error: aya::maps::MapError) -> DatapathError {
-    use aya::maps::MapError;
+pub(crate) fn map_error(map: &'static str, call: &'static str, error: MapError) -> DatapathError {
     let source = match error {
         MapError::SyscallError(inner) => inner.io_error,
         MapError::IoError(inner) => inner,
         other => io::Error::new(io::ErrorKind::InvalidInput, other),
     };
     DatapathError::Map { map, call, source }
+}
+
+/// A failed creation with what to do about it; `map` is for errors that do not name it.
+pub(crate) fn creation_error(map: &str, error: MapError) -> DatapathError {
+    let (map, source) = match error {
+        MapError::CreateError { name, io_error } => (name, io_error),
+        other => (map.to_owned(), io::Error::new(io::ErrorKind::InvalidInput, other)),
+    };
+    let advice = Advice::for_call(&source, &[Capability::Bpf], Some(MMAPABLE));
+    DatapathError::MapCreate { map, source, advice }
 }

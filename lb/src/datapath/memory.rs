@@ -9,7 +9,7 @@ use std::{
 use aya::maps::MapData;
 use xdp_prog::abi::map;
 
-use super::{Balancer, DatapathError};
+use super::{Balancer, DatapathError, passed::CARRIED};
 
 /// Kernel memory of one map, in bytes, per-CPU copies of all possible CPUs included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,8 @@ impl Balancer {
             map: map::LOOKUP_TABLES,
             bytes: slots,
         }];
-        for (map, data) in [
+        let carried = self.counters.passed.map().map(|map| (CARRIED, map.data()));
+        for (map, data) in carried.into_iter().chain([
             (map::VIPS_V4, self.vips_v4.data()),
             (map::VIPS_V6, self.vips_v6.data()),
             (map::BACKENDS, self.backends.data()),
@@ -57,7 +58,7 @@ impl Balancer {
             (map::SLOW_STATES, self.counters.slow.data()),
             (map::CAPTURES, self.counters.capture.data()),
             (map::XSK_INDEX, sockets.index()),
-        ] {
+        ]) {
             all.push(MapMemory {
                 map,
                 bytes: bytes(map, data)?,

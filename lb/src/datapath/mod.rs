@@ -6,23 +6,24 @@
 //! | module | what it is |
 //! |---|---|
 //! | `load` | [`Balancer`], [`Decapsulator`]: the objects, loaded, with their maps |
+//! | `pins`, `record` | [`Pins`]: what outlives the process, and [`Record`]: what it was made for |
 //! | `program` | [`Program`]: attach, take over, [`ProgramFacts`] |
 //! | `attach`, `hook`, `interface` | [`Attachment`] by link; who else is at an interface's hook |
 //! | `mapped`, `slots` | [`Mapped`] arrays and [`SlotMemory`]: live maps, written by aligned 8-byte stores |
 //! | `live` | [`LiveTables`]: the live maps for the packet logic in user space |
 //! | `sockets`, `budgets` | [`Sockets`] of the slow path; what it takes, and what was shed |
 //! | `samples` | [`Aim`] of a capture, and the [`SampleRing`]s by which samples come |
-//! | `apply` | a plan of map writes, carried out |
+//! | `apply`, `forget` | a plan of map writes, carried out |
 //! | `grace` | [`grace_period`]: no packet that is being handled now can see what was there before |
-//! | `passed` | what the slow path sent to backends |
+//! | `passed` | what the slow path sent to backends, and what earlier programs counted |
 //! | `counters`, `memory`, `ports` | per-CPU [`Counters`], summed; what maps cost; the [`Ports`] to redirect to |
 //! | `readings` | [`Readings`]: counters for another thread |
 //! | `probe`, `clock` | [`TestRun`]: one frame through the program; how long a [`Jiffies`] is, and how many there have been |
 //! | `sweep` | [`Sweep`]: records of flows that are over |
 //! | `error`, `advice`, `verifier_log` | [`DatapathError`]: what failed, and what to do |
 //!
-//! **Invariant: nothing is left behind, however the process ends.** Programs hang on link descriptors and maps on
-//! descriptors; nothing is pinned.
+//! **Invariant: nothing is left behind that [`Pins`] does not name.** Programs hang on link descriptors and maps on descriptors. What
+//! is pinned stays, however the process ends, until it is taken away; what is not goes, however the process ends.
 
 mod advice;
 mod apply;
@@ -31,6 +32,7 @@ mod budgets;
 mod clock;
 mod counters;
 mod error;
+mod forget;
 mod grace;
 mod hook;
 mod interface;
@@ -39,11 +41,13 @@ mod load;
 mod mapped;
 mod memory;
 mod passed;
+mod pins;
 mod plain;
 mod ports;
 mod probe;
 mod program;
 mod readings;
+mod record;
 mod samples;
 mod slots;
 mod sockets;
@@ -66,11 +70,13 @@ pub use load::{Balancer, Decapsulator};
 pub use mapped::Mapped;
 pub use memory::MapMemory;
 pub use passed::Passed;
+pub use pins::{Generation, PinError, PinPlace, PinnedLink, Pins, Removed};
 pub use plain::Plain;
 pub use ports::Ports;
 pub use probe::{Ingress, TestRun};
 pub use program::{Program, ProgramFacts};
 pub use readings::Readings;
+pub use record::Record;
 pub use samples::{Aim, SampleRing};
 pub use slots::SlotMemory;
 pub use sockets::Sockets;

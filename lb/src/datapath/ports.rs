@@ -2,7 +2,8 @@
 
 use std::io;
 
-use aya::maps::{DevMap, MapData, xdp::XdpMapError};
+use aya::maps::{DevMap, MapData, MapError, xdp::XdpMapError};
+use nix::net::if_::if_indextoname;
 use xdp_prog::abi::{MAX_PORTS, map};
 
 use super::{DatapathError, interface::Interface, mapped::map_error};
@@ -19,6 +20,34 @@ impl Ports {
             devices,
             interfaces: Vec::new(),
         }
+    }
+
+    /// What stands in the map already, as the calling thread's network namespace calls it: an interface that is gone has no name.
+    ///
+    /// # Errors
+    ///
+    /// bpf(2)'s.
+    pub(crate) fn adopt(devices: DevMap<MapData>) -> Result<Self, DatapathError> {
+        let mut ports = Self::new(devices);
+        for position in 0..u32::try_from(MAX_PORTS).unwrap_or(u32::MAX) {
+            let index = match ports.devices.get(position, 0) {
+                Ok(value) => value.if_index,
+                Err(MapError::KeyNotFound) => break,
+                Err(error) => return Err(map_error(map::PORTS, "BPF_MAP_LOOKUP_ELEM", error)),
+            };
+            let name = if_indextoname(index).ok().and_then(|name| name.into_string().ok());
+            ports.interfaces.push(Interface {
+                name: name.unwrap_or_default(),
+                index,
+            });
+        }
+        Ok(ports)
+    }
+
+    /// Whether these interfaces, and no others, stand there in this order.
+    pub fn are(&self, interfaces: &[&str]) -> bool {
+        let same = |(there, name): (&Interface, &&str)| Interface::find(name).is_ok_and(|found| found == *there);
+        self.interfaces.len() == interfaces.len() && self.interfaces.iter().zip(interfaces).all(same)
     }
 
     /// Puts interfaces of the calling thread's network namespace into `PORTS`, new ones behind those that are there. A

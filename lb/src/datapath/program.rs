@@ -1,6 +1,9 @@
 //! A loaded XDP program: what it is attached with, run with and measured by. Never knows what the program does.
 
-use std::{io, os::fd::AsFd as _};
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use aya::{
     Ebpf,
@@ -92,12 +95,13 @@ impl Program {
         Attachment::new(self.fd()?.as_fd(), interface, mode)
     }
 
-    /// Takes the place of the program that an attachment holds, atomically: every packet meets the old one or this one.
+    /// Takes the place of the program that an attachment holds, atomically: every packet meets the old one or this one. Returns the
+    /// old one, for [`Attachment::give_back`].
     ///
     /// # Errors
     ///
     /// [`DatapathError::Link`]; then the old program stays.
-    pub fn take_over(&self, attachment: &mut Attachment) -> Result<(), DatapathError> {
+    pub fn take_over(&self, attachment: &mut Attachment) -> Result<OwnedFd, DatapathError> {
         attachment.replace(self.fd()?.as_fd())
     }
 

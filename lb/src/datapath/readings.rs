@@ -9,7 +9,7 @@ use xdp_prog::{
     verdict::Verdict,
 };
 
-use super::{Counters, DatapathError, Passed, budgets::sheds, counters::Shares, passed::together};
+use super::{Counters, DatapathError, Passed, budgets::sheds, counters::Shares};
 
 /// The counters of a loaded program, to be read. Four descriptors.
 pub struct Readings {
@@ -38,22 +38,23 @@ impl Counters {
 }
 
 impl Readings {
-    /// Every verdict with its packets, in the order of the counters.
+    /// As [`Counters::of_verdicts`].
     ///
     /// # Errors
     ///
     /// bpf(2)'s.
-    pub fn verdicts(&self) -> Result<Vec<(Verdict, u64)>, DatapathError> {
-        Ok(Verdict::ALL.iter().copied().zip(self.verdicts.sums(all())?).collect())
+    pub fn of_verdicts(&self) -> Result<Vec<(Verdict, u64)>, DatapathError> {
+        let counts = Verdict::ALL.iter().copied().zip(self.verdicts.sums(all())?).collect();
+        Ok(self.passed.with_verdicts(counts))
     }
 
-    /// As [`Counters::shed`].
+    /// As [`Counters::of_sheds`].
     ///
     /// # Errors
     ///
     /// bpf(2)'s.
-    pub fn shed(&self) -> Result<Vec<(Verdict, u64)>, DatapathError> {
-        Ok(sheds(self.slow.sums(all())?))
+    pub fn of_sheds(&self) -> Result<Vec<(Verdict, u64)>, DatapathError> {
+        Ok(self.passed.with_sheds(sheds(self.slow.sums(all())?)))
     }
 
     /// As [`Counters::of_vips`].
@@ -62,7 +63,7 @@ impl Readings {
     ///
     /// bpf(2)'s.
     pub fn of_vips(&self, count: u32) -> Result<Vec<Traffic>, DatapathError> {
-        Ok(together(self.vips.sums(count)?, &self.passed.vips))
+        Ok(self.passed.with_vips(self.vips.sums(count)?))
     }
 
     /// As [`Counters::of_backends`].
@@ -71,7 +72,7 @@ impl Readings {
     ///
     /// bpf(2)'s.
     pub fn of_backends(&self, count: u32) -> Result<Vec<Traffic>, DatapathError> {
-        Ok(together(self.backends.sums(count)?, &self.passed.backends))
+        Ok(self.passed.with_backends(self.backends.sums(count)?))
     }
 }
 

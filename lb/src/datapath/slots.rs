@@ -5,21 +5,19 @@
 
 use std::{
     io,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::PathBuf,
     sync::{Arc, OnceLock},
 };
 
-use aya::maps::{Array, ArrayOfMaps, IterableMap as _, MapData, MapError};
+use aya::maps::{ArrayOfMaps, MapData};
 use xdp_prog::abi::{MAX_SEGMENTS, SEGMENT_WORDS, map};
 
 use super::{
-    DatapathError,
-    advice::{Advice, Capability, MMAPABLE},
+    DatapathError, Generation,
     mapped::{Mapped, Reader, map_error},
+    pins, syscall,
 };
-
-/// include/uapi/linux/bpf.h; must be the same as in the program's definition of the inner map.
-const BPF_F_MMAPABLE: u32 = 1 << 10;
 
 /// All segments of `LOOKUP_TABLES`.
 #[derive(Debug)]
@@ -28,6 +26,8 @@ pub struct SlotMemory {
     segments: Vec<Mapped>,
     readers: Segments,
     limit: usize,
+    /// The generation that new segments join.
+    pins: Option<PathBuf>,
 }
 
 /// All segments for those who only read, by position; those made later appear in it.
@@ -41,7 +41,51 @@ impl SlotMemory {
             segments: Vec::new(),
             readers: (0..MAX_SEGMENTS).map(|_| OnceLock::new()).collect(),
             limit: (limit as usize).min(MAX_SEGMENTS),
+            pins: None,
         }
+    }
+
+    /// The slot memory of a generation, whose outer array is `handle` too. Segments that were pinned and not published yet are not
+    /// part of it.
+    ///
+    /// # Errors
+    ///
+    /// When the outer array names a segment that is not pinned: it cannot be had.
+    pub(crate) fn adopt(
+        outer: ArrayOfMaps<MapData, MapData>,
+        handle: BorrowedFd<'_>,
+        limit: u32,
+        generation: &Generation,
+    ) -> Result<Self, DatapathError> {
+        let mut memory = Self::new(outer, limit);
+        let failed = |call, source| DatapathError::Map {
+            map: map::LOOKUP_TABLES,
+            call,
+            source,
+        };
+        let published = |position| {
+            let id = syscall::lookup_u32(handle, position);
+            id.map_err(|source| failed("BPF_MAP_LOOKUP_ELEM", source))
+        };
+        for (position, path) in generation.segments()? {
+            let data = MapData::from_pin(&path).map_err(|error| map_error(map::LOOKUP_TABLES, "BPF_OBJ_GET", error))?;
+            let info = data.info();
+            let info = info.map_err(|error| map_error(map::LOOKUP_TABLES, "BPF_OBJ_GET_INFO_BY_FD", error))?;
+            if position == memory.segments() && published(position)? == Some(info.id()) {
+                memory.take_in(Mapped::new(map::LOOKUP_TABLES, data, size_of::<u64>())?)?;
+            }
+        }
+        if (memory.segments() as usize) < MAX_SEGMENTS && published(memory.segments())?.is_some() {
+            let why = format!("segment {} is in use and not pinned", memory.segments());
+            return Err(failed("BPF_MAP_LOOKUP_ELEM", io::Error::other(why)));
+        }
+        memory.pins = Some(generation.directory().to_owned());
+        Ok(memory)
+    }
+
+    /// Has segments that are made from now on join a generation.
+    pub(crate) fn pin_in(&mut self, generation: Option<PathBuf>) {
+        self.pins = generation;
     }
 
     /// Segments that there are.
@@ -60,31 +104,25 @@ impl SlotMemory {
             return Err(DatapathError::SlotMemoryFull { segments: position });
         }
         let words = u32::try_from(SEGMENT_WORDS).unwrap_or(u32::MAX);
-        let segment = Array::<MapData, u64>::create(words, BPF_F_MMAPABLE)
-            .map_err(|error| creation_error(map::LOOKUP_TABLES, error))?;
-        // The one handle to a new array is inside its typed wrapper; a descriptor of our own is as good.
-        let data = segment
-            .map()
-            .fd()
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|source| DatapathError::Map {
-                map: map::LOOKUP_TABLES,
-                call: "fcntl(F_DUPFD_CLOEXEC)",
-                source,
-            })?;
-        let data =
-            MapData::from_fd(data).map_err(|error| map_error(map::LOOKUP_TABLES, "BPF_OBJ_GET_INFO_BY_FD", error))?;
-        let segment = Mapped::new(map::LOOKUP_TABLES, data, size_of::<u64>())?;
+        let segment = Mapped::create(map::LOOKUP_TABLES, words)?;
+        if let Some(generation) = &self.pins {
+            // First: what packets may read is never without a name by which it can be had again.
+            pins::pin_segment(generation, position, segment.data().fd().as_fd())?;
+        }
         self.outer
             .set(position, segment.data(), 0)
             .map_err(|error| map_error(map::LOOKUP_TABLES, "BPF_MAP_UPDATE_ELEM", error))?;
-        if let Some(place) = self.readers.get(position as usize) {
+        self.take_in(segment)?;
+        Ok(position)
+    }
+
+    fn take_in(&mut self, segment: Mapped) -> Result<(), DatapathError> {
+        if let Some(place) = self.readers.get(self.segments.len()) {
             // Never set before: positions only grow.
             let _set = place.set(segment.reader()?);
         }
         self.segments.push(segment);
-        Ok(position)
+        Ok(())
     }
 
     /// All segments for those who only read.
@@ -126,14 +164,4 @@ impl SlotMemory {
             words: SEGMENT_WORDS as u32,
         })
     }
-}
-
-/// A failed creation with what to do about it; `map` is for errors that do not name it.
-pub(crate) fn creation_error(map: &str, error: MapError) -> DatapathError {
-    let (map, source) = match error {
-        MapError::CreateError { name, io_error } => (name, io_error),
-        other => (map.to_owned(), io::Error::new(io::ErrorKind::InvalidInput, other)),
-    };
-    let advice = Advice::for_call(&source, &[Capability::Bpf], Some(MMAPABLE));
-    DatapathError::MapCreate { map, source, advice }
 }

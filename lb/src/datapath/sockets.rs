@@ -30,6 +30,22 @@ impl Sockets {
         }
     }
 
+    /// What stands in the maps already: places that are known, of sockets that the kernel has taken out when their process ended.
+    ///
+    /// # Errors
+    ///
+    /// bpf(2)'s.
+    pub(crate) fn adopt(xsks: XskMap<MapData>, index: HashMap<MapData, u64, u32>) -> Result<Self, DatapathError> {
+        let mut sockets = Self::new(xsks, index);
+        for entry in sockets.index.iter() {
+            let (key, place) = entry.map_err(|error| map_error(map::XSK_INDEX, "BPF_MAP_GET_NEXT_KEY", error))?;
+            let queue = ((key >> 32) as u32, key as u32);
+            debug_assert_eq!(socket_key(queue.0, queue.1), key);
+            sockets.places.insert(queue, place);
+        }
+        Ok(sockets)
+    }
+
     /// Gives the odd packets of a receive queue to a socket that is bound to it; takes the place of the one that had them, without
     /// a packet between. `fd` need not stay open for the map's sake, but a closed socket gets nothing.
     ///

@@ -1,18 +1,22 @@
 //! bpf(2) commands that aya 0.14 does not offer, or not in the way we need: batched lookups of per-CPU arrays, links
-//! that are file descriptors and nothing else (aya falls back to netlink, which would outlive the process), and a map
-//! of maps without an object.
+//! that are file descriptors and nothing else (aya falls back to netlink, which would outlive the process) and say what they
+//! replace, a map of maps without an object, and pins with what is pinned.
 //!
 //! Knows nothing of what the maps and links are for.
 
 use std::{
-    ffi::{c_int, c_uint},
+    ffi::{CStr, c_int, c_uint},
     io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 // include/uapi/linux/bpf.h: enum bpf_cmd, enum bpf_attach_type.
 const BPF_MAP_CREATE: c_int = 0;
+const BPF_MAP_LOOKUP_ELEM: c_int = 1;
 const BPF_MAP_UPDATE_ELEM: c_int = 2;
+const BPF_OBJ_PIN: c_int = 6;
+const BPF_OBJ_GET: c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: c_int = 15;
 const BPF_MAP_LOOKUP_BATCH: c_int = 24;
 const BPF_LINK_CREATE: c_int = 28;
 const BPF_LINK_UPDATE: c_int = 29;
@@ -20,6 +24,8 @@ const BPF_LINK_DETACH: c_int = 34;
 const BPF_XDP: u32 = 37;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
+const BPF_F_REPLACE: u32 = 1 << 2;
+const BPF_LINK_TYPE_XDP: u32 = 6;
 
 #[repr(C)]
 #[derive(Default)]
@@ -73,6 +79,42 @@ struct LinkUpdate {
     new_prog_fd: u32,
     flags: u32,
     old_prog_fd: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Object {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct GetInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The beginning of `struct bpf_link_info`, as far as a link of an XDP program fills it.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    padding: u32,
+    ifindex: u32,
+    padding_too: u32,
+}
+
+/// The beginning of `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramInfo {
+    kind: u32,
+    id: u32,
 }
 
 #[repr(C)]
@@ -175,12 +217,14 @@ pub(crate) fn link_create(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> 
     unsafe { created(bpf(BPF_LINK_CREATE, &mut attr)) }
 }
 
-/// Makes a link run another program, atomically: each packet sees the old one or the new one.
-pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+/// Makes a link that runs `old` run another program, atomically: each packet sees the old one or the new one. EPERM where it runs
+/// a third one.
+pub(crate) fn link_update(link: BorrowedFd<'_>, old: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = LinkUpdate {
         link_fd: raw(link),
         new_prog_fd: raw(program),
-        ..LinkUpdate::default()
+        flags: BPF_F_REPLACE,
+        old_prog_fd: raw(old),
     };
     // SAFETY: `attr` holds no pointers.
     unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(drop)
@@ -191,6 +235,72 @@ pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = LinkDetach { link_fd: raw(link) };
     // SAFETY: `attr` holds no pointers.
     unsafe { bpf(BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
+/// Makes an object outlive its descriptors, under a name in a BPF file system.
+pub(crate) fn obj_pin(object: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
+    let mut attr = Object {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: raw(object),
+        ..Object::default()
+    };
+    // SAFETY: the path is a live string that ends with a zero.
+    unsafe { bpf(BPF_OBJ_PIN, &mut attr) }.map(drop)
+}
+
+/// A descriptor of a pinned object.
+pub(crate) fn obj_get(path: &CStr) -> io::Result<OwnedFd> {
+    let mut attr = Object {
+        pathname: path.as_ptr() as u64,
+        ..Object::default()
+    };
+    // SAFETY: the path is a live string that ends with a zero; the command makes a descriptor.
+    unsafe { created(bpf(BPF_OBJ_GET, &mut attr)) }
+}
+
+/// Program id and interface index of a link of an XDP program, the index 0 where the interface is gone; `None` of another object.
+///
+/// # Minimum kernel version
+///
+/// 5.9.
+pub(crate) fn xdp_link_info(link: BorrowedFd<'_>) -> io::Result<Option<(u32, u32)>> {
+    let mut info = LinkInfo::default();
+    info_of(link, &mut info)?;
+    Ok((info.kind == BPF_LINK_TYPE_XDP).then_some((info.prog_id, info.ifindex)))
+}
+
+/// The kernel's id of a program.
+pub(crate) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = ProgramInfo::default();
+    info_of(program, &mut info)?;
+    Ok(info.id)
+}
+
+fn info_of<I>(object: BorrowedFd<'_>, info: &mut I) -> io::Result<()> {
+    let mut attr = GetInfo {
+        bpf_fd: raw(object),
+        info_len: u32::try_from(size_of::<I>()).unwrap_or(u32::MAX),
+        info: &raw mut *info as u64,
+    };
+    // SAFETY: the kernel writes at most `info_len` bytes to a live local of that size, made of integers.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }.map(drop)
+}
+
+/// A 4-byte element of a map with 4-byte keys: of an array of maps, the id of a map. `None` where there is none.
+pub(crate) fn lookup_u32(map: BorrowedFd<'_>, key: u32) -> io::Result<Option<u32>> {
+    let mut value = 0_u32;
+    let mut attr = MapUpdate {
+        map_fd: raw(map),
+        key: &raw const key as u64,
+        value: &raw mut value as u64,
+        ..MapUpdate::default()
+    };
+    // SAFETY: key and value are live locals of the map's sizes, 4 bytes each.
+    match unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut attr) } {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The descriptor that a creating command returned.

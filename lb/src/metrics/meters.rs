@@ -3,7 +3,6 @@
 //! Never tells the traffic of one VIP as another's: where tables change while counters are read, what was read is thrown away.
 
 use std::{
-    collections::BTreeMap,
     net::IpAddr,
     sync::{
         Arc,
@@ -21,15 +20,13 @@ pub const MAX_VIP_SERIES: usize = 10_000;
 /// Most backends with series of their own, in the order of names: two series each, together 1 MB of text.
 pub const MAX_BACKEND_SERIES: usize = 5_000;
 
-/// What stands at a position of counters, and what was counted of it before this program was loaded.
+/// What stands at a position of counters.
 #[derive(Clone, Debug)]
 pub struct Place<T> {
     /// Who.
     pub who: T,
     /// Where.
     pub index: u32,
-    /// By programs before this one.
-    pub before: Traffic,
 }
 
 /// Counters of a loaded program.
@@ -40,10 +37,6 @@ pub struct Meters {
     pub changes: Arc<AtomicU64>,
     /// What it was when the places were written down.
     pub seen: u64,
-    /// What programs before counted, by verdict.
-    pub verdicts: BTreeMap<Verdict, u64>,
-    /// What programs before shed, by verdict.
-    pub shed: BTreeMap<Verdict, u64>,
     /// At most [`MAX_VIP_SERIES`].
     pub vips: Vec<Place<VipKey>>,
     /// At most [`MAX_BACKEND_SERIES`].
@@ -80,22 +73,17 @@ impl Meters {
             return Ok(None);
         }
         let mut counted = Counted {
-            verdicts: self.readings.verdicts()?,
-            shed: self.readings.shed()?,
+            verdicts: self.readings.of_verdicts()?,
+            shed: self.readings.of_sheds()?,
             vips: Vec::with_capacity(self.vips.len()),
             backends: Vec::with_capacity(self.backends.len()),
             left_out: self.left_out,
         };
-        for (counts, before) in [(&mut counted.verdicts, &self.verdicts), (&mut counted.shed, &self.shed)] {
-            for (verdict, count) in counts {
-                *count += before.get(verdict).copied().unwrap_or_default();
-            }
-        }
-        let vip = |place: &Place<VipKey>| (place.who, together(&vips, place.index, place.before));
+        let vip = |place: &Place<VipKey>| (place.who, at(&vips, place.index));
         counted.vips.extend(self.vips.iter().map(vip));
         let backend = |place: &Place<(BackendId, IpAddr)>| {
             let (id, address) = &place.who;
-            (id.clone(), *address, together(&backends, place.index, place.before))
+            (id.clone(), *address, at(&backends, place.index))
         };
         counted.backends.extend(self.backends.iter().map(backend));
         Ok(Some(counted))
@@ -107,10 +95,6 @@ fn end<T>(places: &[Place<T>]) -> u32 {
     places.iter().map(|place| place.index + 1).max().unwrap_or(0)
 }
 
-fn together(counts: &[Traffic], index: u32, before: Traffic) -> Traffic {
-    let now = counts.get(index as usize).copied().unwrap_or_default();
-    Traffic {
-        packets: now.packets + before.packets,
-        bytes: now.bytes + before.bytes,
-    }
+fn at(counts: &[Traffic], index: u32) -> Traffic {
+    counts.get(index as usize).copied().unwrap_or_default()
 }

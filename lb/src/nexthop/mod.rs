@@ -56,6 +56,7 @@ enum Order {
     Settings(Settings),
     Backends(BTreeMap<BackendId, IpAddr>),
     Want(BackendId),
+    Leave,
 }
 
 /// Follows the next hops of backends on a thread of its own, in the network namespace of the thread that starts it.
@@ -99,6 +100,7 @@ impl NextHopDriver {
             start: Instant::now(),
             resync_at: Duration::ZERO,
             last_resync: None,
+            leaves: false,
         };
         let work = || {
             if let Err(error) = follower.run() {
@@ -132,6 +134,11 @@ impl NextHopDriver {
         self.order(Order::Want(backend));
     }
 
+    /// Ends, and leaves the neighbour entries kept: for who comes next and wants them.
+    pub fn leave(self) {
+        self.order(Order::Leave);
+    }
+
     fn order(&self, order: Order) {
         // It fails only when the thread has ended, which has said why; a full pipe wakes as well as one more byte.
         let _ = self.orders.send(order);
@@ -161,6 +168,8 @@ struct Follower {
     /// Everything is read anew then, and not before.
     resync_at: Duration,
     last_resync: Option<Duration>,
+    /// What is kept stays kept.
+    leaves: bool,
 }
 
 impl Follower {
@@ -177,8 +186,10 @@ impl Follower {
             }
             self.take_in()?;
         }
-        let releases = self.resolver.stop();
-        self.execute(releases);
+        if !self.leaves {
+            let releases = self.resolver.stop();
+            self.execute(releases);
+        }
         Ok(())
     }
 
@@ -213,6 +224,7 @@ impl Follower {
                 Order::Settings(settings) => self.resolver.set_settings(settings),
                 Order::Backends(backends) => self.resolver.set_backends(backends),
                 Order::Want(backend) => self.resolver.want(&backend, self.start.elapsed()),
+                Order::Leave => self.leaves = true,
             }
         }
         Ok(true)

@@ -5,6 +5,7 @@ mod attach;
 mod live;
 mod load;
 mod maps;
+mod pins;
 mod plan;
 mod takeover;
 mod vip;

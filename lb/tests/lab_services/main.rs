@@ -10,10 +10,11 @@ mod site;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
+    thread::sleep,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use lab::{Client, Load, LoadKind, Node, Topology, require_root};
 use lab_support::{assert_spread, count_servers, eventually};
 use serde_json::json;
@@ -330,6 +331,45 @@ fn traffic_goes_on_while_operator_and_api_server_are_away() -> Result<()> {
     site.wait_until_served("web", "TCP", vip)
 }
 
+/// Longer than everything that may lapse while an API server is away: Leases, a watch's minute, two rounds of backing off.
+const OUTAGE: Duration = Duration::from_secs(125);
+
+#[test]
+fn an_api_server_that_is_gone_for_minutes_breaks_nothing_and_is_caught_up_with() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let site = start(2)?;
+    let vip = at(&site.serving("web", &HTTP, json!({}))?, 80)?;
+    let (before, client) = (site.ingress("web"), site.client());
+    site.cluster.server.faults().refuse(true);
+    // In the process of the API server, which meets no fault.
+    site.set_pods("late", &HTTP, &site.all_pods())?;
+    site.create_service("late", &HTTP, json!({}))?;
+    site.set_pods("web", &HTTP, &[Pod::ready(site.worker(1))])?;
+    let (start, mut asked) = (Instant::now(), 0);
+    let away = || {
+        let kube = site.lbs[0].status()?.kube;
+        Ok(kube.is_some_and(|kube| kube.connected_s.is_none() && !kube.away.is_empty()))
+    };
+    eventually("the LB node knows", away)?;
+    while start.elapsed() < OUTAGE {
+        let answer = client.http_get(vip, 10);
+        ensure!(answer.is_ok(), "{:?} into it: {answer:?}", start.elapsed());
+        asked += 1;
+        sleep(Duration::from_millis(100));
+    }
+    ensure!(asked > 500 && away()?, "{asked} connections");
+    ensure!(site.ingress("late").is_empty(), "somebody got through");
+
+    site.cluster.server.faults().refuse(false);
+    let late = at(&site.wait_for_addresses("late", 1)?, 80)?;
+    site.wait_until_served("late", "TCP", late)?;
+    site.wait_for_servers("web", vip, &["worker-2"])?;
+    assert_eq!(site.ingress("web"), before);
+    Ok(())
+}
+
 #[test]
 fn a_node_that_is_drained_leaves_and_comes_back() -> Result<()> {
     if !require_root()? {
@@ -356,7 +396,7 @@ fn a_node_that_is_drained_leaves_and_comes_back() -> Result<()> {
     eventually("two nodes are left", || Ok(backends()? == 2)).with_context(|| site.describe("web"))?;
     eventually("the LB node says so", || Ok(said("lbnodes") > 0))?;
     // And whatever else there is to write.
-    std::thread::sleep(Duration::from_secs(2));
+    sleep(Duration::from_secs(2));
     let lb_nodes = said("lbnodes");
     assert!(
         lb_nodes <= start.elapsed().as_secs() + 1,

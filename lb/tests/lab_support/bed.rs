@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Result, ensure};
 use lab::{Node, Proto, Reply, Server, Topology};
+use nix::sys::signal::Signal;
 
 use super::{Daemon, LbFile, NodeFile};
 
@@ -72,6 +73,17 @@ impl Bed {
     pub(crate) fn simple(workers: u8, vips: &[(Proto, SocketAddr)]) -> Result<Self> {
         let topology = Topology::builder().workers(workers).build()?;
         Self::start(topology, |topology, lb| LbFile::new(topology, lb).vips(vips, "v4"))
+    }
+
+    /// Starts the LB nodes' daemons again with nothing pinned: the data plane ends with each.
+    pub(crate) fn unpin(&mut self) -> Result<()> {
+        for lb in &mut self.lbs {
+            lb.end(Signal::SIGTERM)?;
+            ensure!(lb.detach()?.status.success(), "vipline detach");
+            lb.next_with(&["--no-pin"]);
+            lb.start_again()?;
+        }
+        Ok(())
     }
 
     /// The first LB node's daemon.

@@ -5,11 +5,12 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use lab::{Node, Process};
+use lab::{Bpffs, Node, Process};
 use lb::control::{self, BackendView, CountedBy, CounterView, ExplainView, Request, StatusView, VipView};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
@@ -83,6 +84,8 @@ pub(crate) struct Daemon {
     role: &'static str,
     node: Node,
     directory: TempDir,
+    /// Where it pins; dropped after the process.
+    bpffs: Arc<Bpffs>,
     /// More words on its command line.
     args: Vec<String>,
 }
@@ -115,13 +118,43 @@ impl Daemon {
         args: impl FnOnce(&Path) -> Result<Vec<String>>,
     ) -> Result<Self> {
         let directory = directory(yaml)?;
-        let args = args(directory.path())?;
+        let mut args = args(directory.path())?;
+        let bpffs = Arc::new(Bpffs::new()?);
+        args.extend(pins(role, &bpffs));
         Ok(Self {
             process: process(role, node, directory.path(), &[], &args)?,
             role,
             node: node.clone(),
             directory,
+            bpffs,
             args,
+        })
+    }
+
+    /// As [`Self::spawn`] of an LB node, with these words for its pins instead of a BPF file system of its own.
+    pub(crate) fn spawn_lb_with(node: &Node, file: &LbFile, wrapper: &[&str], words: &[&str]) -> Result<Self> {
+        let directory = directory(|socket| file.yaml(socket))?;
+        let args: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        Ok(Self {
+            process: process("run", node, directory.path(), wrapper, &args)?,
+            role: "run",
+            node: node.clone(),
+            directory,
+            bpffs: Arc::new(Bpffs::new()?),
+            args,
+        })
+    }
+
+    /// Starts an LB node's daemon that pins where another one does, and does not wait.
+    pub(crate) fn spawn_beside(other: &Self, node: &Node, file: &LbFile) -> Result<Self> {
+        let directory = directory(|socket| file.yaml(socket))?;
+        Ok(Self {
+            process: process("run", node, directory.path(), &[], &other.args)?,
+            role: "run",
+            node: node.clone(),
+            directory,
+            bpffs: Arc::clone(&other.bpffs),
+            args: other.args.clone(),
         })
     }
 
@@ -147,14 +180,39 @@ impl Daemon {
 
     fn spawn_as(role: &'static str, node: &Node, yaml: impl FnOnce(&Path) -> String, wrapper: &[&str]) -> Result<Self> {
         let directory = directory(yaml)?;
-        let process = process(role, node, directory.path(), wrapper, &[])?;
+        let bpffs = Arc::new(Bpffs::new()?);
+        let args = pins(role, &bpffs);
+        let process = process(role, node, directory.path(), wrapper, &args)?;
         Ok(Self {
             process,
             role,
             node: node.clone(),
             directory,
-            args: Vec::new(),
+            bpffs,
+            args,
         })
+    }
+
+    /// Adds words to its command line for the next start.
+    pub(crate) fn next_with(&mut self, words: &[&str]) {
+        self.args.extend(words.iter().map(|word| (*word).to_owned()));
+    }
+
+    /// Takes words that were added off again.
+    pub(crate) fn next_without(&mut self, words: &[&str]) {
+        self.args.retain(|arg| !words.contains(&arg.as_str()));
+    }
+
+    /// Where it pins.
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.bpffs.path().join("vipline/default")
+    }
+
+    /// Runs `vipline detach` for it, in its node's namespace; its standard output.
+    pub(crate) fn detach(&self) -> Result<Output> {
+        let mut command = self.node.ns().command(VIPLINE);
+        command.arg("detach").arg("--bpffs").arg(self.bpffs.path());
+        command.output().context("cannot run vipline detach")
     }
 
     /// A file of its directory.
@@ -357,6 +415,14 @@ impl Daemon {
     }
 }
 
+/// Words of a role that pins.
+fn pins(role: &str, bpffs: &Bpffs) -> Vec<String> {
+    match role {
+        "run" => vec!["--bpffs".to_owned(), bpffs.path().display().to_string()],
+        _ => Vec::new(),
+    }
+}
+
 fn directory(yaml: impl FnOnce(&Path) -> String) -> Result<TempDir> {
     let directory = TempDir::with_prefix("vipline-lab-")?;
     let path = directory.path();
@@ -374,5 +440,8 @@ fn process(role: &str, node: &Node, directory: &Path, wrapper: &[&str], args: &[
         .arg(directory.join("config.yaml"))
         .args(args)
         .stderr(log);
+    if role == "run" {
+        command.arg("--drains").arg(directory.join("drains.json"));
+    }
     Process::start(command)
 }

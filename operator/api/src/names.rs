@@ -57,6 +57,13 @@ pub const LABEL_LB_NODE: &str = "vipline.dev/lb-node";
 pub const TAINT_LB_NODE: &str = "vipline.dev/lb-node";
 /// Keeps a node out of load balancers: present and not `false` (KEP-3458).
 pub const LABEL_EXCLUDE_NODE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+/// Whether a node with this value of [`LABEL_EXCLUDE_NODE`] is kept out: `false` in any spelling that Go knows does not, and nonsense
+/// does.
+pub fn excludes(value: &str) -> bool {
+    !matches!(value, "0" | "f" | "F" | "false" | "FALSE" | "False")
+}
+
 /// Taint of a node that the autoscaler is about to delete.
 pub const TAINT_TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 

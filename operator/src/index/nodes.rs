@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Node;
-use operator_api::{LABEL_EXCLUDE_NODE, NodeEntry, TAINT_LB_NODE, TAINT_TO_BE_DELETED};
+use operator_api::{LABEL_EXCLUDE_NODE, NodeEntry, TAINT_LB_NODE, TAINT_TO_BE_DELETED, excludes};
 
 /// Label with a node's zone.
 const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
@@ -58,11 +58,10 @@ impl Candidate {
     }
 }
 
-/// The label's presence excludes; `false` in any spelling that Go knows does not, and nonsense does.
 fn is_excluded(node: &Node) -> bool {
     let labels = node.metadata.labels.as_ref();
     let label = labels.and_then(|labels| labels.get(LABEL_EXCLUDE_NODE));
-    label.is_some_and(|value| !matches!(value.as_str(), "0" | "f" | "F" | "false" | "FALSE" | "False"))
+    label.is_some_and(|value| excludes(value))
 }
 
 fn entry(node: &Node) -> Option<NodeEntry> {

@@ -73,7 +73,7 @@ impl Child {
             directory,
             LB,
             kubeconfig,
-            &["--kube", "--config", config, "--cache", cache],
+            &["--no-pin", "--kube", "--config", config, "--cache", cache],
         )
     }
 

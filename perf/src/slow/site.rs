@@ -76,7 +76,7 @@ impl Site {
             vipline.display()
         );
         let mut command = far.command(vipline.to_str().context("the path of this program is not UTF-8")?);
-        command.arg("run").arg("--config").arg(&config);
+        command.arg("run").arg("--no-pin").arg("--config").arg(&config);
         command.stderr(fs::File::create(directory.join("log"))?);
         let site = Self {
             daemon: Process::start(command)?,

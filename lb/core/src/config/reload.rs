@@ -56,9 +56,15 @@ pub enum ProgramChange {
     /// Room in the flow table: what was recorded is forgotten.
     #[error("`transit.flow_records` changes")]
     FlowRecords,
-    /// A new seed, while there was no VIP whose flows it could move.
+    /// A new seed, while there was no VIP whose flows it could move, or as was asked for.
     #[error("the seed changes")]
     Seed,
+    /// Where packets may leave: only at a start.
+    #[error("`interfaces` changes")]
+    Interfaces,
+    /// Something that no configuration says: only after an upgrade.
+    #[error("the program's constants change")]
+    Constants,
 }
 
 /// Why a new configuration cannot be taken live.
@@ -66,9 +72,15 @@ pub enum ProgramChange {
 pub enum Refusal {
     /// Every flow would move to another backend, at another time on each LB node.
     #[error(
-        "the seed changed while there are VIPs: every connection would break; put the old seed back, or restart on purpose"
+        "the seed changed while there are VIPs: every connection would break; put the old seed back, or restart with --new-seed"
     )]
     SeedWithVips,
+    /// As [`Self::SeedWithVips`], at a start that finds VIPs being served.
+    #[error(
+        "the seed is another than that of the VIPs which are being served: every connection would break; put the old seed back, or \
+         start with --new-seed. The data plane goes on as it is"
+    )]
+    SeedAtStart,
     /// A key that is fixed for the life of the process.
     #[error("`{key}` changed, which needs a restart; put the old value back, or restart")]
     NeedsRestart {

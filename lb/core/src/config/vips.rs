@@ -10,7 +10,7 @@ use super::{
     address,
     problem::Problem,
     read::{At, Spot},
-    sets::Sets,
+    sets::{Pool, Sets},
     words::{Kind, LaterMode, Quoted},
 };
 use crate::{
@@ -62,7 +62,10 @@ impl Vips {
             };
             let mode = fields.or("mode", (), |at| mode(&at));
             let slots = fields.optional("table_slots");
-            let set = fields.required("backends").and_then(|at| sets.of_vip(&at, slots));
+            let health = fields.optional("health");
+            let pool = fields
+                .required("backends")
+                .and_then(|at| sets.of_vip(&at, slots, health));
             let limits = fields.or("limits", Limits::default(), |at| limits(&at, protocol));
             let allowed_sources = fields.or("allowed_sources", None, |at| allowed_sources(&at).map(Some));
             let too_big = fields.or("too_big", TooBig::default(), |at| too_big(&at));
@@ -76,11 +79,12 @@ impl Vips {
             });
             mode?;
             let (affinity, keeps) = (affinity?, keeps?);
+            let Pool { set, checks } = pool?;
             let allowed_sources = allowed_sources?.map(Into::into);
             Some((
                 key?,
                 Vip {
-                    set: set?,
+                    set,
                     limits: limits?,
                     allowed_sources,
                     too_big: too_big?,
@@ -93,6 +97,7 @@ impl Vips {
                     },
                     each_datagram: !keeps,
                     keeps_datagrams: keeps,
+                    checks,
                 },
             ))
         })

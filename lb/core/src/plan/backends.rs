@@ -56,7 +56,7 @@ impl Planning<'_> {
             }
         }
         for (id, state) in &mut self.books.backends {
-            let is_dead = self.moment.dead.contains(id);
+            let is_dead = self.laid.is_dead(id);
             if !desired.backends.contains_key(id) && !state.has_departed {
                 state.has_departed = true;
                 self.leaving.backends.push(id.clone());
@@ -129,7 +129,9 @@ pub(super) fn write_lines(draft: &mut Draft<'_>, lines: &[(BackendIndex, Backend
     for (index, before, line) in &changed {
         let resolved = LineMeta(before.meta).has(LineMeta::RESOLVED);
         if resolved && !changes_in_place(before, line) {
-            draft.store(MapId::Backends, u32::from(index.0), META, 0);
+            // Nobody can be sent there for a moment; whoever lives there lives on.
+            let alive = before.meta & line.meta & LineMeta::ALIVE;
+            draft.store(MapId::Backends, u32::from(index.0), META, alive);
             draft.retire_line(*index);
         }
     }
@@ -155,9 +157,9 @@ pub(super) fn write_lines(draft: &mut Draft<'_>, lines: &[(BackendIndex, Backend
 /// Whether a resolved line may become the other by stores that packets see one after another: whatever mix a packet reads, it
 /// goes out of an interface with tags and an outer header that belong together.
 fn changes_in_place(before: &BackendLine, after: &BackendLine) -> bool {
-    // By construction nothing but the first word changes when a line becomes unresolved.
+    // A line that becomes unresolved comes to name another address only where its backend has one.
     if !LineMeta(after.meta).has(LineMeta::RESOLVED) {
-        return true;
+        return before.outer == after.outer;
     }
     let words = |line: &BackendLine| [line.meta, line.destination_mac, line.source_mac];
     let alone = words(before)

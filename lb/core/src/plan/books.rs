@@ -13,10 +13,13 @@ use super::{
     sets::RangeSets,
     tables::{Hold, Lookup, SetKey, Table},
     transit::Prior,
+    write::MapId,
 };
 use crate::{
     config::Capacity,
     desired::{BackendId, BackendSet, Limits, VipKey},
+    health::Unfit,
+    match_table::Place,
     ranges::RangeSet,
     schedule::Scheduler,
 };
@@ -39,11 +42,28 @@ pub(super) struct Books {
     pub(super) grown: Arc<BTreeMap<VipKey, usize>>,
     /// Slots of VIPs that the maps before these had in transit.
     pub(super) prior: Arc<BTreeMap<VipKey, Prior>>,
+    /// Members that took no new flows in the last plan.
+    pub(super) unfit: BTreeSet<Unfit>,
+    /// Backends at which no VIP kept UDP flows in the last plan.
+    pub(super) without_datagrams: BTreeSet<BackendId>,
     /// See [`super::draft::Draft`].
     pub(super) lines_in_use: BTreeSet<BackendIndex>,
+    /// What an interrupted plan left that is nobody's: the next plan clears it.
+    pub(super) leftovers: Leftovers,
     /// What undoes the changes of `vips` and `addresses` since the last [`Books::commit`]: those are too many to be copied for each
     /// plan.
     undo: Vec<Undo>,
+}
+
+/// See [`Books::leftovers`].
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leftovers {
+    /// Second copies of entries, and the word that clears each.
+    pub(super) ways: Vec<(MapId, Place, u32)>,
+    /// Options that no VIP has.
+    pub(super) options: Vec<VipIndex>,
+    /// Words of options that a VIP does not have, beside some that it has.
+    pub(super) words: Vec<(VipIndex, u32)>,
 }
 
 #[derive(Clone, Debug)]
@@ -109,7 +129,10 @@ impl Books {
             settings: Default::default(),
             grown: Arc::default(),
             prior: Arc::default(),
+            unfit: BTreeSet::new(),
+            without_datagrams: BTreeSet::new(),
             lines_in_use: BTreeSet::new(),
+            leftovers: Leftovers::default(),
             undo: Vec::new(),
         }
     }
@@ -173,8 +196,8 @@ impl Books {
 pub(super) struct Indexes {
     fresh: u32,
     end: u32,
-    /// With the tick in which each was freed.
-    freed: VecDeque<(u32, u32)>,
+    /// With the tick in which each was freed; `None`: before these books.
+    freed: VecDeque<(u32, Option<u32>)>,
 }
 
 impl Indexes {
@@ -186,6 +209,25 @@ impl Indexes {
         }
     }
 
+    /// From now on there are so many, none of them given out beyond.
+    pub(super) fn end_at(&mut self, end: u32) {
+        self.end = end;
+        self.fresh = self.fresh.min(end);
+        self.freed.retain(|(index, _)| *index < end);
+    }
+
+    /// With these positions given out. Who had the others, and when, is not known any more; a record that names one of them is of a
+    /// flow whose backend is gone.
+    pub(super) fn with(first: u32, end: u32, taken: &BTreeSet<u32>) -> Self {
+        let fresh = taken.last().map_or(first, |last| last + 1);
+        let freed = (first..fresh).filter(|index| !taken.contains(index));
+        Self {
+            fresh,
+            end,
+            freed: freed.map(|index| (index, None)).collect(),
+        }
+    }
+
     /// A position that nobody has had for `rest` ticks.
     pub(super) fn take(&mut self, now: u32, rest: u32) -> Option<u32> {
         if self.fresh < self.end {
@@ -193,14 +235,14 @@ impl Indexes {
             return Some(self.fresh - 1);
         }
         let (_, freed) = self.freed.front()?;
-        if now.wrapping_sub(*freed) < rest {
+        if freed.is_some_and(|freed| now.wrapping_sub(freed) < rest) {
             return None;
         }
         self.freed.pop_front().map(|(index, _)| index)
     }
 
     pub(super) fn release(&mut self, index: u32, now: u32) {
-        self.freed.push_back((index, now));
+        self.freed.push_back((index, Some(now)));
     }
 
     /// Positions that have an owner.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use xdp_prog::abi::{KeyV4, KeyV6, VipMeta};
+use xdp_prog::abi::{CHOICES, KeyV4, KeyV6, VipMeta};
 
 use super::{draft::Draft, write::MapId};
 use crate::{
@@ -97,6 +97,28 @@ impl Entries {
                 .find(key)
                 .into_iter()
                 .for_each(|place| write(draft, self.v6.hashing(), place, key, meta.0)),
+        }
+    }
+
+    /// Notes that a key stands in a way; `false`, and nothing has changed, where it stands elsewhere too, or may not.
+    pub(super) fn found(&mut self, key: EntryKey, place: Place) -> bool {
+        match key {
+            EntryKey::V4(key) => self.v4.found(key, place),
+            EntryKey::V6(key) => self.v6.found(key, place),
+        }
+    }
+
+    /// Buckets in which packets look for a key, in their order.
+    pub(super) fn choices(&self, key: EntryKey) -> [u32; CHOICES] {
+        match key {
+            EntryKey::V4(key) => {
+                let (salt, mask) = self.v4.hashing();
+                key.choices(salt, mask)
+            }
+            EntryKey::V6(key) => {
+                let (salt, mask) = self.v6.hashing();
+                key.choices(salt, mask)
+            }
         }
     }
 

@@ -58,6 +58,34 @@ impl Image {
         }
     }
 
+    /// Maps as they were found: made with this capacity and program configuration, with so many segments. `word` says what stands
+    /// in a word of an element, which is asked for once.
+    ///
+    /// # Errors
+    ///
+    /// The first of `word`.
+    pub fn read<E>(
+        capacity: &Capacity,
+        config: &Config,
+        segments: u32,
+        mut word: impl FnMut(MapId, u32, u32) -> Result<u64, E>,
+    ) -> Result<Self, E> {
+        let mut image = Self::empty(capacity, config);
+        image.segments = vec![vec![0; SEGMENT_WORDS]; segments as usize];
+        for (map, words) in MapId::ALL {
+            let of_all = (image.words(map, 0).len() / words) as u32;
+            // The words of a segment are its own.
+            let elements = if map == MapId::LookupTables { segments } else { of_all };
+            for index in 0..elements {
+                let target = image.words_mut(map, index);
+                for (target, position) in target.iter_mut().take(words).zip(0..) {
+                    *target = word(map, index, position)?;
+                }
+            }
+        }
+        Ok(image)
+    }
+
     /// The maps as the packet logic sees them on the host.
     pub fn view<'a>(&'a self, config: &'a Config) -> View<'a> {
         View {
@@ -107,7 +135,11 @@ impl Image {
                 }
                 fits
             }
-            Write::Grace | Write::ZeroVipCounter(_) | Write::ZeroBackendCounter(_) | Write::ZeroLimits(_) => true,
+            Write::Grace
+            | Write::ZeroVipCounter(_)
+            | Write::ZeroBackendCounter(_)
+            | Write::ZeroLimits(_)
+            | Write::ForgetDatagrams(_) => true,
         }
     }
 
@@ -137,6 +169,23 @@ impl Image {
         words
             .get(word as usize..word as usize + slots / SLOTS_PER_WORD)
             .unwrap_or_default()
+    }
+
+    pub(super) fn ranges(&self) -> &[Range] {
+        &self.ranges
+    }
+
+    /// VIPs that there is room for options of.
+    pub(super) fn option_entries(&self) -> u32 {
+        self.vip_options.len() as u32
+    }
+
+    /// Whether a table lies within a segment that there is.
+    pub(super) fn holds(&self, table: Table) -> bool {
+        if table.is_wide {
+            return transit::words(self, table).len() == table.slots;
+        }
+        self.table(table.unit, table.slots).len() == table.slots / SLOTS_PER_WORD
     }
 
     /// Where new flows of each slot of a table go.

@@ -8,11 +8,13 @@
 //! | `write` | the vocabulary: stores, fills, grace periods |
 //! | `image` | what the maps hold, in plain memory |
 //! | `books` | who has which position |
+//! | `adopt` | the books, from maps that an earlier process wrote |
 //! | `backends` | how lines change while packets read them |
 //! | `tables`, `sets` | lookup tables and range sets, shared by content |
 //! | `schedules` | who may take new flows of VIPs with a scheduler |
 //! | `entries` | the order of words of a match entry |
 //! | `transit` | wide tables: made for a move, ended slot by slot |
+//! | `health` | which members take no new flows |
 //! | `moment` | what a plan must know of time and packets |
 //! | `vips` | what a VIP needs before it is published or retargeted |
 //! | `observe` | what is shown |
@@ -27,19 +29,22 @@
 //!    place is written again. All such moves of a plan share the two, unless one waits for another.
 //! 5. VIP by VIP: table, range set, options, then the match entry (meta first, the key's last word last) or, for a VIP that is
 //!    there already, one store of its meta. Then new address entries.
-//! 6. Grace. Lines of backends that nothing names any more are cleared; tables, ranges and positions are free for later plans
+//! 6. Grace. UDP flows that were recorded at backends that are unhealthy now are forgotten. Lines of backends that nothing names any more are cleared; tables, ranges and positions are free for later plans
 //!    (or for this one, where it would not fit otherwise: then there is a grace period more).
 //!
-//! # If carrying out a plan fails
+//! # If carrying out a plan fails, or ends with the process
 //!
-//! Every prefix is a safe state, but the planner has moved on: it cannot plan on maps that it does not know. Load a program
-//! with new maps, plan on a new [`Planner`], and let it take over.
+//! Every prefix is a safe state, but the planner has moved on: it cannot plan on maps that it does not know. Read them into an
+//! [`Image`] and adopt that ([`Planner::adopt`]): the next plan goes on from there. Or load a program with new maps, plan on a new
+//! [`Planner`], and let it take over.
 
+mod adopt;
 mod backends;
 mod books;
 mod draft;
 mod entries;
 mod error;
+mod health;
 mod image;
 mod moment;
 mod observe;
@@ -56,10 +61,11 @@ use std::{
     sync::Arc,
 };
 
+pub use adopt::AdoptError;
 pub use error::{FeatureUse, PlanError, RangesOf};
 pub use image::Image;
 pub use moment::{Moment, TCP_IDLE_S, TRANSIT_MAX_S, UDP_IDLE_S};
-pub use observe::{BackendInfo, Usage, VipInfo};
+pub use observe::{BackendInfo, Remains, Usage, VipInfo};
 pub use tables::Table;
 pub use vips::rates;
 pub use write::{MapId, Write};
@@ -70,6 +76,7 @@ use self::{
     books::Books,
     draft::Draft,
     entries::Entries,
+    health::Laid,
     schedules::Rule,
     tables::{Hold, SetKey},
     transit::Origin,
@@ -176,6 +183,12 @@ impl Planner {
         self
     }
 
+    /// Whether all positions that backends have here are there in maps of this capacity.
+    pub fn fits(&self, capacity: &Capacity) -> bool {
+        let last = self.books.backend_ids.last_key_value();
+        last.is_none_or(|(index, _)| u32::from(index.0) < capacity.backend_lines())
+    }
+
     /// Takes over from a planner whose flow records the new maps go on with: slots in transit stay so, and backends keep their
     /// positions, by which records name them. `activity` reads what packets noted in the maps before. Before the first plan, after
     /// [`Self::following`].
@@ -185,6 +198,7 @@ impl Planner {
         self.books.backends.clone_from(&books.backends);
         self.books.backend_ids.clone_from(&books.backend_ids);
         self.books.backend_indexes.clone_from(&books.backend_indexes);
+        self.books.backend_indexes.end_at(self.capacity.backend_lines());
         let prior = books
             .vips
             .iter()
@@ -212,8 +226,11 @@ impl Planner {
         self.check_features(desired)?;
         let before = self.books.rest();
         let mut in_use = std::mem::take(&mut self.books.lines_in_use);
+        let laid = Laid::new(desired, moment, &self.books.unfit);
         let mut planning = Planning {
             desired,
+            laid,
+            had_transits: !self.books.lookup.wide.is_empty(),
             capacity: &self.capacity,
             hz: self.hz,
             tick_shift: self.config.tick_shift as u32,
@@ -233,7 +250,9 @@ impl Planner {
         };
         match planning.run(hops) {
             Ok(()) => {
-                let (summary, writes) = (planning.summary, planning.draft.finish());
+                let (summary, unfit) = (planning.summary, planning.laid.known());
+                let writes = planning.draft.finish();
+                self.books.unfit = unfit;
                 self.entries.commit();
                 self.books.commit();
                 self.books.lines_in_use = in_use;
@@ -312,6 +331,9 @@ impl Planner {
 /// One run of the planner.
 struct Planning<'a> {
     desired: &'a Desired,
+    laid: Laid<'a>,
+    /// Slots were in transit before this plan: records of flows may count.
+    had_transits: bool,
     capacity: &'a Capacity,
     hz: u32,
     /// Of [`Config`], both.
@@ -324,8 +346,9 @@ struct Planning<'a> {
     entries: &'a mut Entries,
     draft: Draft<'a>,
     leaving: Leaving,
-    /// Sets seen in this run, by where they stand in memory and the slots asked for: equal ones are mostly the same one.
-    set_keys: BTreeMap<(usize, usize, Option<usize>), SetKey>,
+    /// Sets seen in this run, by where they and those out of them stand in memory, and the slots asked for: equal ones are mostly the
+    /// same one.
+    set_keys: BTreeMap<(usize, usize, usize, Option<usize>), SetKey>,
     /// Slots of sets seen in this run.
     built: BTreeMap<SetKey, Arc<[u16]>>,
     /// Moves made in this run, to a set, and the wide table of each that needs one.
@@ -355,6 +378,7 @@ struct Leaving {
 
 impl Planning<'_> {
     fn run(&mut self, hops: &NextHops) -> Result<(), PlanError> {
+        self.clear_leftovers();
         let own = &self.desired.own_addresses;
         let addresses: BTreeMap<IpAddr, bool> = self
             .desired
@@ -374,6 +398,7 @@ impl Planning<'_> {
         self.plan_vips()?;
         self.plan_addresses(&addresses);
         let waited = self.reclaim();
+        let waited = self.forget_datagrams(waited);
         // Cleared at the very end: tables in use until then may name them.
         let forgettable = self.forgettable_backends();
         if !forgettable.is_empty() {
@@ -383,6 +408,23 @@ impl Planning<'_> {
             self.forget_backends(forgettable);
         }
         Ok(())
+    }
+
+    /// Clears what an interrupted plan left that is nobody's.
+    fn clear_leftovers(&mut self) {
+        let books::Leftovers { ways, options, words } = std::mem::take(&mut self.books.leftovers);
+        for (map, place, word) in ways {
+            self.draft.vacate(map, place, word);
+        }
+        self.leaving.options.extend(options);
+        let (of_schedules, of_limits): (Vec<_>, Vec<_>) =
+            words.into_iter().partition(|(_, word)| *word >= vips::SCHEDULE);
+        self.leaving
+            .unscheduled
+            .extend(of_schedules.into_iter().map(|(index, _)| index));
+        self.leaving
+            .unlimited
+            .extend(of_limits.into_iter().map(|(index, _)| index));
     }
 
     /// Waits for a grace period and frees what nothing uses any more; `false` if there is no such thing.

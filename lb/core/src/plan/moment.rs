@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt};
 use xdp_prog::abi::{Activity, BackendIndex, FlowLives};
 
 use super::Table;
-use crate::{desired::BackendId, transit::Timeouts};
+use crate::{desired::BackendId, health::Overlay, transit::Timeouts};
 
 /// Default of [`Timeouts::tcp_idle`], in seconds: longer than the two hours after which a host asks whether its peer still lives
 /// (RFC 1122, 4.2.3.6).
@@ -26,11 +26,13 @@ pub struct Moment<'a> {
     pub lives: FlowLives,
     /// Reads what packets noted of a slot of a wide table.
     pub activity: &'a dyn Fn(Table, usize) -> Activity,
-    /// Backends at which nothing lives any more: confirmed, not suspected.
+    /// Backends at which nothing lives any more: confirmed, not suspected. Those that [`Self::overlay`] says are dead beside.
     pub dead: &'a BTreeSet<BackendId>,
     /// Whether flow records name a backend that nothing desired names any more: it must stay. Only asked while there are VIPs with a
     /// scheduler, whose flows may live at whoever was there.
     pub named: &'a dyn Fn(BackendIndex) -> bool,
+    /// Backends that are not eligible, for VIPs with checks; `None`: all are.
+    pub overlay: Option<&'a Overlay>,
     /// Since the moment before, a datagram in a learning window found no room in the flow table.
     pub window_too_short: bool,
 }
@@ -44,6 +46,7 @@ impl fmt::Debug for Moment<'_> {
             activity: _,
             dead,
             named: _,
+            overlay,
             window_too_short,
         } = self;
         f.debug_struct("Moment")
@@ -51,6 +54,7 @@ impl fmt::Debug for Moment<'_> {
             .field("timeouts", timeouts)
             .field("lives", lives)
             .field("dead", dead)
+            .field("overlay", overlay)
             .field("window_too_short", window_too_short)
             .finish_non_exhaustive()
     }
@@ -69,6 +73,7 @@ impl Moment<'static> {
         activity: &|_, _| Activity::new(0, 0),
         dead: &BTreeSet::new(),
         named: &|_| false,
+        overlay: None,
         window_too_short: false,
     };
 }

@@ -1,13 +1,19 @@
 //! What the planner knows, for whoever shows it.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
-use xdp_prog::abi::{BackendIndex, BackendLine, VipIndex};
+use xdp_prog::abi::{Activity, BackendIndex, BackendLine, SlotWord, VipIndex};
 
-use super::{Planner, Table, books::VipState};
+use super::{Planner, Table, books::VipState, transit::words};
 use crate::{
     desired::{BackendId, BackendSet, VipKey},
+    health::Unfit,
     schedule::Scheduler,
+    transit::elapsed,
 };
 
 /// A VIP and its table.
@@ -23,6 +29,8 @@ pub struct VipInfo<'a> {
     pub shared_by: usize,
     /// Where its flows go.
     pub set: &'a Arc<BackendSet>,
+    /// Who of the set takes none of its new flows, for all that is known of their health.
+    pub unfit: Option<&'a Unfit>,
     /// A client's address alone chooses the slot.
     pub client_affinity: bool,
     /// How the backend of a new flow is chosen.
@@ -46,7 +54,64 @@ pub struct BackendInfo<'a> {
     pub line: BackendLine,
 }
 
+/// What may still live at a backend although new flows go elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// Slots whose flows of before go there.
+    pub slots: usize,
+    /// Of them, those of which a packet has gone elsewhere than to the new backend lately.
+    pub active: usize,
+    /// Ticks since the last such packet; `None`: none has been seen.
+    pub silent: Option<u32>,
+    /// A table sends something there, or a record may.
+    pub is_named: bool,
+}
+
 impl Planner {
+    /// What may still live where, from all tables, by position: `activity` reads what packets noted, and `lately` is how many ticks
+    /// before `now` that is.
+    pub fn remains(
+        &self,
+        activity: impl Fn(Table, usize) -> Activity,
+        (now, lately): (u32, u32),
+    ) -> BTreeMap<BackendIndex, Remains> {
+        let mut all = BTreeMap::<BackendIndex, Remains>::new();
+        for table in self.books.lookup.all().filter(|table| !table.is_wide) {
+            for backend in self.image.targets(table) {
+                all.entry(BackendIndex(backend)).or_default().is_named = true;
+            }
+        }
+        for (table, wide) in &self.books.lookup.wide {
+            for backend in &wide.past {
+                all.entry(*backend).or_default().is_named = true;
+            }
+            for (slot, word) in words(&self.image, *table).into_iter().map(SlotWord).enumerate() {
+                for backend in [word.cur(), word.base(), word.udp_base()] {
+                    all.entry(BackendIndex(backend)).or_default().is_named = true;
+                }
+                let mut were_here = BTreeSet::new();
+                were_here.extend(word.has(SlotWord::TCP).then_some(word.base()));
+                were_here.extend(word.has(SlotWord::LEARNING).then_some(word.udp_base()));
+                were_here.remove(&word.cur());
+                if were_here.is_empty() {
+                    continue;
+                }
+                let noted = activity(*table, slot);
+                // When a slot enters transit it is written as if a packet had come: that is none.
+                let began = wide.began_at(slot);
+                let seen = [noted.tcp(), noted.udp()].into_iter().filter(|tick| *tick != began);
+                let silent = seen.map(|tick| elapsed(now, tick)).min();
+                for backend in were_here {
+                    let remains = all.entry(BackendIndex(backend)).or_default();
+                    remains.slots += 1;
+                    remains.active += usize::from(silent.is_some_and(|silent| silent <= lately));
+                    remains.silent = [remains.silent, silent].into_iter().flatten().min();
+                }
+            }
+        }
+        all
+    }
+
     /// All VIPs, in order.
     pub fn vips(&self) -> impl Iterator<Item = VipInfo<'_>> {
         let sharing = self.books.lookup.sharing();
@@ -161,6 +226,7 @@ fn info(key: VipKey, state: &VipState, shared_by: usize) -> VipInfo<'_> {
         table: state.table,
         shared_by,
         set: &state.set.set,
+        unfit: state.set.unfit.as_ref(),
         client_affinity: state.client_affinity,
         scheduler: state.scheduler,
         affinity_timeout_s: state.affinity_timeout_s,

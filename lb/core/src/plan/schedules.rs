@@ -11,13 +11,15 @@ use xdp_prog::{
 };
 
 use super::{
-    Planning,
+    Image, Planning,
+    books::{BackendState, Books},
     error::PlanError,
     tables::{SetKey, pack},
     write::MapId,
 };
 use crate::{
-    desired::{Protocol, Vip, VipKey},
+    desired::{BackendId, Protocol, Vip, VipKey},
+    health::Health,
     schedule::{Scheduler, turns},
 };
 
@@ -69,12 +71,7 @@ impl Planning<'_> {
         if !vip.is_scheduled() {
             return Ok(None);
         }
-        let method = vip.scheduler.method();
-        let rule = Rule {
-            set: set.clone(),
-            has_turns: method == Method::Turn,
-            is_weighted: vip.scheduler.is_weighted(),
-        };
+        let rule = Rule::of(vip, set);
         let place = match self.books.schedules.places.get_mut(&rule) {
             Some(place) => {
                 place.users += 1;
@@ -86,12 +83,10 @@ impl Planning<'_> {
                 place
             }
         };
-        let is_each = vip.each_datagram && key.protocol == Protocol::Udp;
-        let flags = if is_each { Schedule::EACH } else { 0 };
         Ok(Some(Scheduled {
             rule,
-            word: Schedule::new(method, place.unit, place.candidates, place.turns, flags),
-            affinity: vip.affinity_timeout_s.map_or(0, |seconds| self.ticks(seconds)),
+            word: word_of(key, vip, place.unit, (place.candidates, place.turns)),
+            affinity: affinity_of(vip, self.hz, self.tick_shift),
         }))
     }
 
@@ -109,62 +104,168 @@ impl Planning<'_> {
     }
 
     fn write_schedule(&mut self, key: VipKey, rule: &Rule) -> Result<Place, PlanError> {
-        let members = rule.set.set.members.iter().filter(|member| member.weight > 0);
-        let mut candidates: Vec<Candidate> = members
-            .filter_map(|member| {
-                let backend = self.books.backends.get(&member.backend)?;
-                Some(Candidate::new(
-                    backend.index.0,
-                    if rule.is_weighted { member.weight } else { 1 },
-                ))
-            })
-            .collect();
-        candidates.sort_unstable_by_key(|candidate| candidate.backend());
-        let mut words: Vec<u64> = candidates.iter().map(|candidate| candidate.0).collect();
-        let mut round = Vec::new();
-        if rule.has_turns {
-            let weights: Vec<u16> = candidates.iter().map(|candidate| candidate.weight() as u16).collect();
-            let turns = turns(&weights).into_iter();
-            round.extend(turns.map(|position| candidates[usize::from(position)].backend()));
-            let turns = round.len();
-            round.resize(turns.next_multiple_of(SLOTS_PER_WORD), 0);
-            words.extend(pack(&round));
-            round.truncate(turns);
-        }
-        let units_log2 = words
-            .len()
-            .div_ceil(UNIT_WORDS)
-            .max(1)
-            .next_power_of_two()
-            .trailing_zeros();
-        let unit = self.place_units(key, units_log2, words.len())?;
+        let content = Content::of(rule, &self.books.backends);
+        let units_log2 = units_log2(content.words.len());
+        let unit = self.place_units(key, units_log2, content.words.len())?;
         let (segment, word) = unit.place();
-        self.draft.fill(MapId::LookupTables, segment, word, words.into());
+        self.draft
+            .fill(MapId::LookupTables, segment, word, content.words.into());
         Ok(Place {
             unit,
             units_log2,
-            candidates: candidates.len(),
-            turns: round.len(),
+            candidates: content.candidates,
+            turns: content.turns,
             users: 1,
         })
     }
 
-    /// Seconds in ticks, rounded up.
-    fn ticks(&self, seconds: u32) -> u64 {
-        (u64::from(seconds) * u64::from(self.hz)).div_ceil(1 << self.tick_shift)
-    }
-
-    /// The one slot of all flows of a VIP whose backend its address chooses.
+    /// See [`only_slot`].
     pub(super) fn only_slot(&self, key: &VipKey, vip: &Vip, slots: usize) -> Option<usize> {
-        (vip.scheduler == Scheduler::DestinationHash).then(|| {
-            let hash = match key.address {
-                std::net::IpAddr::V4(address) => hash::client_v4(&self.seed, u32::from_ne_bytes(address.octets())),
-                std::net::IpAddr::V6(address) => {
-                    let bits = address.to_bits();
-                    hash::client_v6(&self.seed, [((bits >> 64) as u64).to_be(), (bits as u64).to_be()])
+        only_slot(&self.seed, key, vip, slots)
+    }
+}
+
+/// The one slot of all flows of a VIP whose backend its address chooses.
+pub(super) fn only_slot(seed: &[u64; 4], key: &VipKey, vip: &Vip, slots: usize) -> Option<usize> {
+    (vip.scheduler == Scheduler::DestinationHash).then(|| {
+        let hash = match key.address {
+            std::net::IpAddr::V4(address) => hash::client_v4(seed, u32::from_ne_bytes(address.octets())),
+            std::net::IpAddr::V6(address) => {
+                let bits = address.to_bits();
+                hash::client_v6(seed, [((bits >> 64) as u64).to_be(), (bits as u64).to_be()])
+            }
+        };
+        (hash >> (64 - slots.trailing_zeros())) as usize
+    })
+}
+
+impl Rule {
+    fn of(vip: &Vip, set: &SetKey) -> Self {
+        Self {
+            set: set.clone(),
+            has_turns: vip.scheduler.method() == Method::Turn,
+            is_weighted: vip.scheduler.is_weighted(),
+        }
+    }
+}
+
+/// What stands at a place: candidates, then turns.
+struct Content {
+    words: Vec<u64>,
+    candidates: usize,
+    turns: usize,
+}
+
+impl Content {
+    fn of(rule: &Rule, backends: &BTreeMap<BackendId, BackendState>) -> Self {
+        let members = rule.set.set.members.iter().filter(|member| member.weight > 0);
+        let members = members.filter(|member| rule.set.health(&member.backend) == Health::Eligible);
+        let mut candidates: Vec<Candidate> = members
+            .filter_map(|member| {
+                let weight = if rule.is_weighted { member.weight } else { 1 };
+                Some(Candidate::new(backends.get(&member.backend)?.index.0, weight))
+            })
+            .collect();
+        candidates.sort_unstable_by_key(|candidate| candidate.backend());
+        let mut words: Vec<u64> = candidates.iter().map(|candidate| candidate.0).collect();
+        let mut count = 0;
+        if rule.has_turns {
+            let weights: Vec<u16> = candidates.iter().map(|candidate| candidate.weight() as u16).collect();
+            let turns = turns(&weights).into_iter();
+            let mut round: Vec<u16> = turns
+                .map(|position| candidates[usize::from(position)].backend())
+                .collect();
+            count = round.len();
+            round.resize(count.next_multiple_of(SLOTS_PER_WORD), 0);
+            words.extend(pack(&round));
+        }
+        Self {
+            words,
+            candidates: candidates.len(),
+            turns: count,
+        }
+    }
+}
+
+fn word_of(key: VipKey, vip: &Vip, unit: TableUnit, (candidates, turns): (usize, usize)) -> Schedule {
+    let is_each = vip.each_datagram && key.protocol == Protocol::Udp;
+    let flags = if is_each { Schedule::EACH } else { 0 };
+    Schedule::new(vip.scheduler.method(), unit, candidates, turns, flags)
+}
+
+/// In ticks, rounded up; 0: none.
+fn affinity_of(vip: &Vip, hz: u32, tick_shift: u32) -> u64 {
+    let ticks = |seconds| (u64::from(seconds) * u64::from(hz)).div_ceil(1 << tick_shift);
+    vip.affinity_timeout_s.map_or(0, ticks)
+}
+
+/// Units of slot memory that so many words take, as a power of two.
+fn units_log2(words: usize) -> u32 {
+    words.div_ceil(UNIT_WORDS).max(1).next_power_of_two().trailing_zeros()
+}
+
+impl Books {
+    /// Takes in candidates that a VIP's options name and nobody remembers; one VIP uses them. They are those of `wanted`, the VIP and
+    /// its set, if they are what would be written for it (true), else those of `nobody`'s set. `None` where they overlap something
+    /// else or lie outside of slot memory.
+    pub(super) fn find_schedule(
+        &mut self,
+        (word, affinity): (Schedule, u64),
+        (key, wanted): (VipKey, Option<(&Vip, &SetKey)>),
+        nobody: SetKey,
+        (image, hz, tick_shift): (&Image, u32, u32),
+    ) -> Option<(Scheduled, bool)> {
+        let (candidates, turns) = (word.candidates() as usize, word.turns() as usize);
+        let words = candidates + turns.div_ceil(SLOTS_PER_WORD);
+        let wanted = wanted.filter(|(vip, _)| vip.is_scheduled()).and_then(|(vip, set)| {
+            let rule = Rule::of(vip, set);
+            let content = Content::of(&rule, &self.backends);
+            let (segment, first) = word.unit().place();
+            let found = image.words(MapId::LookupTables, segment);
+            let found = found.get(first as usize..first as usize + words)?;
+            let is_same = word == word_of(key, vip, word.unit(), (content.candidates, content.turns))
+                && affinity == affinity_of(vip, hz, tick_shift)
+                && found == content.words
+                && self
+                    .schedules
+                    .places
+                    .get(&rule)
+                    .is_none_or(|place| place.unit == word.unit());
+            is_same.then_some(rule)
+        });
+        // VIPs that share a place share its rule, whoever was found first.
+        let here = self.schedules.places.iter();
+        let here = here
+            .filter(|(_, place)| place.unit == word.unit())
+            .map(|(rule, _)| rule.clone())
+            .next();
+        let is_wanted = wanted.is_some() && (here.is_none() || here == wanted);
+        let rule = here.or(wanted).unwrap_or(Rule {
+            set: nobody,
+            has_turns: turns > 0,
+            is_weighted: false,
+        });
+        let units_log2 = units_log2(words);
+        match self.schedules.places.get_mut(&rule) {
+            Some(place) if (place.units_log2, place.candidates, place.turns) == (units_log2, candidates, turns) => {
+                place.users += 1;
+            }
+            Some(_) => return None,
+            None => {
+                let unit = word.unit();
+                if !self.lookup.units.take_at(unit.0, units_log2) {
+                    return None;
                 }
-            };
-            (hash >> (64 - slots.trailing_zeros())) as usize
-        })
+                let place = Place {
+                    unit,
+                    units_log2,
+                    candidates,
+                    turns,
+                    users: 1,
+                };
+                self.schedules.places.insert(rule.clone(), place);
+            }
+        }
+        Some((Scheduled { rule, word, affinity }, is_wanted))
     }
 }

@@ -15,8 +15,8 @@ use crate::{desired::Desired, ranges::RangeSet, slots::Blocks};
 #[derive(Clone, Debug)]
 pub(super) struct RangeSets {
     /// Where each set begins, and its users.
-    sets: BTreeMap<Arc<RangeSet>, (u32, u32)>,
-    blocks: Blocks,
+    pub(super) sets: BTreeMap<Arc<RangeSet>, (u32, u32)>,
+    pub(super) blocks: Blocks,
 }
 
 impl RangeSets {

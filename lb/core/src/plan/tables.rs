@@ -9,7 +9,8 @@ use xdp_prog::{
 
 use super::{Planning, books::BackendState, error::PlanError, transit::Wide, write::MapId};
 use crate::{
-    desired::{BackendId, BackendSet, Desired, Vip, VipKey},
+    desired::{BackendId, BackendSet, Desired, Member, Vip, VipKey},
+    health::{Health, Unfit},
     maglev,
     slots::Blocks,
 };
@@ -38,7 +39,7 @@ impl Table {
         is_wide: false,
     };
 
-    fn units_log2(self) -> u32 {
+    pub(super) fn units_log2(self) -> u32 {
         let width = if self.is_wide { WIDE_UNITS } else { 1 };
         (self.slots / UNIT_SLOTS * width).trailing_zeros()
     }
@@ -50,10 +51,11 @@ impl Table {
     }
 }
 
-/// A set and the size of its table, ordered by a digest so that long equal prefixes of members cost nothing.
+/// A set, who of it takes no new flows, and the size of its table, ordered by a digest so that long equal prefixes of members cost nothing.
 #[derive(Clone, Debug)]
 pub(super) struct SetKey {
     pub(super) set: Arc<BackendSet>,
+    pub(super) unfit: Option<Unfit>,
     slots: usize,
     /// All slots say what this one says.
     only: Option<usize>,
@@ -61,7 +63,7 @@ pub(super) struct SetKey {
 }
 
 impl SetKey {
-    fn new(set: Arc<BackendSet>, slots: usize, only: Option<usize>) -> Self {
+    pub(super) fn new(set: Arc<BackendSet>, unfit: Option<Unfit>, slots: usize, only: Option<usize>) -> Self {
         let digest = set.members.iter().fold(0, |digest, member| {
             let name = member
                 .backend
@@ -72,10 +74,26 @@ impl SetKey {
         });
         Self {
             set,
+            unfit,
             slots,
             only,
             digest,
         }
+    }
+
+    /// Of a member.
+    pub(super) fn health(&self, backend: &BackendId) -> Health {
+        self.unfit
+            .as_ref()
+            .map_or(Health::Eligible, |unfit| unfit.health(backend))
+    }
+}
+
+/// Compares those who are out of two sets; where they are the same, at no cost.
+pub(super) fn compare_unfit(one: Option<&Unfit>, other: Option<&Unfit>) -> Ordering {
+    match (one, other) {
+        (Some(one), Some(other)) if one.is_same(other) => Ordering::Equal,
+        (one, other) => one.cmp(&other),
     }
 }
 
@@ -83,6 +101,7 @@ impl Ord for SetKey {
     fn cmp(&self, other: &Self) -> Ordering {
         (self.digest, self.slots, self.only)
             .cmp(&(other.digest, other.slots, other.only))
+            .then_with(|| compare_unfit(self.unfit.as_ref(), other.unfit.as_ref()))
             .then_with(|| {
                 if Arc::ptr_eq(&self.set, &other.set) {
                     Ordering::Equal
@@ -120,14 +139,14 @@ pub(super) enum Hold {
 #[derive(Clone, Debug)]
 pub(super) struct Lookup {
     /// Table of each set, and VIPs that use it.
-    sets: BTreeMap<SetKey, (Table, u32)>,
+    pub(super) sets: BTreeMap<SetKey, (Table, u32)>,
     /// Digest of each table's content, and sets that use it; of a wide one, VIPs.
     tables: BTreeMap<Table, (u64, u32)>,
     /// Plain tables by slots and digest.
     by_content: BTreeMap<(usize, u64), Vec<Table>>,
     /// More about the wide ones.
     pub(super) wide: BTreeMap<Table, Wide>,
-    units: Blocks,
+    pub(super) units: Blocks,
     max_segments: u32,
 }
 
@@ -170,10 +189,13 @@ impl Lookup {
         self.by_content.get(&(slots, digest)).cloned().unwrap_or_default()
     }
 
-    /// A new plain table, with one user.
-    fn add_table(&mut self, table: Table, digest: u64) {
-        self.tables.insert(table, (digest, 1));
-        self.by_content.entry((table.slots, digest)).or_default().push(table);
+    /// One set more uses a plain table, which may be new.
+    pub(super) fn note_set(&mut self, table: Table, digest: u64) {
+        let (_, sets) = self.tables.entry(table).or_insert((digest, 0));
+        *sets += 1;
+        if *sets == 1 {
+            self.by_content.entry((table.slots, digest)).or_default().push(table);
+        }
     }
 
     /// One user more.
@@ -274,12 +296,13 @@ impl Planning<'_> {
             None => maglev::default_slots(vip.set.members.len()).max(at_least),
         };
         let only = self.only_slot(&key, vip, slots);
-        let seen = (Arc::as_ptr(&vip.set).addr(), slots, only);
+        let unfit = self.laid.of(vip);
+        let seen = (Arc::as_ptr(&vip.set).addr(), unfit.map_or(0, Unfit::addr), slots, only);
         match self.set_keys.get(&seen) {
             Some(set) => Ok(set.clone()),
             None => {
                 check_set(key, &vip.set, slots, self.desired)?;
-                let set = SetKey::new(vip.set.clone(), slots, only);
+                let set = SetKey::new(vip.set.clone(), unfit.cloned(), slots, only);
                 // An equal set that is known stands in for it: from here on they compare by where they stand.
                 let known = self
                     .books
@@ -310,11 +333,7 @@ impl Planning<'_> {
         if let Some(slots) = self.built.get(set) {
             return slots.clone();
         }
-        let mut slots = build(&set.set, set.slots, &self.books.backends);
-        if let Some(only) = set.only.and_then(|only| slots.get(only).copied()) {
-            slots.fill(only);
-        }
-        let slots: Arc<[u16]> = slots.into();
+        let slots: Arc<[u16]> = build(set, &self.books.backends).into();
         self.built.insert(set.clone(), slots.clone());
         slots
     }
@@ -322,7 +341,7 @@ impl Planning<'_> {
     fn table_of(&mut self, key: VipKey, set: &SetKey) -> Result<Table, PlanError> {
         let words = pack(&self.set_slots(set));
         let slots = words.len() * SLOTS_PER_WORD;
-        let digest = words.iter().fold(0, |digest, word| hash::mix(digest ^ word));
+        let digest = digest_of(&words);
         let same = self.books.lookup.alike(slots, digest);
         if let Some(table) = same
             .into_iter()
@@ -347,7 +366,7 @@ impl Planning<'_> {
             self.summary.tables_built += 1;
             table
         };
-        self.books.lookup.add_table(table, digest);
+        self.books.lookup.note_set(table, digest);
         Ok(table)
     }
 
@@ -395,7 +414,12 @@ impl Planning<'_> {
     }
 }
 
-fn check_set(vip: VipKey, set: &BackendSet, slots: usize, desired: &Desired) -> Result<(), PlanError> {
+/// A digest of a table's content.
+pub(super) fn digest_of(words: &[u64]) -> u64 {
+    words.iter().fold(0, |digest, word| hash::mix(digest ^ word))
+}
+
+pub(super) fn check_set(vip: VipKey, set: &BackendSet, slots: usize, desired: &Desired) -> Result<(), PlanError> {
     if !maglev::is_table_size(slots) {
         return Err(PlanError::TableSize { vip, slots });
     }
@@ -422,16 +446,25 @@ fn check_set(vip: VipKey, set: &BackendSet, slots: usize, desired: &Desired) -> 
     }
 }
 
-/// The backends of a set's slots. A set without weights gets the empty table, whatever its size.
-fn build(set: &BackendSet, slots: usize, backends: &BTreeMap<BackendId, BackendState>) -> Vec<u16> {
-    if set.members.iter().all(|member| member.weight == 0) {
+/// The backends of a set's slots. A set of which nobody takes new flows gets the empty table, whatever its size.
+pub(super) fn build(key: &SetKey, backends: &BTreeMap<BackendId, BackendState>) -> Vec<u16> {
+    let members = &key.set.members;
+    let takes = |member: &Member| member.weight > 0 && key.health(&member.backend) == Health::Eligible;
+    if !members.iter().any(takes) {
         return vec![0; MIN_TABLE_SLOTS];
     }
     let index = |id: &BackendId| backends.get(id).map_or(0, |backend| backend.index.0);
-    let indexes: Vec<u16> = set.members.iter().map(|member| index(&member.backend)).collect();
-    let mut table = maglev::build(&set.members, slots);
+    let indexes: Vec<u16> = members.iter().map(|member| index(&member.backend)).collect();
+    let mut table = maglev::build(members, key.slots);
+    // The set's own table, and then who stands in for those that are out of it: all other slots are as they were.
+    if let Some(other) = key.unfit.as_ref().and_then(|unfit| unfit.replaced(members, &table)) {
+        table = other;
+    }
     for slot in &mut table {
         *slot = indexes.get(usize::from(*slot)).copied().unwrap_or_default();
+    }
+    if let Some(only) = key.only.and_then(|only| table.get(only).copied()) {
+        table.fill(only);
     }
     table
 }

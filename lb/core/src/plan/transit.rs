@@ -11,7 +11,7 @@ use xdp_prog::abi::{Activity, BackendIndex, MIN_TABLE_SLOTS, SlotWord, TableUnit
 
 use super::{
     Planning,
-    books::VipState,
+    books::{Books, VipState},
     error::PlanError,
     image::{Image, slots_of},
     tables::{Lookup, SetKey, Table},
@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     desired::{Protocol, Vip, VipKey},
+    health::Unfit,
     maglev::base_slot,
     transit::{Began, Slot},
 };
@@ -32,6 +33,31 @@ pub(super) struct Wide {
     pub(super) past: BTreeSet<BackendIndex>,
     /// No slot is in transit any more.
     pub(super) is_over: bool,
+}
+
+impl Wide {
+    /// Tick at which a slot's transit began.
+    pub(super) fn began_at(&self, slot: usize) -> u32 {
+        self.began.get(slot).map_or(0, |began| began.transit)
+    }
+}
+
+impl Books {
+    /// Notes a wide table that the maps have and nobody remembers, with one user. Its transits count from now, and whoever has a line
+    /// may have records.
+    pub(super) fn find_wide(&mut self, table: Table, now: u32) {
+        let began = Began {
+            transit: now,
+            window: now,
+        };
+        let wide = Wide {
+            began: vec![began; table.slots].into(),
+            past: self.backend_ids.keys().copied().collect(),
+            is_over: false,
+        };
+        self.lookup.add_wide(table);
+        self.lookup.wide.insert(table, wide);
+    }
 }
 
 /// Where a move begins.
@@ -165,10 +191,16 @@ impl Planning<'_> {
         let scale = before.len().max(cur.len());
         let at = |slot, of| base_slot(slot, scale, of);
         let is_dead = |backend| self.is_dead(BackendIndex(backend));
+        // UDP stays with nobody who is out of the set; TCP that lives there does.
+        let out = set.unfit.iter().flat_map(Unfit::iter);
+        let out: BTreeSet<u16> = out
+            .filter_map(|(id, _)| Some(self.books.backends.get(id)?.index.0))
+            .collect();
+        let is_left = |backend| out.contains(&backend) || is_dead(backend);
         let mut slots = Vec::with_capacity(scale);
         for slot in 0..scale {
             let (before, cur) = (before[at(slot, before.len())], cur[at(slot, cur.len())]);
-            let mut after = before.changed(cur, is_dead, self.moment.now);
+            let mut after = before.moved(cur, is_dead, is_left, self.moment.now);
             if is_scattered {
                 after = after.scattered(self.moment.now);
             }
@@ -233,7 +265,7 @@ impl Planning<'_> {
 
     fn is_dead(&self, backend: BackendIndex) -> bool {
         match self.books.backend_ids.get(&backend) {
-            Some(id) => self.moment.dead.contains(id),
+            Some(id) => self.laid.is_dead(id),
             None => true,
         }
     }

@@ -12,11 +12,12 @@ use super::{
     books::VipState,
     entries::EntryKey,
     error::{PlanError, RangesOf},
-    tables::{SetKey, Table},
+    tables::{SetKey, Table, compare_unfit},
     write::{MapId, Write},
 };
 use crate::{
     desired::{Limits, Rate, Vip, VipKey},
+    health::Unfit,
     maglev::base_slot,
     ranges::RangeSet,
 };
@@ -104,7 +105,7 @@ impl Planning<'_> {
                 // While backends leave, every set must be looked at: one may still name them.
                 Some(state)
                     if self.leaving.backends.is_empty()
-                        && is_same(state, vip)
+                        && is_same(state, vip, self.laid.of(vip))
                         && !self.books.lookup.is_over(state.table) => {}
                 Some(state) => {
                     let state = state.clone();
@@ -335,11 +336,11 @@ impl Planning<'_> {
 }
 
 // Positions of words in `VipOptions`.
-const PACKET_RATE: u32 = 0;
-const SYN_RATE: u32 = 2;
-const ALLOWED_SOURCES: u32 = 4;
+pub(super) const PACKET_RATE: u32 = 0;
+pub(super) const SYN_RATE: u32 = 2;
+pub(super) const ALLOWED_SOURCES: u32 = 4;
 pub(super) const SCHEDULE: u32 = 5;
-const AFFINITY: u32 = 6;
+pub(super) const AFFINITY: u32 = 6;
 /// Words that may be other than 0.
 pub(super) const OPTION_WORDS: u32 = 7;
 const _: () = assert!(
@@ -352,7 +353,7 @@ const _: () = assert!(
         && std::mem::offset_of!(VipOptions, affinity) == 8 * AFFINITY as usize
 );
 
-fn meta_of(state: &VipState) -> VipMeta {
+pub(super) fn meta_of(state: &VipState) -> VipMeta {
     let options = has_limits(&state.limits) || state.range_set.is_some();
     let flag = |on, flag| if on { flag } else { 0 };
     let flags = flag(options, VipMeta::OPTIONS)
@@ -365,8 +366,9 @@ fn meta_of(state: &VipState) -> VipMeta {
 }
 
 /// Whether nothing about a VIP can have changed, seen without looking into its set.
-fn is_same(state: &VipState, vip: &Vip) -> bool {
+fn is_same(state: &VipState, vip: &Vip, unfit: Option<&Unfit>) -> bool {
     Arc::ptr_eq(&state.desired_set, &vip.set)
+        && compare_unfit(state.set.unfit.as_ref(), unfit).is_eq()
         && state.limits == vip.limits
         && state.allowed_sources == vip.allowed_sources
         && state.clamp_mss == vip.clamp_mss

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use xdp_prog::abi::{BackendIndex, VipIndex, map};
+use xdp_prog::abi::{BackendIndex, BackendLine, BucketV4, BucketV6, Range, SEGMENT_WORDS, VipIndex, VipOptions, map};
 
 /// A map that the planner writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +24,17 @@ pub enum MapId {
 }
 
 impl MapId {
+    /// All of them, with the words of an element.
+    pub const ALL: [(Self, usize); 7] = [
+        (Self::VipsV4, size_of::<BucketV4>() / 8),
+        (Self::VipsV6, size_of::<BucketV6>() / 8),
+        (Self::LookupTables, SEGMENT_WORDS),
+        (Self::Backends, size_of::<BackendLine>() / 8),
+        (Self::VipOptions, size_of::<VipOptions>() / 8),
+        (Self::Ranges, size_of::<Range>() / 8),
+        (Self::Settings, 1),
+    ];
+
     /// The map's name in the object.
     pub const fn name(self) -> &'static str {
         match self {
@@ -80,4 +91,6 @@ pub enum Write {
     ZeroBackendCounter(BackendIndex),
     /// Zero a VIP's token buckets on all CPUs, before they are used: all-zero counts as full.
     ZeroLimits(VipIndex),
+    /// Forget where UDP flows are recorded to live at these backends.
+    ForgetDatagrams(Box<[BackendIndex]>),
 }

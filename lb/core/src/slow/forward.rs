@@ -8,7 +8,7 @@ use xdp_prog::{
     abi::{BackendLine, LineMeta},
     host::Choice,
     verdict::Verdict,
-    wire::{ETH_LEN, IPV4_LEN, IPV6_LEN, PROTO_TCP, TCP_ACK, TCP_LEN, UDP_LEN, VLAN_LEN},
+    wire::{ETH_LEN, IPV4_LEN, IPV6_LEN, PROTO_TCP, TCP_ACK, TCP_LEN, TCP_SYN, UDP_LEN, VLAN_LEN},
 };
 
 use super::{Decide, Link, Packet, To};
@@ -77,7 +77,24 @@ pub enum Way {
 
 /// Asks for the way of `packet`, which belongs to `flow`. `admitted`: it has passed the VIP's limits. `ifindex` is where it came in.
 pub fn way(decide: &mut dyn Decide, ifindex: u32, packet: &Packet<'_>, flow: &FlowKey, admitted: bool) -> Way {
-    let plain = Plain::of(packet, flow);
+    // Neither a SYN nor anything else that starts or ends a flow.
+    way_of(decide, ifindex, packet, (flow, TCP_ACK), admitted)
+}
+
+/// As [`way`], if the TCP flow began now.
+pub(super) fn way_of_new(decide: &mut dyn Decide, ifindex: u32, packet: &Packet<'_>, flow: &FlowKey) -> Way {
+    way_of(decide, ifindex, packet, (flow, TCP_SYN), true)
+}
+
+/// `flags`: of the plain packet's TCP header, where it is not the packet's own.
+fn way_of(
+    decide: &mut dyn Decide,
+    ifindex: u32,
+    packet: &Packet<'_>,
+    (flow, flags): (&FlowKey, u8),
+    admitted: bool,
+) -> Way {
+    let plain = Plain::of(packet, flow, flags);
     let outcome = decide.balance(&plain.frame, admitted);
     let Some(choice) = outcome.choice else {
         return Way::None(outcome.verdict);
@@ -137,7 +154,7 @@ struct Plain {
 }
 
 impl Plain {
-    fn of(packet: &Packet<'_>, flow: &FlowKey) -> Self {
+    fn of(packet: &Packet<'_>, flow: &FlowKey, flags: u8) -> Self {
         let tags = packet.link.tags().min(2);
         let link_len = ETH_LEN + tags * VLAN_LEN;
         let mut frame = Vec::with_capacity(link_len + packet.ip.len() + IPV6_LEN + TCP_LEN);
@@ -160,8 +177,7 @@ impl Plain {
             frame.extend_from_slice(&flow.source_port.to_be_bytes());
             frame.extend_from_slice(&flow.destination_port.to_be_bytes());
             if flow.protocol == PROTO_TCP {
-                // Neither a SYN nor anything else that starts or ends a flow.
-                frame.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0x50, TCP_ACK]);
+                frame.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0x50, flags]);
             }
         }
         frame.resize(link_len + ip_len, 0);

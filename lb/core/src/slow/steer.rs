@@ -15,6 +15,7 @@ use super::{
     FlowKey, Kind, Outcome, Packet, Way,
     answer::v6,
     engine::{Context, Done},
+    forward::way_of_new,
     packet::{array, be16, byte, icmp_of, walk},
     too_big, way,
 };
@@ -45,11 +46,24 @@ pub(super) fn steer(context: &mut Context<'_>, packet: &Packet<'_>) -> Done {
     // No token of the VIP's limits: those are for what clients ask.
     // ICMP errors are easily forged: they follow what is known of a flow, and add nothing to it.
     context.decide.only_ask(true);
-    let way = way(context.decide, context.settings.ifindex, packet, &flow, true);
+    let ifindex = context.settings.ifindex;
+    let way = way(context.decide, ifindex, packet, &flow, true);
+    // An error comes by another way than its flow, and so to any LB node: the record of a young flow may be another one's. Where the
+    // slot is in transit such a flow is where new ones go, and who began before is where this node says.
+    let young = (flow.protocol == PROTO_TCP).then(|| way_of_new(context.decide, ifindex, packet, &flow));
     context.decide.only_ask(false);
     match way {
         Way::Send { to, frame, choice } => {
             context.out.forward(to, frame, choice, packet.ip.len());
+            if let Some(Way::Send {
+                to,
+                frame,
+                choice: young,
+            }) = young
+                && young.backend != choice.backend
+            {
+                context.out.forward(to, frame, young, packet.ip.len());
+            }
             Outcome::Steered.into()
         }
         Way::Local { choice } => context.local(packet, choice),

@@ -6,11 +6,17 @@
 //! | `meaning` | what an image means for every VIP, checked against the desired state |
 //! | `reader` | a packet that reads the maps while they are written |
 //! | `properties` | random histories |
+//! | `adopt` | maps of an earlier process, also of interrupted plans |
+//! | `lines` | the order in which words of backend lines change |
 //! | `scenarios` | the orders that the design names, one by one |
 //! | `transit` | flows that live while plans are carried out |
+//! | `health` | flows of backends that fall ill, die and recover |
 
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+mod adopt;
+mod health;
+mod lines;
 mod meaning;
 mod properties;
 mod reader;

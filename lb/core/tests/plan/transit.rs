@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -14,12 +14,14 @@ use etherparse::PacketBuilder;
 use lb_core::{
     config::{Capacity, TransitConfig},
     desired::{Backend, BackendSet, Desired, Member, Protocol, Vip, VipKey},
-    plan::{Image, Moment, Planner, Table},
+    health::{Health, Overlay},
+    plan::{Image, MapId, Moment, Planner, Table, Write},
     schedule::Scheduler,
     sweep::{Look, look},
+    transit::forgotten,
 };
 use xdp_prog::{
-    abi::{Activity, BackendIndex, Config, FlowWord, feature, tick_shift},
+    abi::{Activity, BackendIndex, Config, FlowWord, SlotWord, feature, tick_shift},
     host::Host,
 };
 
@@ -52,31 +54,43 @@ const PLANS: usize = 14;
 const FLOWS: usize = 80;
 
 /// `SplitMix64`.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn roll(&mut self) -> u64 {
+    pub(crate) fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let word = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         word ^ word >> 31
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.roll() % end as u64) as usize
     }
 }
 
-struct Flow {
-    vip: VipKey,
+pub(crate) struct Flow {
+    pub(crate) vip: VipKey,
     source: SocketAddr,
     sequence: u32,
-    backend: u16,
+    pub(crate) backend: u16,
 }
 
-struct World {
+/// What becomes of the daemon in the middle of plans.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Restarts {
+    Never,
+    /// The next one goes on from the maps.
+    Adopting,
+    /// The twin: it takes where new flows go for all that a slot says.
+    Forgetting,
+}
+
+pub(crate) struct World {
     config: Config,
-    planner: Planner,
+    restarts: Restarts,
+    restarted: usize,
+    pub(crate) planner: Planner,
     /// What packets see: behind the planner while a plan is carried out.
     image: Image,
     flows: Arc<[AtomicU64]>,
@@ -85,13 +99,20 @@ struct World {
     noted: BTreeMap<(Table, usize), Activity>,
     /// In jiffies.
     now: u64,
-    desired: Desired,
-    living: Vec<Flow>,
+    pub(crate) desired: Desired,
+    /// Of all of them.
+    pub(crate) overlay: Overlay,
+    pub(crate) living: Vec<Flow>,
     next_backend: u32,
     next_source: u32,
-    broken: usize,
-    packets: usize,
+    pub(crate) broken: usize,
+    pub(crate) packets: usize,
     elsewhere: usize,
+    /// UDP flows that left an unhealthy backend.
+    pub(crate) moved: usize,
+    /// UDP flows that stayed at one, though no plan is being carried out.
+    pub(crate) stayed: usize,
+    is_planning: bool,
 }
 
 fn vips() -> Vec<VipKey> {
@@ -108,8 +129,15 @@ fn vips() -> Vec<VipKey> {
     ]
 }
 
+impl Flow {
+    /// Its client.
+    pub(crate) fn source(&self) -> SocketAddr {
+        self.source
+    }
+}
+
 impl World {
-    fn new(features: u64) -> Self {
+    pub(crate) fn new(features: u64, restarts: Restarts) -> Self {
         let config = Config {
             features,
             seed: [1, 2, 3, 4],
@@ -123,6 +151,8 @@ impl World {
         let planner = Planner::new(&CAPACITY, &config, HZ);
         let mut world = Self {
             config,
+            restarts,
+            restarted: 0,
             image: planner.image().clone(),
             planner,
             flows: (0..2 * 4096).map(|_| AtomicU64::new(0)).collect(),
@@ -131,12 +161,16 @@ impl World {
             noted: BTreeMap::new(),
             now: 1 << 32,
             desired: Desired::default(),
+            overlay: Overlay::default(),
             living: Vec::new(),
             next_backend: 0,
             next_source: 0,
             broken: 0,
             packets: 0,
             elsewhere: 0,
+            moved: 0,
+            stayed: 0,
+            is_planning: false,
         };
         let members: Vec<Member> = (0..5).map(|_| world.member()).collect();
         let set = Arc::new(BackendSet {
@@ -166,11 +200,7 @@ impl World {
         if !self.planner.is_scheduled() {
             return BTreeSet::new();
         }
-        let words = self
-            .flows
-            .iter()
-            .step_by(2)
-            .map(|word| FlowWord(word.load(Ordering::Relaxed)));
+        let words = self.flows.iter().step_by(2).map(|word| FlowWord(word.load(Relaxed)));
         let looks = words.map(|word| look(word, self.ticks(), TRANSIT.lives(HZ)));
         looks
             .filter_map(|look| match look {
@@ -181,7 +211,7 @@ impl World {
     }
 
     /// Something changes for some VIPs.
-    fn change(&mut self, dice: &mut Dice) {
+    pub(crate) fn change(&mut self, dice: &mut Dice) {
         let keys = vips();
         let first = &self.desired.vips[&keys[dice.below(keys.len())]].set;
         let (mut members, mut slots) = (first.members.clone(), first.table_slots);
@@ -224,16 +254,44 @@ impl World {
         self.desired.backends.retain(|backend, _| named.contains(backend));
     }
 
+    /// The daemon ends, and another one goes on from the maps as they are.
+    fn restart(&mut self) {
+        self.restarted += 1;
+        let wide: BTreeSet<Table> = self
+            .planner
+            .vips()
+            .map(|vip| vip.table)
+            .filter(|table| table.is_wide && self.restarts == Restarts::Forgetting)
+            .collect();
+        for (table, slot) in wide
+            .into_iter()
+            .flat_map(|table| (0..table.slots).map(move |slot| (table, slot)))
+        {
+            let (index, word) = table.word(slot);
+            let cur = self.image.load(MapId::LookupTables, index, word) as u16;
+            assert!(self.image.apply(&Write::Store {
+                map: MapId::LookupTables,
+                index,
+                word,
+                value: SlotWord::steady(cur).0,
+            }));
+        }
+        let found = (self.image.clone(), self.ticks());
+        self.planner = Planner::adopt(&CAPACITY, &self.config, HZ, found, &self.desired).unwrap();
+    }
+
     /// Plans, and carries the plan out with packets in between.
-    fn plan(&mut self, dice: &mut Dice) {
+    pub(crate) fn plan(&mut self, dice: &mut Dice) {
         let noted = std::mem::take(&mut self.noted);
         let named = self.named();
         let moment = Moment {
-            now: self.ticks(),
+            // Packets come while it is being planned, so their time may be a tick ahead.
+            now: self.ticks().wrapping_sub(dice.below(2) as u32),
             timeouts: TRANSIT.timeouts(HZ),
             lives: TRANSIT.lives(HZ),
             activity: &|table, slot| noted.get(&(table, slot)).copied().unwrap_or_default(),
             named: &|backend| named.contains(&backend.0),
+            overlay: Some(&self.overlay),
             ..Moment::STILL
         };
         let mut hops = resolved(&self.desired);
@@ -245,14 +303,28 @@ impl World {
         let before: BTreeMap<VipKey, Table> = self.planner.vips().map(|vip| (vip.key, vip.table)).collect();
         let plan = self.planner.plan_at(&self.desired, &hops, &moment).unwrap();
         self.noted = noted;
-        for write in &plan.writes {
+        self.is_planning = true;
+        let ends = match self.restarts {
+            Restarts::Never => None,
+            Restarts::Adopting | Restarts::Forgetting => {
+                (dice.below(2) == 0).then(|| dice.below(plan.writes.len() + 1))
+            }
+        };
+        for (write, number) in plan.writes.iter().zip(0..) {
+            if ends == Some(number) {
+                self.is_planning = false;
+                self.restart();
+                return self.plan(dice);
+            }
             assert!(self.image.apply(write));
+            self.forget(write);
             // What is filled in is noted as if packets had been there.
             self.read_fill(write);
             for _ in 0..2 {
                 self.pump(dice, &before);
             }
         }
+        self.is_planning = false;
         assert!(&self.image == self.planner.image());
         let tables: BTreeSet<Table> = self.planner.vips().map(|vip| vip.table).collect();
         self.noted.retain(|(table, _), _| tables.contains(table));
@@ -263,16 +335,53 @@ impl World {
             lives: TRANSIT.lives(HZ),
             activity: &|table, slot| noted.get(&(table, slot)).copied().unwrap_or_default(),
             named: &|backend| named.contains(&backend.0),
+            overlay: Some(&self.overlay),
             ..Moment::STILL
         };
         let again = self.planner.clone().plan_at(&self.desired, &hops, &again).unwrap();
         assert!(again.writes.is_empty(), "planned again at once: {:?}", again.writes);
+        if ends == Some(plan.writes.len()) {
+            self.restart();
+        }
+    }
+
+    /// As the daemon forgets records.
+    fn forget(&self, write: &Write) {
+        if let Write::ForgetDatagrams(backends) = write {
+            let backends = backends.iter().map(|backend| backend.0).collect();
+            for record in self.flows.iter().step_by(2) {
+                if let Some(swept) = forgotten(FlowWord(record.load(Relaxed)), &backends) {
+                    record.store(swept.0, Relaxed);
+                }
+            }
+        }
+    }
+
+    /// What a backend is for a VIP, as far as that is believed.
+    fn health(&self, vip: &VipKey, backend: u16) -> Health {
+        let vip = &self.desired.vips[vip];
+        let unfit = self.overlay.unfit(&vip.set, vip.checks.as_deref());
+        let id = self.planner.backend_at(BackendIndex(backend));
+        unfit.zip(id).map(|(unfit, id)| unfit.health(id)).unwrap_or_default()
+    }
+
+    /// Whether new flows of a VIP do not go to a backend for its health.
+    pub(crate) fn is_out(&self, vip: &VipKey, backend: u16) -> bool {
+        self.health(vip, backend) != Health::Eligible
+    }
+
+    /// Whether any VIP believes a backend to be dead.
+    fn is_dead(&self, backend: u16) -> bool {
+        self.desired
+            .vips
+            .keys()
+            .any(|vip| self.health(vip, backend) == Health::Dead)
     }
 
     /// Activity that a plan fills into new wide tables.
-    fn read_fill(&mut self, write: &lb_core::plan::Write) {
-        let lb_core::plan::Write::Fill {
-            map: lb_core::plan::MapId::LookupTables,
+    fn read_fill(&mut self, write: &Write) {
+        let Write::Fill {
+            map: MapId::LookupTables,
             index,
             word,
             values,
@@ -297,7 +406,7 @@ impl World {
     }
 
     /// A packet of some flow, and now and then a new flow.
-    fn pump(&mut self, dice: &mut Dice, before: &BTreeMap<VipKey, Table>) {
+    pub(crate) fn pump(&mut self, dice: &mut Dice, before: &BTreeMap<VipKey, Table>) {
         if self.living.len() < FLOWS && dice.below(2) == 0 {
             self.open(dice, before);
         }
@@ -341,8 +450,22 @@ impl World {
         let flow = Flow { ..self.living[at] };
         let went = self.send(&flow, false, before);
         self.packets += 1;
+        // UDP leaves an unhealthy backend at once, which is when the plan is carried out.
+        if flow.vip.protocol == Protocol::Udp && self.is_out(&flow.vip, flow.backend) {
+            if went == Some(flow.backend) {
+                self.stayed += usize::from(!self.is_planning);
+                return;
+            }
+            self.moved += 1;
+            match went {
+                Some(backend) => self.living[at].backend = backend,
+                None => drop(self.living.swap_remove(at)),
+            }
+            return;
+        }
         if went != Some(flow.backend) {
-            self.broken += 1;
+            // Nothing lives with the dead.
+            self.broken += usize::from(!self.is_dead(flow.backend));
             self.living.swap_remove(at);
         }
     }
@@ -364,7 +487,7 @@ impl World {
         for table in tables.into_iter().flatten().filter(|table| table.is_wide) {
             let slot = choice.slot as usize >> table.slots.trailing_zeros().abs_diff(table.slots.trailing_zeros());
             let (segment, word) = table.word(slot);
-            let cur = self.image.load(lb_core::plan::MapId::LookupTables, segment, word) as u16;
+            let cur = self.image.load(MapId::LookupTables, segment, word) as u16;
             if slot < table.slots && choice.backend.0 != cur {
                 self.elsewhere += 1;
                 let noted = self.noted.entry((table, slot)).or_default();
@@ -377,8 +500,21 @@ impl World {
         (choice.backend != BackendIndex::NONE).then_some(choice.backend.0)
     }
 
+    /// Every UDP flow whose backend is out says something: it is to be elsewhere by now.
+    pub(crate) fn speak(&mut self) {
+        let tables: BTreeMap<VipKey, Table> = self.planner.vips().map(|vip| (vip.key, vip.table)).collect();
+        let mut at = 0;
+        while let Some(flow) = self.living.get(at) {
+            let count = self.living.len();
+            if flow.vip.protocol == Protocol::Udp && self.is_out(&flow.vip, flow.backend) {
+                self.packet(at, &tables);
+            }
+            at += usize::from(self.living.len() == count);
+        }
+    }
+
     /// Time passes; every flow says something before it has been silent for too long.
-    fn pass(&mut self, seconds: u32) {
+    pub(crate) fn pass(&mut self, seconds: u32) {
         let tables: BTreeMap<VipKey, Table> = self.planner.vips().map(|vip| (vip.key, vip.table)).collect();
         for _ in 0..seconds.div_ceil(15) {
             self.now += u64::from(seconds.min(15) * HZ);
@@ -414,9 +550,9 @@ fn frame(flow: &Flow, is_first: bool) -> Vec<u8> {
     frame
 }
 
-fn history(seed: u64, features: u64) -> World {
+fn history(seed: u64, features: u64, restarts: Restarts) -> World {
     let mut dice = Dice(seed);
-    let mut world = World::new(features);
+    let mut world = World::new(features, restarts);
     world.plan(&mut dice);
     for _ in 0..40 {
         world.pump(&mut dice, &BTreeMap::new());
@@ -432,25 +568,17 @@ fn history(seed: u64, features: u64) -> World {
     world
 }
 
-#[test]
-fn no_living_flow_changes_its_backend_at_any_prefix_of_any_plan() {
-    stays(feature::TRANSIT);
-}
-
-/// The same with schedulers that come, go and follow each other.
-#[test]
-fn nor_does_one_that_a_scheduler_placed() {
-    stays(feature::TRANSIT | feature::SCHEDULERS);
-}
-
-fn stays(features: u64) {
-    let (mut packets, mut elsewhere) = (0, 0);
+/// No flow breaks in any history; how many packets there were, those that went elsewhere than to `cur`, and restarts.
+fn check_histories(features: u64, restarts: Restarts) -> (usize, usize, usize) {
+    let (mut packets, mut elsewhere, mut restarted) = (0, 0, 0);
     for seed in 0..HISTORIES {
-        let mut world = history(seed, features);
+        let mut world = history(seed, features, restarts);
         assert_eq!(world.broken, 0, "seed {seed}");
         packets += world.packets;
         elsewhere += world.elsewhere;
+        restarted += world.restarted;
         // Flows end, and with them transits: nothing is kept of what has departed.
+        world.restarts = Restarts::Never;
         for _ in 0..6 {
             world.living.clear();
             world.pass(150);
@@ -465,12 +593,47 @@ fn stays(features: u64) {
         assert!(world.planner.vips().all(|vip| !vip.table.is_wide));
     }
     assert!(packets > 20_000 && elsewhere > packets / 20, "{packets} {elsewhere}");
+    (packets, elsewhere, restarted)
+}
+
+#[test]
+fn no_living_flow_changes_its_backend_at_any_prefix_of_any_plan() {
+    check_histories(feature::TRANSIT, Restarts::Never);
+}
+
+#[test]
+fn nor_does_it_where_the_daemon_ends_at_any_prefix_and_another_goes_on_from_the_maps() {
+    let (packets, elsewhere, restarted) = check_histories(feature::TRANSIT, Restarts::Adopting);
+    assert!(
+        restarted > 200,
+        "{restarted} restarts, {packets} packets, {elsewhere} elsewhere"
+    );
+}
+
+/// The same with schedulers that come, go and follow each other.
+#[test]
+fn nor_does_one_that_a_scheduler_placed() {
+    check_histories(feature::TRANSIT | feature::SCHEDULERS, Restarts::Never);
+}
+
+#[test]
+fn nor_does_one_that_a_scheduler_placed_where_the_daemon_ends_at_any_moment() {
+    let (.., restarted) = check_histories(feature::TRANSIT | feature::SCHEDULERS, Restarts::Adopting);
+    assert!(restarted > 20, "{restarted}");
 }
 
 #[test]
 fn without_transit_flows_break() {
     for features in [0, feature::SCHEDULERS] {
-        let broken: usize = (0..HISTORIES).map(|seed| history(seed, features).broken).sum();
+        let broken = |seed| history(seed, features, Restarts::Never).broken;
+        let broken: usize = (0..HISTORIES).map(broken).sum();
         assert!(broken > 100, "{features:x}: {broken}");
     }
+}
+
+#[test]
+fn where_a_restart_forgets_what_is_in_transit_flows_break() {
+    let broken = |seed| history(seed, feature::TRANSIT, Restarts::Forgetting).broken;
+    let broken: usize = (0..HISTORIES).map(broken).sum();
+    assert!(broken > 100, "{broken}");
 }

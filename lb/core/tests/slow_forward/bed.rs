@@ -2,7 +2,7 @@
 //! (nobody serves), UDP 55 (client affinity). Backends: `a` by IPv4, `b` by IPv6, `c` out of another interface, `d` with tags of its own; the outer source
 //! carries the flow hash. [`DENIED`] are on the deny-list.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::atomic::AtomicU64};
 
 use lb_core::{
     config::{Capacity, Protection},
@@ -10,6 +10,7 @@ use lb_core::{
         Backend, BackendId, BackendSet, Desired, Member, NextHop, NextHops, Protocol, TooBig, Via, Vip, VipKey,
         VlanTags,
     },
+    health::Overlay,
     match_table,
     plan::Planner,
     slow::{Book, Bounds, Common, Decide, Engine, EngineSettings, FragmentBounds, Input, Outcome, Output, Tables},
@@ -35,6 +36,8 @@ pub(crate) struct Bed {
     pub(crate) common: Common,
     pub(crate) engine: Engine,
     pub(crate) now_ns: u64,
+    /// `FLOWS`, of one bucket.
+    flows: Vec<AtomicU64>,
 }
 
 impl Bed {
@@ -80,11 +83,40 @@ impl Bed {
         Self {
             config,
             planner,
-            book: Book::new(&desired, &hops, Protection::default(), &[]),
+            book: Book::new(&desired, &hops, &Overlay::default(), Protection::default(), &[]),
             common: Common::new(bounds, 1),
             engine: Engine::new(settings),
             now_ns: 0,
+            flows: (0..8).map(|_| AtomicU64::new(0)).collect(),
         }
+    }
+
+    /// With slots in transit: backend `a` has left the set.
+    pub(crate) fn in_transit() -> Self {
+        let mut bed = Self::new();
+        bed.config.features |= feature::TRANSIT;
+        let capacity = Capacity {
+            vips: 16,
+            backends: 16,
+            table_segments: 1,
+            ranges: 16,
+        };
+        bed.planner = Planner::new(&capacity, &bed.config, 250);
+        let (mut desired, hops) = desired(1500);
+        bed.planner.plan(&desired, &hops).unwrap();
+        for vip in desired.vips.values_mut() {
+            let mut set = BackendSet::clone(&vip.set);
+            set.members.retain(|member| &*member.backend.0 != "a");
+            vip.set = set.into();
+        }
+        bed.planner.plan(&desired, &hops).unwrap();
+        assert!(bed.planner.is_in_transit());
+        bed
+    }
+
+    /// The name of a backend.
+    pub(crate) fn name(&self, backend: BackendIndex) -> &str {
+        &self.planner.backend_at(backend).unwrap().0
     }
 
     pub(crate) fn step(&mut self, verdict: Verdict, frame: &[u8]) -> Output {
@@ -102,7 +134,7 @@ impl Bed {
     ) -> (Output, Vec<bool>) {
         let mut out = Output::default();
         let mut asked = Asked {
-            host: Host::new(self.planner.image().view(&self.config), IFINDEX),
+            host: Host::new(view(&self.planner, &self.config, &self.flows), IFINDEX),
             said,
             lines,
             admitted: Vec::new(),
@@ -124,7 +156,7 @@ impl Bed {
         let mut tables = Tables {
             book: &self.book,
             common: &self.common,
-            decide: &mut Host::new(self.planner.image().view(&self.config), IFINDEX),
+            decide: &mut Host::new(view(&self.planner, &self.config, &self.flows), IFINDEX),
         };
         self.engine.turn(self.now_ns, &mut tables, &mut out);
         out
@@ -132,8 +164,15 @@ impl Bed {
 
     /// What the program itself does with a frame.
     pub(crate) fn fast(&self, frame: &[u8]) -> host::Outcome {
-        Host::new(self.planner.image().view(&self.config), IFINDEX).balance(frame)
+        Host::new(view(&self.planner, &self.config, &self.flows), IFINDEX).balance(frame)
     }
+}
+
+/// What the fast path reads.
+fn view<'a>(planner: &'a Planner, config: &'a Config, flows: &'a [AtomicU64]) -> View<'a> {
+    let mut view = planner.image().view(config);
+    view.flows = flows;
+    view
 }
 
 /// The fast path, with somebody listening.

@@ -81,6 +81,48 @@ fn errors_go_to_the_backend_of_the_flow_byte_for_byte() {
 }
 
 #[test]
+fn in_a_transit_errors_go_where_older_flows_live_and_where_young_ones_do() {
+    let mut bed = Bed::in_transit();
+    let (mut both, mut one) = (0, 0);
+    for client_port in 1000..1100 {
+        let out = bed.step(
+            Verdict::SlowIcmp,
+            &error(false, 3, 4, &quote(false, 6, [80, client_port], 8, false)),
+        );
+        assert_eq!(counted(&out, Outcome::Steered), 1);
+        let names: Vec<&str> = out.passed.iter().map(|passed| bed.name(passed.backend)).collect();
+        let ends = [CLIENTS[0], VIPS[0]];
+        let older = [
+            link(&[], false),
+            ipv4(ends, 0, 1, 0, 6, &[], &transport(6, [client_port, 80], &[])),
+        ]
+        .concat();
+        let older = bed.fast(&older).choice.unwrap().backend;
+        let mut syn = transport(6, [client_port, 80], &[]);
+        syn[13] = 2;
+        let young = [link(&[], false), ipv4(ends, 0, 1, 0, 6, &[], &syn)].concat();
+        let young = bed.fast(&young).choice.unwrap().backend;
+        if older == young {
+            assert_eq!(names, [bed.name(older)]);
+            one += 1;
+        } else {
+            assert_eq!(names, [bed.name(older), bed.name(young)]);
+            both += 1;
+        }
+        assert_eq!(out.frames.len(), names.len());
+    }
+    assert!(both > 10 && one > 40, "{both} {one}");
+    // Datagrams without a record are at one place.
+    for client_port in 1000..1100 {
+        let out = bed.step(
+            Verdict::SlowIcmp,
+            &error(false, 3, 3, &quote(false, 17, [53, client_port], 8, false)),
+        );
+        assert_eq!(out.frames.len(), 1);
+    }
+}
+
+#[test]
 fn what_is_not_about_a_flow_of_ours_is_not_steered() {
     let reply = ipv4([VIPS[0], CLIENTS[0]], 0, 1, 0, 1, &[], &[0, 0, 1, 2, 3, 4, 5, 6]);
     let backwards = ipv4([CLIENTS[0], VIPS[0]], 0, 1, 0, 6, &[], &transport(6, [1000, 80], &[]));

@@ -17,6 +17,7 @@ use handler::{Scene, Shared, Worker};
 use lb_core::{
     config::{LbConfig, xdp_budgets},
     desired::{Desired, NextHops},
+    health::Overlay,
     slow::{Book, Common, Counts, Event},
 };
 use tokio::sync::mpsc;
@@ -35,6 +36,10 @@ use crate::{
 const EVENTS: usize = 1024;
 /// Least time between two warnings of the same conflict.
 const CONFLICT_GAP: Duration = Duration::from_secs(30);
+/// Longest wait for queues that a process before this one had.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
+/// Time between two looks whether they are free.
+const QUEUE_PAUSE: Duration = Duration::from_millis(20);
 /// Packets of one look under busy polling.
 const BUSY_POLL_BUDGET: u16 = 64;
 
@@ -74,7 +79,7 @@ impl Slow {
         let scene = Scene {
             live: tables.balancer.live(),
             program: 0,
-            book: Arc::new(book(config, desired, hops)),
+            book: Arc::new(book(config, desired, hops, &tables.overlay)),
             common: Arc::new(Common::new(config.slow_path.bounds(), secret)),
             jiffies,
         };
@@ -93,7 +98,7 @@ impl Slow {
         };
         slow.prepare(config, &mut tables.balancer)?;
         if config.slow_path.enabled {
-            slow.launch(config, &tables.balancer)?;
+            slow.launch_first(config, &tables.balancer)?;
         }
         slow.own();
         Ok(slow)
@@ -135,6 +140,17 @@ impl Slow {
             balancer.set_budget(verdict, rate, burst)?;
         }
         Ok(())
+    }
+
+    /// Starts the workers of a process. The kernel lets the queues of a process before go a moment after its end.
+    fn launch_first(&mut self, config: &LbConfig, balancer: &Balancer) -> anyhow::Result<()> {
+        let start = Instant::now();
+        loop {
+            match self.launch(config, balancer) {
+                Err(error) if is_busy(&error) && start.elapsed() < QUEUE_PATIENCE => thread::sleep(QUEUE_PAUSE),
+                result => return result,
+            }
+        }
     }
 
     /// Starts the workers over a program's map of sockets.
@@ -222,9 +238,9 @@ impl Slow {
             .collect()
     }
 
-    /// Tells the workers of new tables' contents, next hops or rules.
-    pub(super) fn publish(&mut self, config: &LbConfig, desired: &Desired, hops: &NextHops) {
-        let book = Arc::new(book(config, desired, hops));
+    /// Tells the workers of new tables' contents, next hops, backends' health or rules.
+    pub(super) fn publish(&mut self, config: &LbConfig, desired: &Desired, hops: &NextHops, overlay: &Overlay) {
+        let book = Arc::new(book(config, desired, hops, overlay));
         let bounds = config.slow_path.bounds();
         let mut scene = self.shared.write().unwrap_or_else(PoisonError::into_inner);
         scene.book = book;
@@ -368,8 +384,16 @@ impl Slow {
     }
 }
 
-fn book(config: &LbConfig, desired: &Desired, hops: &NextHops) -> Book {
-    Book::new(desired, hops, config.protection, &config.l2.owned)
+/// Whether a queue has another socket.
+fn is_busy(error: &anyhow::Error) -> bool {
+    let busy = |cause: &std::io::Error| cause.raw_os_error() == Some(libc::EBUSY);
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(busy))
+}
+
+fn book(config: &LbConfig, desired: &Desired, hops: &NextHops, overlay: &Overlay) -> Book {
+    Book::new(desired, hops, overlay, config.protection, &config.l2.owned)
 }
 
 /// What the kernel says of the interfaces.

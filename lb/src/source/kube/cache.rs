@@ -4,8 +4,7 @@
 
 use std::{
     fs,
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -18,6 +17,7 @@ use super::{
     object::{KeptObject, Object},
     seed::ClusterSeed,
 };
+use crate::source::kept;
 
 /// Of the file's shape: another one is not read.
 const SHAPE: u32 = 1;
@@ -114,33 +114,11 @@ impl Cache {
             path: path.to_owned(),
             source,
         };
-        let directory = path.parent().unwrap_or(Path::new("/"));
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(fail)?;
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".new");
-        let new = path.with_file_name(name);
-        // One that is there may have another's mode.
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
-            Ok(()) | Err(_) => {}
-        }
         let text = serde_json::to_vec(self).map_err(|source| CacheError::Corrupt {
             path: path.to_owned(),
             source,
         })?;
-        let write = || {
-            let mut options = fs::OpenOptions::new();
-            let mut file = options.write(true).create_new(true).mode(0o600).open(&new)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&new, path)?;
-            fs::File::open(directory)?.sync_all()
-        };
-        write().map_err(fail)
+        kept::replace(path, &text).map_err(fail)
     }
 
     /// Reads what was written; nothing, where there is no file.

@@ -1,6 +1,10 @@
 //! The way to the API server.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use kube::{
     Client, Config,
@@ -47,9 +51,9 @@ pub enum ConnectError {
     Thread(#[from] std::io::Error),
 }
 
-/// A client, and whose words it will bring.
-pub(super) async fn connect(settings: &KubeSettings) -> Result<(Client, Origin), ConnectError> {
-    let mut config = match (&settings.kubeconfig, &settings.context) {
+/// The way, as a kubeconfig or the surroundings say.
+pub(super) async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Config, ConnectError> {
+    let mut config = match (kubeconfig, context) {
         (None, None) => Config::infer().await?,
         (path, context) => {
             let kubeconfig = match path {
@@ -57,13 +61,19 @@ pub(super) async fn connect(settings: &KubeSettings) -> Result<(Client, Origin),
                 None => Kubeconfig::read()?,
             };
             let options = KubeConfigOptions {
-                context: context.clone(),
+                context: context.map(ToOwned::to_owned),
                 ..KubeConfigOptions::default()
             };
             Config::from_custom_kubeconfig(kubeconfig, &options).await?
         }
     };
     config.connect_timeout = Some(CONNECT_PATIENCE);
+    Ok(config)
+}
+
+/// A client, and whose words it will bring.
+pub(super) async fn connect(settings: &KubeSettings) -> Result<(Client, Origin), ConnectError> {
+    let mut config = config(settings.kubeconfig.as_deref(), settings.context.as_deref()).await?;
     config.read_timeout = Some(READ_PATIENCE);
     // Who asks again, and when, is decided where it is asked.
     config.default_retry = false;

@@ -12,6 +12,7 @@
 //! | `delay` | how long changes take | none |
 //! | `cache` | what was said last, on disk | the file |
 //! | `client` | the way to the API server | the API server |
+//! | `drain` | a node's exclusion, by a person's word | the API server |
 //! | `watch` | lists and changes of one kind | the API server |
 //! | `report` | this node's LbNode and Lease | the API server |
 //! | `agent` | the LB node's thread: all of it together | by the others |
@@ -21,6 +22,7 @@ pub mod agent;
 pub mod cache;
 mod client;
 pub mod delay;
+mod drain;
 pub mod guard;
 pub mod index;
 pub mod object;
@@ -30,3 +32,4 @@ mod watch;
 pub mod worker;
 
 pub use client::{ConnectError, KubeSettings};
+pub use drain::{ExcludeError, set_excluded};

@@ -173,6 +173,10 @@ impl Site {
     ) -> Result<()> {
         let log = directory.join(format!("{name}.log"));
         command.arg(role).arg("--config").arg(config);
+        if role == "run" {
+            // What is shown goes with the demo.
+            command.arg("--no-pin");
+        }
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())

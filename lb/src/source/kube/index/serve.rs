@@ -173,6 +173,7 @@ impl Index {
             let is_recorded = vip.scheduler.counts() || vip.affinity_timeout_s.is_some();
             vip.each_datagram = !is_recorded && !keeps_datagrams(key.port);
             vip.keeps_datagrams = somebody && keeps_datagrams(key.port);
+            vip.checks.clone_from(&parsed.checks);
             Some(vip)
         };
         let served: BTreeMap<VipKey, Vip> = keys.iter().filter_map(|key| Some((*key, vip(key)?))).collect();
@@ -354,6 +355,7 @@ fn is_same(a: &Vip, b: &Vip) -> bool {
         affinity_timeout_s,
         each_datagram,
         keeps_datagrams,
+        checks,
     } = a;
     Arc::ptr_eq(set, &b.set)
         && *limits == b.limits
@@ -365,4 +367,5 @@ fn is_same(a: &Vip, b: &Vip) -> bool {
         && *affinity_timeout_s == b.affinity_timeout_s
         && *each_datagram == b.each_datagram
         && *keeps_datagrams == b.keeps_datagrams
+        && *checks == b.checks
 }

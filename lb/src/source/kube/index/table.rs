@@ -8,11 +8,12 @@ use ipnet::IpNet;
 use lb_core::{
     config::{NotUnicast, not_unicast},
     desired::{Protocol, VipKey},
+    health::{Check, Checks, WhenNone},
     maglev,
     ranges::RangeSet,
     schedule::{MAX_AFFINITY_S, Scheduler},
 };
-use operator_api::{AddressFamily, Backends, ForwardingMode, LocalNode, VipTableSpec};
+use operator_api::{AddressFamily, Backends, ForwardingMode, HealthCheck, LocalNode, VipTableSpec};
 
 /// Why a table is not served as it should be. Displays as the reason in `LbNode.status.programmed.failing`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -140,6 +141,8 @@ pub(super) struct Parsed {
     pub(super) scheduler: Scheduler,
     /// How long a client stays with its backend, in seconds.
     pub(super) affinity_timeout_s: Option<u32>,
+    /// How one learns which nodes serve it.
+    pub(super) checks: Option<Arc<Checks>>,
     pub(super) to: To,
 }
 
@@ -226,6 +229,7 @@ pub(super) fn parse(spec: &VipTableSpec) -> Result<Parsed, TableError> {
         affinity_timeout_s: spec
             .affinity
             .map(|affinity| affinity.client_ip_timeout_seconds.clamp(1, MAX_AFFINITY_S)),
+        checks: spec.health_check.map(|check| Arc::new(checks(check))),
         to,
     })
 }
@@ -241,6 +245,20 @@ fn scheduler(wanted: operator_api::Scheduler) -> Scheduler {
         operator_api::Scheduler::WeightedLeastConnections => Scheduler::WeightedLeastConnections,
         operator_api::Scheduler::ShortestExpectedDelay => Scheduler::ShortestExpectedDelay,
         operator_api::Scheduler::NeverQueue => Scheduler::NeverQueue,
+    }
+}
+
+/// What is asked of nodes. While all endpoints of a Service terminate, its own port says 503 everywhere and it is served all the same
+/// (KEP-1669): then nobody is asked for it.
+fn checks(check: HealthCheck) -> Checks {
+    let port = match check {
+        HealthCheck::ServicePort { ignored: true, .. } => None,
+        HealthCheck::ServicePort { port, ignored: false } | HealthCheck::KubeProxy { port } => Some(port),
+    };
+    Checks {
+        // A port that nodes do not have, because something else than kube-proxy is there, must not take a Service down.
+        when_none: WhenNone::UseAll,
+        ..Checks::new(port.map(Check::kube).into_iter().chain([Check::tunnel()]))
     }
 }
 

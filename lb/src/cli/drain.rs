@@ -1,0 +1,137 @@
+//! `vipline drain`.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    args::{AskArgs, DrainArgs, DrainCommand, Format},
+    output, show,
+};
+use crate::{
+    control::{self, BackendView, DrainView, Request, UndrainView},
+    source::kube,
+};
+
+/// Between two looks while it waits.
+const LOOK: Duration = Duration::from_secs(1);
+
+pub(super) fn run(command: DrainCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        DrainCommand::List(args) => list(&args),
+        DrainCommand::Backend(args) if args.kube => of_cluster(&args),
+        DrainCommand::Backend(args) if args.undo => undo(&args),
+        DrainCommand::Backend(args) => backend(&args),
+    }
+}
+
+fn list(args: &AskArgs) -> anyhow::Result<ExitCode> {
+    let views: Vec<DrainView> = control::ask(&args.socket, &Request::Drains)?;
+    show(args.output, &views, |out, views| show::drains(out, views))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn backend(args: &DrainArgs) -> anyhow::Result<ExitCode> {
+    let deadline = if args.now { Some(Duration::ZERO) } else { args.deadline };
+    let request = Request::Drain {
+        backend: args.name.clone(),
+        deadline_s: deadline.map(|deadline| deadline.as_secs()),
+        force: args.force,
+    };
+    let mut view: DrainView = control::ask(&args.ask.socket, &request)?;
+    if args.wait {
+        match wait(args, view)? {
+            Some(last) => view = last,
+            None => return Ok(ExitCode::FAILURE),
+        }
+    }
+    let views = [view];
+    match args.ask.output {
+        Format::Json => show(Format::Json, &views[0], |_, _| Ok(()))?,
+        Format::Table => show(Format::Table, &views, |out, views| show::drains(out, views))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Until nothing lives there, nothing has been heard for long enough, or the deadline has come; how it was then. `None`: somebody
+/// has ended the drain.
+fn wait(args: &DrainArgs, mut view: DrainView) -> anyhow::Result<Option<DrainView>> {
+    let (start, terminal) = (Instant::now(), io::stderr().is_terminal());
+    let mut said = String::new();
+    loop {
+        let silent = view.silent_s.map_or(start.elapsed(), Duration::from_secs);
+        let is_quiet = silent.min(start.elapsed()) >= args.quiet && view.recorded == 0;
+        if view.empty || is_quiet || view.deadline_s == Some(0) {
+            if terminal {
+                let _ = write!(io::stderr(), "\r\x1b[K");
+            }
+            return Ok(Some(view));
+        }
+        // On a terminal one line that changes; elsewhere a line whenever it would be another.
+        let line = format!("{}: {}", view.backend, show::remains(&view));
+        let without_times = format!("{} {:?} {}", view.active_slots, view.flows, view.recorded);
+        if terminal {
+            let _ = write!(io::stderr(), "\r\x1b[K{line}");
+        } else if said != without_times {
+            let _ = writeln!(io::stderr(), "{line}");
+            said = without_times;
+        }
+        thread::sleep(LOOK);
+        let views: Vec<DrainView> = control::ask(&args.ask.socket, &Request::Drains)?;
+        match views.into_iter().find(|found| found.backend == args.name) {
+            Some(found) => view = found,
+            None => {
+                let backends: Vec<BackendView> = control::ask(&args.ask.socket, &Request::Backends)?;
+                if backends.iter().any(|backend| backend.name == args.name) {
+                    writeln!(io::stderr(), "{} is not being drained any more", args.name)?;
+                    return Ok(None);
+                }
+                // It was taken out of the configuration, and nothing was left there.
+                return Ok(Some(DrainView { empty: true, ..view }));
+            }
+        }
+    }
+}
+
+fn undo(args: &DrainArgs) -> anyhow::Result<ExitCode> {
+    let request = Request::Undrain {
+        backend: args.name.clone(),
+    };
+    let view: UndrainView = control::ask(&args.ask.socket, &request)?;
+    show(args.ask.output, &view, |out, view| {
+        if view.was_drained {
+            writeln!(out, "{} takes new connections again", args.name)
+        } else {
+            writeln!(out, "{} was not being drained", args.name)
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn of_cluster(args: &DrainArgs) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let changed = runtime.block_on(kube::set_excluded(
+        args.kubeconfig.as_deref(),
+        args.context.as_deref(),
+        &args.name,
+        !args.undo,
+    ))?;
+    let mut out = io::stdout().lock();
+    let words = match (changed, args.undo) {
+        (true, false) => "is excluded: LB nodes send it no new connections, and keep those that it has",
+        (true, true) => "is excluded no more",
+        (false, false) => "was excluded already",
+        (false, true) => "was not excluded",
+    };
+    match args.ask.output {
+        Format::Json => output::json(
+            &mut out,
+            &serde_json::json!({"node": args.name, "excluded": !args.undo, "changed": changed}),
+        )?,
+        Format::Table => writeln!(out, "{} {words}", args.name)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,146 @@
+//! From a configuration to a node that serves, with or without a process before this one.
+
+use std::time::Instant;
+
+use anyhow::Context as _;
+use lb_core::{drain::Drains, worker::unclaimed_prefixes};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{AGING, Lb, Source, View, desired, drain, metrics::Read, names};
+use crate::{
+    daemon::{
+        attach::{check_free, detach_all, give_up, put_in_place},
+        left::{Keeping, Left, Start},
+        slow::Slow,
+        unclaimed::{Priority, Unclaimed},
+    },
+    datapath::Pins,
+    health::HealthDriver,
+    metrics::Metrics,
+    nexthop::NextHopDriver,
+    source::{drains, file::LbFile},
+};
+
+impl Lb {
+    /// Serves from here on. What an earlier process left serves on until the program of this one is in its place, and also when this
+    /// fails.
+    pub(super) async fn start(
+        source: Source,
+        file: LbFile,
+        driver: NextHopDriver,
+        (view, started): (&View, Instant),
+        metrics: Metrics,
+        keeping: &Keeping,
+    ) -> anyhow::Result<Self> {
+        for warning in file.config.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let drains = match &source {
+            Source::File(_) => drains::read(&keeping.drains)?,
+            Source::Kube(_) => Drains::default(),
+        };
+        let mut desired = desired(&file.config, &view.borrow());
+        drains.apply(&mut desired);
+        let hops = view.borrow().next_hops.clone();
+        let mut pins = keeping.place.as_ref().map(Pins::open).transpose()?;
+        let left = match &pins {
+            Some(pins) => Left::find(pins, &desired, file.config.transit)?,
+            None => Left::default(),
+        };
+        check_free(&file.config.interfaces, &left.attachments)?;
+        left.check_seed(&file, keeping.new_seed)?;
+        let is_first = left.attachments.is_empty();
+        let health = HealthDriver::start().context("cannot start the health thread")?;
+
+        let mut unclaimed = Unclaimed::new(Priority::Lb).await?;
+        // Rules first: what the tables hand up must not get away.
+        let prefixes = unclaimed_prefixes(&desired, &hops);
+        unclaimed.set(&names(&file.config), &prefixes).await?;
+        let serving = async {
+            let (Start { mut tables, before }, kept) = left.start(&file, &desired, &hops, &drains)?;
+            let slow = Slow::start(&file.config, &mut tables, &desired, &hops)?;
+            // Attached last: the first packet finds whole tables, and sockets.
+            if let Some(before) = &before {
+                tables.take_records(before)?;
+            }
+            let attachments = put_in_place(&mut tables, &mut pins, kept, &file.config.interfaces)?;
+            if let Some(before) = &before {
+                // Those that the old program made while the tables were filled.
+                tables.take_records(before)?;
+                tables.go_on_from(before);
+            }
+            anyhow::Ok((tables, slow, attachments))
+        };
+        let (tables, slow, attachments) = match serving.await {
+            Ok(serving) => serving,
+            Err(error) => {
+                if is_first {
+                    give_up(&unclaimed).await;
+                } else {
+                    // What serves on needs them.
+                    driver.leave();
+                }
+                return Err(error);
+            }
+        };
+        tracing::info!(vips = desired.vips.len(), backends = desired.backends.len(), "serving");
+        // Those included whose flows a change while nobody looked has put in transit.
+        driver.set_backends(tables.addresses());
+        let now = Instant::now();
+        let mut aging = interval(AGING);
+        aging.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut lb = Self {
+            source,
+            file,
+            driver,
+            health,
+            left: Default::default(),
+            tables,
+            slow,
+            capture: None,
+            own_addresses: desired.own_addresses,
+            attachments,
+            pins,
+            unclaimed,
+            revision: 1,
+            started,
+            last_reload: (now, None),
+            read: Read::applied(now),
+            metrics,
+            aging,
+            kept: drain::Kept(keeping.drains.clone()),
+        };
+        lb.forget_drains();
+        for (backend, drain) in lb.tables.drains.iter() {
+            tracing::info!(%backend, since = drain.since, deadline = drain.deadline, "is drained, from before");
+        }
+        lb.health.hear(&view.borrow());
+        lb.watch_health();
+        lb.say_programmed();
+        Ok(lb)
+    }
+
+    /// The end of the process: what is pinned serves on, what is not goes.
+    pub(super) async fn stop(self) -> anyhow::Result<()> {
+        match &self.pins {
+            Some(pins) => {
+                tracing::info!(
+                    "the data plane goes on without this process, by what is pinned in {}: `vipline detach` ends it",
+                    pins.directory().display()
+                );
+                // Of a capture, the rings go with the process.
+                self.tables.balancer.aim_at_nothing()?;
+                self.driver.leave();
+            }
+            None => {
+                tracing::info!("detaching");
+                detach_all(self.attachments, &self.unclaimed).await?;
+            }
+        }
+        match self.source {
+            Source::File(_) => {}
+            Source::Kube(kube) => kube.stop(),
+        }
+        Ok(())
+    }
+}
