@@ -229,6 +229,7 @@ impl Lb {
             self.driver.set_backends(self.tables.addresses());
             self.forget_drains();
         }
+        self.say_lively();
     }
 
     /// Does what the slow path asks for.
@@ -474,11 +475,8 @@ fn names(config: &LbConfig) -> Vec<&str> {
 }
 
 fn addresses(desired: &Desired) -> BTreeMap<BackendId, IpAddr> {
-    desired
-        .backends
-        .iter()
-        .map(|(id, backend)| (id.clone(), backend.address))
-        .collect()
+    let all = desired.departed.iter().chain(&desired.backends);
+    all.map(|(id, backend)| (id.clone(), backend.address)).collect()
 }
 
 /// Waits a moment until every backend can be reached; those that cannot are what they are.

@@ -202,6 +202,7 @@ impl Tables {
         let dead = self.drains.removed(unix_now());
         let moment = Moment {
             now: self.jiffies.ticks(),
+            unix_s: unix_now(),
             timeouts: self.transit.timeouts(hz),
             lives: self.transit.lives(hz),
             activity: &activity,

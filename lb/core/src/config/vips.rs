@@ -74,6 +74,7 @@ impl Vips {
                 key?,
                 Vip {
                     set: set?,
+                    base: None,
                     limits: limits?,
                     allowed_sources,
                     too_big: too_big?,

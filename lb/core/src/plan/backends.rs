@@ -55,6 +55,7 @@ impl Planning<'_> {
                 }
             }
         }
+        self.admit_departed();
         for (id, state) in &mut self.books.backends {
             let is_dead = self.moment.dead.contains(id);
             if !desired.backends.contains_key(id) && !state.has_departed {

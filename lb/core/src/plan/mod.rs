@@ -13,6 +13,7 @@
 //! | `tables`, `sets` | lookup tables and range sets, shared by content |
 //! | `entries` | the order of words of a match entry |
 //! | `transit` | wide tables: made for a move, ended slot by slot |
+//! | `published` | transits that are published: where a VIP begins that is new here, and who waits for the end |
 //! | `moment` | what a plan must know of time and packets |
 //! | `vips` | what a VIP needs before it is published or retargeted |
 //! | `observe` | what is shown |
@@ -45,6 +46,7 @@ mod error;
 mod image;
 mod moment;
 mod observe;
+mod published;
 mod sets;
 mod tables;
 mod transit;

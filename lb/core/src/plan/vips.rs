@@ -145,7 +145,11 @@ impl Planning<'_> {
         }
         let grown = self.books.grown.get(&key).copied().unwrap_or_default();
         let set = self.set_key(key, vip, grown)?;
-        let table = match self.carried_table(key, vip, &set)? {
+        let moved = match self.carried_table(key, vip, &set)? {
+            Some(table) => Some(table),
+            None => self.published_table(key, vip, &set)?,
+        };
+        let table = match moved {
             Some(table) => table,
             None => self.acquire_table(key, &set)?,
         };
@@ -228,7 +232,13 @@ impl Planning<'_> {
     }
 
     /// The table that a VIP's flows go by from now on; it counts as one user more.
-    fn next_table(&mut self, key: VipKey, vip: &Vip, before: &VipState, set: &SetKey) -> Result<Table, PlanError> {
+    pub(super) fn next_table(
+        &mut self,
+        key: VipKey,
+        vip: &Vip,
+        before: &VipState,
+        set: &SetKey,
+    ) -> Result<Table, PlanError> {
         let was = before.table;
         if self.is_kept(&key, vip) && (was.is_wide || *set != before.set) {
             if *set == before.set && !self.books.lookup.is_over(was) {

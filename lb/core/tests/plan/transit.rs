@@ -20,6 +20,9 @@ use xdp_prog::{
 
 use crate::world::{id, resolved};
 
+#[path = "published.rs"]
+mod published;
+
 const HZ: u32 = 250;
 const TRANSIT: TransitConfig = TransitConfig {
     enabled: true,
@@ -107,6 +110,10 @@ fn vips() -> Vec<VipKey> {
 
 impl World {
     fn new(features: u64, restarts: Restarts) -> Self {
+        Self::with(features, &CAPACITY, restarts)
+    }
+
+    fn with(features: u64, capacity: &Capacity, restarts: Restarts) -> Self {
         let config = Config {
             features,
             seed: [1, 2, 3, 4],
@@ -117,7 +124,7 @@ impl World {
             tick_shift: tick_shift(HZ).into(),
             ..Config::EMPTY
         };
-        let planner = Planner::new(&CAPACITY, &config, HZ);
+        let planner = Planner::new(capacity, &config, HZ);
         let mut world = Self {
             config,
             restarts,
@@ -156,6 +163,11 @@ impl World {
 
     fn ticks(&self) -> u32 {
         (self.now >> tick_shift(HZ)) as u32
+    }
+
+    /// By the clock of who publishes.
+    fn unix_s(&self) -> u64 {
+        self.now / u64::from(HZ)
     }
 
     /// Something changes for some VIPs.
@@ -228,6 +240,7 @@ impl World {
         let noted = std::mem::take(&mut self.noted);
         let moment = Moment {
             now: self.ticks(),
+            unix_s: self.unix_s(),
             timeouts: TRANSIT.timeouts(HZ),
             lives: TRANSIT.lives(HZ),
             activity: &|table, slot| noted.get(&(table, slot)).copied().unwrap_or_default(),
@@ -266,6 +279,7 @@ impl World {
         let noted = &self.noted;
         let again = Moment {
             now: self.ticks(),
+            unix_s: self.unix_s(),
             timeouts: TRANSIT.timeouts(HZ),
             lives: TRANSIT.lives(HZ),
             activity: &|table, slot| noted.get(&(table, slot)).copied().unwrap_or_default(),
