@@ -418,6 +418,7 @@ impl Lb {
             backends: sizes.backends,
             backends_ready: sizes.ready,
             tables: sizes.tables,
+            waiting_vips: self.tables.planner.waiting(),
             slow_path: self.slow.view(&self.tables.shed()?),
             kube: self.standing().as_ref().map(views::kube),
             metrics: self.metrics.standing().map(views::metrics),

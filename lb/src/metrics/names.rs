@@ -86,6 +86,7 @@ metrics! {
     VIPS = Gauge "vips" by []: "VIPs in the match table";
     BACKENDS = Gauge "backends" by ["state"]: "Backends whose next hop is resolved (or that are this node), and those that are unresolved";
     LOOKUP_TABLES = Gauge "lookup_tables" by []: "Distinct lookup tables";
+    WAITING_VIPS = Gauge "waiting_vips" by []: "VIPs whose change of backends waits for room for its transit, see capacity.table_segments";
     PACKETS = Counter "packets" by ["fate", "reason"]: "Packets by verdict: each that an interface's program saw, once";
     VIP_PACKETS = Counter "vip_packets" by ["address", "protocol", "port"]: "Packets of a VIP that were sent to backends, by both paths";
     VIP_BYTES = Counter "vip" in "bytes" by ["address", "protocol", "port"]: "Their bytes, of IP packets as clients sent them";

@@ -21,7 +21,7 @@ use super::{
         BACKEND_BYTES, BACKEND_PACKETS, BACKENDS, CONFIG_APPLIED, CONFIG_REFUSED, CONFIG_REVISION, CONFIG_STALE, DELAY,
         INTERFACE, KUBE_ALARM, KUBE_AWAY, KUBE_CACHED, KUBE_CONNECTED, KUBE_FAILING, KUBE_HELD, LEFT_OUT,
         LOOKUP_TABLES, PACKETS, SERVING, SLOW_PACKETS, SLOW_REFUSED, SLOW_SHED, START_TIME, VERSION, VIP_BYTES,
-        VIP_PACKETS, VIPS, WORKER_RESTARTS, WORKER_UP,
+        VIP_PACKETS, VIPS, WAITING_VIPS, WORKER_RESTARTS, WORKER_UP,
     },
 };
 use crate::source::kube::agent::{Kind, Standing};
@@ -66,6 +66,7 @@ impl Collector for Page {
             let backends = backends.map(|(state, count)| (vec![state.to_owned()], count as u64));
             out.family(&BACKENDS, backends.into_iter())?;
             out.only(&LOOKUP_TABLES, tables.lookup_tables as u64)?;
+            out.only(&WAITING_VIPS, tables.waiting as u64)?;
         }
         if let Some(counted) = &self.counted {
             traffic(&mut out, counted)?;

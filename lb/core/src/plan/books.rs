@@ -38,6 +38,8 @@ pub(super) struct Books {
     pub(super) grown: Arc<BTreeMap<VipKey, usize>>,
     /// Slots of VIPs that the maps before these had in transit.
     pub(super) prior: Arc<BTreeMap<VipKey, Prior>>,
+    /// VIPs whose change of backends waits for room.
+    pub(super) waiting: BTreeSet<VipKey>,
     /// See [`super::draft::Draft`].
     pub(super) lines_in_use: BTreeSet<BackendIndex>,
     /// What an interrupted plan left that is nobody's: the next plan clears it.
@@ -113,6 +115,7 @@ impl Books {
             settings: Default::default(),
             grown: Arc::default(),
             prior: Arc::default(),
+            waiting: BTreeSet::new(),
             lines_in_use: BTreeSet::new(),
             leftovers: Leftovers::default(),
             undo: Vec::new(),

@@ -173,16 +173,16 @@ impl Planning<'_> {
         key: VipKey,
         before: impl FnOnce(&Self) -> Before,
     ) -> Result<Option<Table>, PlanError> {
-        if let Some(table) = self.moves.get(&way).copied() {
-            if let Some(table) = table {
+        if let Some(moved) = self.moves.get(&way).cloned() {
+            if let Ok(Some(table)) = moved {
                 self.books.lookup.use_table(table);
             }
-            return Ok(table);
+            return moved;
         }
         let before = before(self);
-        let table = self.wide_table(key, before, &way.1)?;
-        self.moves.insert(way, table);
-        Ok(table)
+        let table = self.wide_table(key, before, &way.1);
+        self.moves.insert(way, table.clone());
+        table
     }
 
     /// Whether a change of the VIP's table keeps its flows where they live.
@@ -220,6 +220,15 @@ impl Planning<'_> {
             slots: scale,
             is_wide: true,
         };
+        // Whatever this plan has let go of makes room, too.
+        let has_room = self.has_room_for(table) || self.reclaim() && self.has_room_for(table);
+        if !has_room {
+            return Err(PlanError::SlotMemoryFull {
+                vip: key,
+                slots: scale,
+                segments: self.books.lookup.max_segments(),
+            });
+        }
         let table = self.place_table(key, table)?;
         let (segment, word) = table.word(0);
         let values = slots.iter().flat_map(|slot| [slot.word.0, slot.activity.0]).collect();

@@ -147,7 +147,11 @@ impl Planning<'_> {
         let set = self.set_key(key, vip, grown)?;
         let moved = match self.carried_table(key, vip, &set)? {
             Some(table) => Some(table),
-            None => self.published_table(key, vip, &set)?,
+            None => match self.published_table(key, vip, &set) {
+                // Of flows that it has never seen nothing can be kept then; the others go on.
+                Err(PlanError::SlotMemoryFull { .. }) => None,
+                published => published?,
+            },
         };
         let table = match moved {
             Some(table) => table,
@@ -177,10 +181,11 @@ impl Planning<'_> {
 
     fn change_vip(&mut self, key: VipKey, vip: &Vip, before: VipState) -> Result<(), PlanError> {
         let set = self.set_key(key, vip, before.most_slots)?;
-        let table = self.next_table(key, vip, &before, &set)?;
+        let (table, set, waits) = self.next_table_or_wait(key, vip, &before, set)?;
+        let desired_set = if waits { &before.desired_set } else { &vip.set };
         let mut after = VipState {
             table,
-            desired_set: vip.set.clone(),
+            desired_set: desired_set.clone(),
             most_slots: before.most_slots.max(table.slots),
             limits: vip.limits,
             clamp_mss: vip.clamp_mss,

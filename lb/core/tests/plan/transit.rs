@@ -22,6 +22,8 @@ use crate::world::{id, resolved};
 
 #[path = "published.rs"]
 mod published;
+#[path = "waits.rs"]
+mod waits;
 
 const HZ: u32 = 250;
 const TRANSIT: TransitConfig = TransitConfig {
