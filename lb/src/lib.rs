@@ -7,6 +7,7 @@
 //! | [`daemon`] | `vipline run` and `vipline node` |
 //! | [`control`] | the control socket between the two |
 //! | [`source`] | where desired state comes from |
+//! | [`health`] | probing backends |
 //! | [`metrics`] | what Prometheus is shown |
 //! | [`nexthop`] | routes and neighbours, by netlink |
 //! | [`datapath`] | the XDP programs and their maps |
@@ -17,6 +18,7 @@ pub mod cli;
 pub mod control;
 pub mod daemon;
 pub mod datapath;
+pub mod health;
 pub mod metrics;
 pub mod nexthop;
 pub mod source;

@@ -16,6 +16,7 @@ use lb::source::kube::{
 use lb_core::{
     config::{Capacity, Protection},
     desired::{Desired, NextHop, NextHops},
+    health::Overlay,
     match_table::masks_for,
     plan::{Planner, Write},
     slow::Book,
@@ -154,7 +155,9 @@ fn an_event_among_ten_thousand_services() {
             plan.writes.iter().any(|write| matches!(write, Write::Store { .. })),
             "event {event} changes something"
         );
-        timed(&mut booked, || Book::new(&desired, &hops, Protection::default(), &[]));
+        timed(&mut booked, || {
+            Book::new(&desired, &hops, &Overlay::default(), Protection::default(), &[])
+        });
         index.programmed(index.sequence());
     }
     applied.report("index");

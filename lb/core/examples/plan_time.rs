@@ -12,8 +12,9 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 use lb_core::{
     config::{Capacity, Protection},
     desired::{Backend, BackendId, BackendSet, Desired, Member, NextHop, NextHops, Protocol, Via, Vip, VipKey},
+    health::{Check, Checks, Health, Overlay},
     match_table::masks_for,
-    plan::{Plan, Planner, Write},
+    plan::{Moment, Plan, Planner, Write},
     slow::Book,
 };
 use xdp_prog::abi::Config;
@@ -102,10 +103,28 @@ fn main() {
         });
         report("every MAC address changes", || planner.plan_hops(&hops(&first, 2)));
         report("every set changes", || planner.plan(&second, &hops(&first, 2)).unwrap());
+        let checks = Arc::new(Checks::new([Check::kube(10256), Check::tunnel()]));
+        let mut checked = second.clone();
+        for vip in checked.vips.values_mut() {
+            vip.checks = Some(Arc::clone(&checks));
+        }
+        let ill = id(7);
+        let overlay = Overlay::of([(&ill, &checks.list[0], Health::Unhealthy)]);
+        let moment = Moment {
+            overlay: Some(&overlay),
+            ..Moment::STILL
+        };
+        report("a backend falls ill", || {
+            planner.plan_at(&checked, &hops(&checked, 2), &moment).unwrap()
+        });
+        report("and stays so", || {
+            planner.plan_at(&checked, &hops(&checked, 2), &moment).unwrap()
+        });
         let start = Instant::now();
         let book = Book::new(
-            &second,
-            &hops(&second, 2),
+            &checked,
+            &hops(&checked, 2),
+            &overlay,
             Protection::default(),
             &["203.0.0.0/8".parse().unwrap()],
         );

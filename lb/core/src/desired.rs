@@ -12,6 +12,8 @@ use std::{
 
 use ipnet::IpNet;
 
+use crate::health::Checks;
+
 /// Identity of a backend: its name, which survives reordering, restarts and a change of address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendId(pub Arc<str>);
@@ -163,6 +165,9 @@ pub struct Vip {
     /// UDP flows stay with their backend while it lives, as TCP connections always do. Off where a datagram is a question of its own:
     /// DNS.
     pub keeps_datagrams: bool,
+    /// How this node learns whether backends serve; `None`: not at all. Decides nothing about tables: those are the desired state's, and
+    /// health is laid on them ([`crate::health::Overlay`]).
+    pub checks: Option<Arc<Checks>>,
 }
 
 /// Port at which a datagram is a question of its own, so that its flow is nothing to keep: DNS.
@@ -185,6 +190,7 @@ impl Vip {
             clamp_mss: false,
             client_affinity: false,
             keeps_datagrams: true,
+            checks: None,
         }
     }
 }

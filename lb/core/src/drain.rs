@@ -28,7 +28,7 @@ pub struct Drain {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DrainError {
     /// Nobody has this name.
-    #[error("no backend is called {backend:?}; `vipline backends` lists them")]
+    #[error("no backend is called {backend}; `vipline backends` lists them")]
     Unknown {
         /// As asked for.
         backend: BackendId,
@@ -81,7 +81,8 @@ impl Drains {
         self.0.get(backend).copied()
     }
 
-    /// Drains a backend of `desired` from `now` on, until `deadline`. One that is drained already gets the new deadline.
+    /// Drains a backend from `now` on, until `deadline`: one of `desired`, or one that is known (`has_flows`) because flows may live
+    /// there. One that is drained already gets the new deadline, and keeps the old one where there is no new one.
     ///
     /// # Errors
     ///
@@ -91,21 +92,23 @@ impl Drains {
         backend: &BackendId,
         desired: &Desired,
         (now, deadline): (u64, Option<u64>),
-        force: bool,
+        (force, has_flows): (bool, bool),
     ) -> Result<(), DrainError> {
-        if !desired.backends.contains_key(backend) {
+        let before = self.of(backend);
+        if !desired.backends.contains_key(backend) && !has_flows && before.is_none() {
             return Err(DrainError::Unknown {
                 backend: backend.clone(),
             });
         }
         let last_of = self.last_of(backend, desired);
-        if !force && !last_of.is_empty() && self.of(backend).is_none() {
+        if !force && !last_of.is_empty() && before.is_none() {
             return Err(DrainError::Last {
                 backend: backend.clone(),
                 vips: last_of,
             });
         }
-        let since = self.of(backend).map_or(now, |drain| drain.since);
+        let since = before.map_or(now, |drain| drain.since);
+        let deadline = deadline.or(before.and_then(|drain| drain.deadline));
         self.0.insert(backend.clone(), Drain { since, deadline });
         Ok(())
     }
@@ -239,7 +242,7 @@ mod tests {
             (53, &[("c", 1)]),
         ]);
         let mut drains = Drains::default();
-        drains.begin(&id("b"), &before, (100, None), false).unwrap();
+        drains.begin(&id("b"), &before, (100, None), (false, false)).unwrap();
         let mut now = before.clone();
         drains.apply(&mut now);
         assert_eq!(weights(&now, 80), [10, 0]);
@@ -256,8 +259,8 @@ mod tests {
     fn the_last_that_takes_new_flows_is_drained_by_force_only() {
         let desired = world(&[(80, &[("a", 1), ("b", 1), ("c", 0)]), (443, &[("a", 1), ("d", 1)])]);
         let mut drains = Drains::default();
-        drains.begin(&id("a"), &desired, (0, None), false).unwrap();
-        let refused = drains.begin(&id("b"), &desired, (0, None), false);
+        drains.begin(&id("a"), &desired, (0, None), (false, false)).unwrap();
+        let refused = drains.begin(&id("b"), &desired, (0, None), (false, false));
         assert_eq!(
             refused,
             Err(DrainError::Last {
@@ -268,9 +271,9 @@ mod tests {
         assert!(refused.unwrap_err().to_string().contains("tcp 203.0.113.1:80"));
         assert_eq!(drains.of(&id("b")), None, "nothing is half done");
         // One that takes none is nobody's last.
-        drains.begin(&id("c"), &desired, (0, None), false).unwrap();
-        drains.begin(&id("b"), &desired, (0, None), true).unwrap();
-        let nobody = drains.begin(&id("x"), &desired, (0, None), true);
+        drains.begin(&id("c"), &desired, (0, None), (false, false)).unwrap();
+        drains.begin(&id("b"), &desired, (0, None), (true, false)).unwrap();
+        let nobody = drains.begin(&id("x"), &desired, (0, None), (true, false));
         assert_eq!(nobody, Err(DrainError::Unknown { backend: id("x") }));
     }
 
@@ -278,13 +281,28 @@ mod tests {
     fn a_second_word_changes_the_deadline_and_not_the_beginning() {
         let desired = world(&[(80, &[("a", 1), ("b", 1)])]);
         let mut drains = Drains::default();
-        drains.begin(&id("a"), &desired, (100, Some(700)), false).unwrap();
+        drains
+            .begin(&id("a"), &desired, (100, Some(700)), (false, false))
+            .unwrap();
         assert_eq!(drains.removed(699), BTreeSet::new());
         assert_eq!(drains.removed(700), BTreeSet::from([id("a")]));
-        drains.begin(&id("a"), &desired, (650, None), false).unwrap();
-        let drain = drains.of(&id("a")).unwrap();
-        assert_eq!((drain.since, drain.deadline), (100, None));
-        assert_eq!(drains.removed(u64::MAX), BTreeSet::new());
+        // To look at it changes nothing.
+        drains.begin(&id("a"), &desired, (650, None), (false, false)).unwrap();
+        let drain = |drains: &Drains| {
+            let drain = drains.of(&id("a")).unwrap();
+            (drain.since, drain.deadline)
+        };
+        assert_eq!(drain(&drains), (100, Some(700)));
+        drains
+            .begin(&id("a"), &desired, (650, Some(900)), (false, false))
+            .unwrap();
+        assert_eq!(drain(&drains), (100, Some(900)));
+        assert_eq!(drains.removed(899), BTreeSet::new());
+        // One that has left may still have flows, which can be given up.
+        let gone = Desired::default();
+        drains.begin(&id("a"), &gone, (650, Some(650)), (false, false)).unwrap();
+        drains.begin(&id("z"), &gone, (650, Some(650)), (false, true)).unwrap();
+        assert_eq!(drains.removed(650), BTreeSet::from([id("a"), id("z")]));
         assert!(!drains.forget(|_| true) && drains.forget(|_| false) && drains.is_empty());
     }
 

@@ -5,6 +5,7 @@
 //! | [`config`] | what the files of both roles say, with every error at once; what a live reload may change |
 //! | [`desired`] | the state that every source asks for and the planner reaches |
 //! | [`explain`] | where a flow would go, from the tables as they are |
+//! | [`health`] | which backends serve, by probing them, and what that does to lookup tables |
 //! | [`maglev`] | which backend each slot of a lookup table names |
 //! | [`nexthop`] | how packets reach each backend, from what the kernel says of routes and neighbours |
 //! | [`match_table`] | where the entries of a match table stand |
@@ -21,6 +22,7 @@ pub mod config;
 pub mod desired;
 pub mod drain;
 pub mod explain;
+pub mod health;
 pub mod maglev;
 pub mod match_table;
 pub mod nexthop;

@@ -4,7 +4,9 @@
 //! Never knows a clock or a table: a slot and what happens to it, at a time that the caller says. `lb/core/tests/transit` holds
 //! both halves together against random histories of one slot, and shows that the rules that look simpler break flows.
 
-use xdp_prog::abi::{Activity, FlowLives, SlotWord};
+use std::collections::BTreeSet;
+
+use xdp_prog::abi::{Activity, FlowLives, FlowState, FlowWord, SlotWord};
 
 /// How long flows may be silent, and how long a transit may last, in ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,15 @@ pub struct Began {
     pub transit: u32,
     /// The learning window of UDP, or the time after it.
     pub window: u32,
+}
+
+/// What stands in place of the record of a UDP flow that lives at one of these backends, once it is forgotten; `None`: it is none such.
+/// Nobody's, and long expired; not 0, which would say that its place was never used.
+pub fn forgotten(record: FlowWord, backends: &BTreeSet<u16>) -> Option<FlowWord> {
+    /// Ticks (three days): longer than any record lives, and far from wrapping.
+    const LONG_AGO: u32 = 1 << 20;
+    let is_meant = record.state() == FlowState::Datagram as u64 && backends.contains(&record.backend());
+    is_meant.then(|| FlowWord::new(0, 0, FlowState::Swept, (record.0 as u32).wrapping_sub(LONG_AGO)))
 }
 
 /// A slot and what is known of its past.
@@ -63,7 +74,13 @@ impl Slot {
     /// is not the same as unhealthy; position 0 is no backend.
     #[must_use]
     pub fn changed(self, cur: u16, is_dead: impl Fn(u16) -> bool, now: u32) -> Self {
-        let word = changed(self.word, cur, is_dead);
+        self.moved(cur, &is_dead, &is_dead, now)
+    }
+
+    /// As [`Self::changed`], where `is_left` says of a backend that UDP flows do not stay there: it is dead, or it is unhealthy.
+    #[must_use]
+    pub fn moved(self, cur: u16, is_dead: impl Fn(u16) -> bool, is_left: impl Fn(u16) -> bool, now: u32) -> Self {
+        let word = changed(self.word, cur, is_dead, is_left);
         let Self {
             mut activity,
             mut began,
@@ -76,7 +93,7 @@ impl Slot {
         if !self.is_in_transit() {
             began.transit = now;
         }
-        if word.has(SlotWord::LEARNING) && !self.word.has(SlotWord::LEARNING) {
+        if word.has(SlotWord::LEARNING) != self.word.has(SlotWord::LEARNING) {
             began.window = now;
         }
         Self { word, activity, began }
@@ -123,9 +140,10 @@ impl Slot {
     }
 }
 
-/// The word of [`Slot::changed`].
-fn changed(slot: SlotWord, cur: u16, is_dead: impl Fn(u16) -> bool) -> SlotWord {
+/// The word of [`Slot::moved`].
+fn changed(slot: SlotWord, cur: u16, is_dead: impl Fn(u16) -> bool, is_left: impl Fn(u16) -> bool) -> SlotWord {
     let gone = |backend| backend == 0 || is_dead(backend);
+    let left = |backend| backend == 0 || is_left(backend);
     let before = slot.cur();
     let mut flags = slot.flags();
     // TCP: only `cur` moves; what has no record stays where it was before the first change, not before the last one.
@@ -140,20 +158,26 @@ fn changed(slot: SlotWord, cur: u16, is_dead: impl Fn(u16) -> bool) -> SlotWord 
     let mut udp_base = slot.udp_base();
     if flags & SlotWord::LEARNING == 0 {
         udp_base = before;
-        if cur != before && !gone(before) {
+        if cur != before && !left(before) {
             flags |= SlotWord::UDP | SlotWord::LEARNING;
         }
     }
-    if gone(udp_base) || flags & SlotWord::LEARNING == 0 {
+    if left(udp_base) || flags & SlotWord::LEARNING == 0 {
         flags &= !SlotWord::LEARNING;
         udp_base = cur;
     }
     SlotWord::new(cur, base, udp_base, flags)
 }
 
+/// Ticks from `tick` to `now`; none for a tick that is still to come: packets note the time while `now` is being used, and a plan
+/// takes longer than the rest of a tick.
+pub(crate) fn elapsed(now: u32, tick: u32) -> u32 {
+    now.wrapping_sub(tick).cast_signed().max(0).cast_unsigned()
+}
+
 /// The word of [`Slot::aged`].
 fn aged(slot: SlotWord, activity: Activity, began: Began, now: u32, timeouts: &Timeouts) -> SlotWord {
-    let since = |tick: u32| now.wrapping_sub(tick);
+    let since = |tick| elapsed(now, tick);
     let cur = slot.cur();
     let (mut base, mut udp_base, mut flags) = (slot.base(), slot.udp_base(), slot.flags());
     let overdue = since(began.transit) >= timeouts.transit_max;
@@ -174,4 +198,40 @@ fn aged(slot: SlotWord, activity: Activity, began: Began, now: u32, timeouts: &T
         flags &= !SlotWord::UDP;
     }
     SlotWord::new(cur, base, udp_base, flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUTS: Timeouts = Timeouts {
+        tcp_idle: 100,
+        udp_idle: 20,
+        transit_max: 1_000,
+    };
+
+    #[test]
+    fn a_packet_that_is_a_tick_ahead_of_the_planner_ends_nothing() {
+        for now in [50_u32, u32::MAX, 0] {
+            let slot = Slot::steady(1).changed(2, |_| false, now.wrapping_sub(30));
+            for ahead in [0, 1, 2] {
+                let tick = now.wrapping_add(ahead);
+                let noted = Slot {
+                    activity: Activity::new(tick, tick),
+                    ..slot
+                };
+                let aged = noted.aged(now, &TIMEOUTS);
+                assert!(aged.word.has(SlotWord::TCP) && aged.word.base() == 1, "{now} {ahead}");
+                assert!(
+                    aged.aged(now.wrapping_add(2), &TIMEOUTS).word.has(SlotWord::UDP),
+                    "{now} {ahead}"
+                );
+            }
+            let silent = Slot {
+                activity: Activity::new(now.wrapping_sub(101), now),
+                ..slot
+            };
+            assert!(!silent.aged(now, &TIMEOUTS).word.has(SlotWord::TCP), "the control");
+        }
+    }
 }

@@ -436,7 +436,8 @@ fn every_key_is_in_the_reference() {
     let slow_path = format!("{{nobody: 1, limits: {{nobody: 1, {kinds}}}, fragments: {x}, hold: {x}}}");
     let lb = format!(
         "{{nobody: 1, interfaces: [{x}], encap: {x}, protection: {x}, capacity: {x}, tunnel: {x}, l2: {x}, metrics: {x}, slow_path: {slow_path}, transit: {x}, \
-         backend_sets: {{web: {x}}}, vips: [{{nobody: 1, limits: {x}, backends: [{x}]}}]}}"
+         health: {x}, backend_sets: {{web: {{nobody: 1, health: {x}}}}}, \
+         vips: [{{nobody: 1, limits: {x}, health: {x}, backends: [{x}]}}]}}"
     );
     let errors = [LbConfig::parse(&lb).unwrap_err(), NodeConfig::parse(x).unwrap_err()];
     let mut places = 0;
@@ -456,8 +457,8 @@ fn every_key_is_in_the_reference() {
         }
     }
     assert_eq!(
-        places, 26,
-        "places where keys stand: 25 in an LB node's file, one in a worker node's"
+        places, 29,
+        "places where keys stand: 28 in an LB node's file, one in a worker node's"
     );
 }
 

@@ -8,6 +8,7 @@ use etherparse::PacketBuilder;
 use lb_core::{
     config::{Capacity, Protection},
     desired::{Backend, BackendId, BackendSet, Desired, Member, NextHop, NextHops, Protocol, Rate, Via, Vip, VipKey},
+    health::Overlay,
     plan::Planner,
     slow::{
         Book, Bounds, Budgets, Common, Engine, EngineSettings, Event, Input, Kind, Outcome, Output, Packet, Tables, To,
@@ -101,7 +102,13 @@ impl World {
 
     fn with(&mut self, work: impl FnOnce(&mut Engine, &mut Tables<'_>, &mut Output)) -> Output {
         let mut out = Output::default();
-        let book = Book::new(&self.desired, &self.hops, Protection::default(), &[]);
+        let book = Book::new(
+            &self.desired,
+            &self.hops,
+            &Overlay::default(),
+            Protection::default(),
+            &[],
+        );
         let mut tables = Tables {
             book: &book,
             common: &self.common,

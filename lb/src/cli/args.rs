@@ -18,8 +18,8 @@ pub(super) const LB_FILE: &str = "/etc/vipline/lb.yaml";
 pub(super) const NODE_FILE: &str = "/etc/vipline/node.yaml";
 /// Cache of an LB node.
 pub(super) const LB_CACHE: &str = "/var/lib/vipline/kube.json";
-/// Drains of an LB node.
-const LB_DRAINS: &str = "/var/lib/vipline/drains.json";
+/// What daemons keep.
+const STATE: &str = "/var/lib/vipline";
 /// Cache of a worker node.
 pub(super) const NODE_CACHE: &str = "/var/lib/vipline/kube-node.json";
 
@@ -252,9 +252,10 @@ pub(super) struct KeepArgs {
     /// Take another seed than that of the VIPs that are being served: their connections break.
     #[arg(long)]
     new_seed: bool,
-    /// Where drains (`vipline drain`) are kept over restarts; not with --kube, where the cluster keeps them.
-    #[arg(long, value_name = "FILE", default_value = LB_DRAINS)]
-    drains: PathBuf,
+    /// Where drains (`vipline drain`) are kept over restarts; not with --kube, where the cluster keeps them
+    /// [default: /var/lib/vipline/drains-INSTANCE.json]
+    #[arg(long, value_name = "FILE")]
+    drains: Option<PathBuf>,
 }
 
 impl KeepArgs {
@@ -262,7 +263,10 @@ impl KeepArgs {
         Keeping {
             place: (!self.no_pin).then(|| self.pin.place()),
             new_seed: self.new_seed,
-            drains: self.drains.clone(),
+            drains: self
+                .drains
+                .clone()
+                .unwrap_or_else(|| format!("{STATE}/drains-{}.json", self.pin.instance).into()),
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{
     output, show,
 };
 use crate::{
-    control::{self, DrainView, Request, UndrainView},
+    control::{self, BackendView, DrainView, Request, UndrainView},
     source::kube,
 };
 
@@ -84,8 +84,13 @@ fn wait(args: &DrainArgs, mut view: DrainView) -> anyhow::Result<Option<DrainVie
         match views.into_iter().find(|found| found.backend == args.name) {
             Some(found) => view = found,
             None => {
-                writeln!(io::stderr(), "{} is not being drained any more", args.name)?;
-                return Ok(None);
+                let backends: Vec<BackendView> = control::ask(&args.ask.socket, &Request::Backends)?;
+                if backends.iter().any(|backend| backend.name == args.name) {
+                    writeln!(io::stderr(), "{} is not being drained any more", args.name)?;
+                    return Ok(None);
+                }
+                // It was taken out of the configuration, and nothing was left there.
+                return Ok(Some(DrainView { empty: true, ..view }));
             }
         }
     }

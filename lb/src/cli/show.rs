@@ -7,8 +7,8 @@ use std::{
 
 use super::output::{bytes, number, table};
 use crate::control::{
-    Affinity, BackendView, CountedBy, CounterView, DrainCause, DrainView, ExplainView, KubeView, NextHopKind, Role,
-    SlowPathView, StatusView, VipView,
+    Affinity, BackendView, CheckView, CountedBy, CounterView, DrainCause, DrainView, ExplainView, HealthSums, KubeView,
+    NextHopKind, Role, SlowPathView, StatusView, VipView,
 };
 
 pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<()> {
@@ -77,6 +77,9 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
             )?;
         }
         writeln!(out, "backends   {} of {} reachable", view.backends_ready, view.backends)?;
+        if let Some(health) = &view.health {
+            self::health(out, health)?;
+        }
     }
     let packets: Vec<_> = view
         .packets
@@ -94,6 +97,39 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
         Some(slow_path) => self::slow_path(out, slow_path),
         None => Ok(()),
     }
+}
+
+fn health(out: &mut dyn io::Write, view: &HealthSums) -> io::Result<()> {
+    writeln!(
+        out,
+        "health     {} healthy, {} unknown, {} unhealthy, {} dead; {} checks, a probe waits {} ms",
+        view.healthy, view.unknown, view.unhealthy, view.dead, view.checks, view.late_ms
+    )?;
+    if view.vips_in_panic > 0 {
+        writeln!(
+            out,
+            "           PANIC: of {} VIPs so few backends are eligible that all are used",
+            view.vips_in_panic
+        )?;
+    }
+    if view.vips_refused > 0 {
+        writeln!(
+            out,
+            "           of {} VIPs NO BACKEND is eligible: new flows are refused",
+            view.vips_refused
+        )?;
+    }
+    if view.unprobed > 0 {
+        writeln!(
+            out,
+            "           {} checks are NOT MADE: there are too many",
+            view.unprobed
+        )?;
+    }
+    if !view.probes.is_empty() {
+        writeln!(out, "           probes: {}", listed(&view.probes))?;
+    }
+    Ok(())
 }
 
 fn kube(out: &mut dyn io::Write, view: &KubeView, status: &StatusView) -> io::Result<()> {
@@ -280,6 +316,7 @@ pub(super) fn backends(out: &mut dyn io::Write, views: &[BackendView]) -> io::Re
             view.name.clone(),
             view.address.to_string(),
             next_hop(&view.next_hop),
+            checks(&view.checks),
             if view.has_departed {
                 "older flows only".to_owned()
             } else if view.is_drained {
@@ -295,14 +332,34 @@ pub(super) fn backends(out: &mut dyn io::Write, views: &[BackendView]) -> io::Re
     });
     table(
         out,
-        &["BACKEND", "ADDRESS", "NEXT HOP", "SHARE", ">PACKETS", ">BYTES"],
+        &[
+            "BACKEND", "ADDRESS", "NEXT HOP", "HEALTH", "SHARE", ">PACKETS", ">BYTES",
+        ],
         rows.collect(),
     )
 }
 
+/// What is not healthy, and why; else for how long all is.
+fn checks(views: &[CheckView]) -> String {
+    let of = |view: &CheckView| {
+        let since = duration(view.seconds);
+        let why = view.reason.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        match view.state.as_str() {
+            "unknown" => format!("unknown for {since} ({}{why})", view.check),
+            state => format!("{} for {since} ({}{why})", state.to_uppercase(), view.check),
+        }
+    };
+    let bad: Vec<String> = views.iter().filter(|view| view.state != "healthy").map(of).collect();
+    match (views.iter().map(|view| view.seconds).min(), bad.is_empty()) {
+        (None, _) => "-".to_owned(),
+        (Some(seconds), true) => format!("healthy for {}", duration(seconds)),
+        (Some(_), false) => bad.join("; "),
+    }
+}
+
 pub(super) fn drains(out: &mut dyn io::Write, views: &[DrainView]) -> io::Result<()> {
     if views.is_empty() {
-        return writeln!(out, "all backends take new connections");
+        return writeln!(out, "no backend is drained");
     }
     let rows = views.iter().map(|view| {
         let deadline = match view.deadline_s {

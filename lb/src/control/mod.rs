@@ -13,9 +13,9 @@ pub use capture::{
 pub use client::{ClientError, Stream, ask, follow};
 pub use server::{Answer, ListenError, Listener};
 pub use view::{
-    AcceptView, Affinity, AwayView, BackendView, CountedBy, CounterView, DrainCause, DrainView, ExplainView, HeldView,
-    InterfaceView, KubeView, MetricsView, NextHopKind, ReloadView, Role, SetView, SlowKindView, SlowPathView,
-    StatusView, UndrainView, VipView, WaitView, WorkerView,
+    AcceptView, Affinity, AwayView, BackendView, CheckView, CountedBy, CounterView, DrainCause, DrainView, ExplainView,
+    HealthSums, HeldView, InterfaceView, KubeView, MetricsView, NextHopKind, ReloadView, Role, SetView, SlowKindView,
+    SlowPathView, StatusView, UndrainView, VipView, WaitView, WorkerView,
 };
 
 use std::net::SocketAddr;

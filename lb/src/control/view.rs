@@ -51,6 +51,9 @@ pub struct StatusView {
     /// VIPs whose change of backends waits for room for its transit.
     #[serde(default)]
     pub waiting_vips: usize,
+    /// Backends by their health, where any is probed.
+    #[serde(default)]
+    pub health: Option<HealthSums>,
     /// Packets by fate: forward, pass, slow, drop.
     pub packets: Vec<(String, u64)>,
     /// The slow path, where it is on.
@@ -78,6 +81,47 @@ pub struct MetricsView {
 /// Daemons that do not say so answer only when they serve.
 fn serves() -> bool {
     true
+}
+
+/// Backends by their health, and the probes of all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthSums {
+    /// Backends all of whose checks succeed.
+    pub healthy: usize,
+    /// Backends of which not all is known yet: eligible.
+    pub unknown: usize,
+    /// Backends that take no new flows.
+    pub unhealthy: usize,
+    /// Backends of which nothing lives.
+    pub dead: usize,
+    /// VIPs of which so few backends are eligible that all are used.
+    pub vips_in_panic: usize,
+    /// VIPs of which no backend is eligible, so that new flows are refused.
+    #[serde(default)]
+    pub vips_refused: usize,
+    /// Checks: each is probed by itself, whoever shares it.
+    pub checks: usize,
+    /// Checks that are not made, because there are too many; their backends are eligible.
+    pub unprobed: usize,
+    /// How long a probe waits for its turn, in milliseconds; more than a moment: there is more to do than the rate allows.
+    pub late_ms: u64,
+    /// Probes since the start by kind and outcome, `http/status`; those that are not 0.
+    pub probes: Vec<(String, u64)>,
+}
+
+/// A check of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckView {
+    /// What is asked: `http :8080/healthz`.
+    pub check: String,
+    /// `unknown`, `healthy`, `unhealthy` or `dead`.
+    pub state: String,
+    /// Seconds since it is.
+    pub seconds: u64,
+    /// Why the last probe failed, where one did since it was last healthy.
+    pub reason: Option<String>,
+    /// Probes that failed, the last in a row.
+    pub failures: u16,
 }
 
 /// A cluster as a source.
@@ -350,6 +394,9 @@ pub struct BackendView {
     pub is_drained: bool,
     /// The sets it is in.
     pub sets: Vec<SetView>,
+    /// The checks that anybody makes of it; empty: it is not probed.
+    #[serde(default)]
+    pub checks: Vec<CheckView>,
     /// Packets forwarded.
     pub packets: u64,
     /// Bytes forwarded, of IP packets as the client sent them.

@@ -24,11 +24,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn detach(place: &PinPlace) -> anyhow::Result<Vec<String>> {
     super::runtime()?.block_on(async {
         let mut lines = Vec::new();
-        if let Some(pins) = Pins::find(place)? {
-            let directory = pins.directory().display().to_string();
-            let removed = pins.remove_all()?;
-            lines.extend(say(&removed, &directory));
-        }
+        // Where nothing is pinned, rules and neighbours are a living daemon's that pins nothing, or go at the next start.
+        let Some(pins) = Pins::find(place)? else {
+            return Ok(lines);
+        };
+        let directory = pins.directory().display().to_string();
+        let removed = pins.remove_all()?;
+        lines.extend(say(&removed, &directory));
         if other_instances(place) {
             lines.push("rules and neighbours stay: another instance is in place".to_owned());
             return Ok(lines);

@@ -2,6 +2,7 @@
 
 mod capture;
 mod drain;
+mod health;
 mod kube;
 mod metrics;
 mod start;
@@ -44,6 +45,7 @@ use crate::{
     cli::report,
     control::{Answer, CounterView, Listener, Request, Role, StatusView},
     datapath::{Attachment, Pins},
+    health::HealthDriver,
     metrics::Metrics,
     nexthop::NextHopDriver,
     source::{
@@ -74,6 +76,9 @@ struct Lb {
     source: Source,
     file: LbFile,
     driver: NextHopDriver,
+    health: HealthDriver,
+    /// As it was last said.
+    left: health::Left,
     tables: Tables,
     slow: Slow,
     capture: Option<capture::Capture>,
@@ -163,6 +168,7 @@ async fn serve_from(
                 lb.follow(&mut view).await;
             }
             _ = lb.aging.tick(), if lb.tables.planner.is_in_transit() => lb.age(&view),
+            overlay = lb.health.changed() => lb.heed_health(overlay, &view.borrow()),
             event = lb.slow.event() => lb.heed(event),
             question = listener.next() => match question {
                 Some(question) => lb.answer(question, &mut view).await,
@@ -183,6 +189,7 @@ impl Lb {
     /// Next hops or this node's addresses changed.
     async fn follow(&mut self, view: &mut View) {
         let view = view.borrow_and_update().clone();
+        self.health.hear(&view);
         self.set_rules(&view.next_hops).await;
         let followed = if view.own_addresses == self.own_addresses {
             self.tables.follow(&view.next_hops)
@@ -205,8 +212,9 @@ impl Lb {
         }
         // Whatever came of it, the slow path learns of next hops and tries again what waits for them.
         let desired = desired(&self.file.config, &view);
+        let (tables, config) = (&self.tables, &self.file.config);
         self.slow
-            .publish(&self.file.config, &self.tables.drained(&desired), &view.next_hops);
+            .publish(config, &tables.drained(&desired), &view.next_hops, &tables.overlay);
     }
 
     /// Ends the transit of slots of which nothing lives elsewhere any more, and forgets backends that had to be kept for them.
@@ -301,6 +309,7 @@ impl Lb {
         self.metrics.listen(new.config.metrics_listen);
         self.file = new;
         self.forget_drains();
+        self.watch_health();
         self.revision += 1;
         self.say_own();
         tracing::info!(revision = self.revision, "configuration applied");
@@ -315,6 +324,7 @@ impl Lb {
         self.driver.set_backends(both);
         wait_for_next_hops(view, &new.config.desired).await;
         let now = view.borrow_and_update().clone();
+        self.health.hear(&now);
         let desired = desired(&new.config, &now);
         // Rules first: what the new tables hand up must not get away.
         self.unclaimed
@@ -335,8 +345,9 @@ impl Lb {
             }
             capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
         }
+        let tables = &self.tables;
         self.slow
-            .publish(&new.config, &self.tables.drained(&desired), &now.next_hops);
+            .publish(&new.config, &tables.drained(&desired), &now.next_hops, &tables.overlay);
         self.own_addresses = desired.own_addresses;
         Ok(())
     }
@@ -376,7 +387,10 @@ impl Lb {
             Request::Status => question.with(self.status(&view.borrow()).map_err(text)),
             Request::KubeAccept => question.with(kube::accept(&self.source)),
             Request::Vips => question.with(self.tables.vips(&config.desired, &view.borrow()).map_err(text)),
-            Request::Backends => question.with(self.tables.backends(&view.borrow()).map_err(text)),
+            Request::Backends => {
+                let views = self.tables.backends(&view.borrow());
+                question.with(views.map(|views| self.with_checks(views)).map_err(text));
+            }
             Request::Counters => question.with(self.counters().map_err(text)),
             Request::Explain {
                 protocol,
@@ -419,6 +433,7 @@ impl Lb {
             backends_ready: sizes.ready,
             tables: sizes.tables,
             waiting_vips: self.tables.planner.waiting(),
+            health: self.health_sums(),
             slow_path: self.slow.view(&self.tables.shed()?),
             kube: self.standing().as_ref().map(views::kube),
             metrics: self.metrics.standing().map(views::metrics),

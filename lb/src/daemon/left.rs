@@ -11,6 +11,7 @@ use lb_core::{
         reload::{ProgramChange, Refusal},
     },
     desired::{Desired, NextHops},
+    drain::Drains,
 };
 use xdp_prog::abi::ABI_VERSION;
 
@@ -118,15 +119,18 @@ impl Left {
         file: &LbFile,
         desired: &Desired,
         hops: &NextHops,
+        drains: &Drains,
     ) -> anyhow::Result<(Start, Vec<Attachment>)> {
         let Self {
             attachments, tables, ..
         } = self;
         let Some(mut old) = tables else {
             let mut tables = Tables::load(file, 0, None)?;
+            tables.drains.clone_from(drains);
             tables.reach(desired, hops)?;
             return Ok((Start { tables, before: None }, attachments));
         };
+        old.drains.clone_from(drains);
         let why = old.differs(file);
         if why.is_empty() {
             match old.reach(desired, hops) {
@@ -151,7 +155,16 @@ impl Left {
             );
         }
         let mut tables = Tables::load(file, 0, Some(&old))?;
-        tables.reach(desired, hops)?;
+        if let Err(error) = tables.reach(desired, hops) {
+            // With everybody who was there before it may be too many; what is desired alone must do.
+            tracing::warn!(
+                "flows of slots in transit are forgotten, for want of room: {}",
+                report(&error)
+            );
+            tables = Tables::load(file, 0, None)?;
+            tables.drains.clone_from(drains);
+            tables.reach(desired, hops)?;
+        }
         let start = Start {
             tables,
             before: Some(old),

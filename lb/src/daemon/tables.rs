@@ -1,5 +1,7 @@
 //! A loaded program with its tables, and the planner that knows what stands where.
 
+mod shown;
+
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
@@ -15,10 +17,10 @@ use std::{
 use anyhow::Context as _;
 use lb_core::{
     config::{Capacity, TransitConfig},
-    desired::{BackendId, Desired, NextHop, NextHops},
+    desired::{BackendId, Desired, NextHops},
     drain::{Drains, flows_behind},
+    health::Overlay,
     match_table,
-    nexthop::NextHopView,
     plan::{Moment, Plan, PlanError, Planner, Table},
 };
 use xdp_prog::{
@@ -27,7 +29,7 @@ use xdp_prog::{
 };
 
 use crate::{
-    control::{BackendView, DrainCause, DrainView, NextHopKind, SetView, VipView},
+    control::{DrainCause, DrainView},
     datapath::{Attachment, Balancer, Generation, Jiffies, Pins, Readings, Record, grace_period},
     metrics::{MAX_BACKEND_SERIES, MAX_VIP_SERIES, Meters, Place},
     source::file::LbFile,
@@ -61,6 +63,8 @@ pub(super) struct Tables {
     transit: TransitConfig,
     /// Backends that are being drained by an operator's word.
     pub(super) drains: Drains,
+    /// What is known of backends' health.
+    pub(super) overlay: Overlay,
     /// Datagrams that had found no room among the flow records when it was looked at last.
     unrecorded: u64,
     /// A write failed half-way: the maps are in a safe state that the planner does not know.
@@ -77,9 +81,17 @@ impl Tables {
             Some(before) => before.jiffies,
             None => Jiffies::calibrate()?,
         };
-        // Records go on where they have as much room as before.
-        let keeps = |before: &&Config| config.transit.enabled && before.flow_mask == config.transit.flow_mask();
-        let kept = before.map(|before| before.planner.config()).filter(keeps);
+        // Records go on where they have as much room as before, and name backends that have a place.
+        let keeps = |before: &&Self| {
+            let has_room = before.planner.fits(&config.capacity);
+            if !has_room {
+                tracing::warn!(
+                    "capacity.backends is below what is in use: slots in transit and their flows are forgotten"
+                );
+            }
+            has_room && config.transit.enabled && before.planner.config().flow_mask == config.transit.flow_mask()
+        };
+        let kept = before.filter(keeps).map(|before| before.planner.config());
         let constants = Config {
             flow_secret: kept.map_or_else(|| RandomState::new().build_hasher().finish(), |kept| kept.flow_secret),
             ..Self::constants(file, more, jiffies)
@@ -106,6 +118,7 @@ impl Tables {
             jiffies,
             transit: config.transit,
             drains: before.map(|before| before.drains.clone()).unwrap_or_default(),
+            overlay: before.map(|before| before.overlay.clone()).unwrap_or_default(),
             unrecorded: 0,
             lost: false,
         })
@@ -165,6 +178,7 @@ impl Tables {
             jiffies,
             transit,
             drains: Drains::default(),
+            overlay: Overlay::default(),
             unrecorded,
             lost: false,
         })
@@ -199,7 +213,11 @@ impl Tables {
         let unrecorded = self.balancer.counters.flows.sum(0)?.datagrams;
         let hz = self.jiffies.hz();
         let activity = activity(&self.balancer, self.jiffies);
-        let dead = self.drains.removed(unix_now());
+        // Of the others the overlay says it.
+        let departed = self.planner.backends().filter(|backend| backend.has_departed);
+        let gone = departed.filter(|backend| self.overlay.is_gone(backend.id));
+        let mut dead = self.drains.removed(unix_now());
+        dead.extend(gone.map(|backend| backend.id.clone()));
         let moment = Moment {
             now: self.jiffies.ticks(),
             unix_s: unix_now(),
@@ -207,6 +225,7 @@ impl Tables {
             lives: self.transit.lives(hz),
             activity: &activity,
             dead: &dead,
+            overlay: Some(&self.overlay),
             window_too_short: unrecorded != self.unrecorded,
         };
         let waited = self.planner.waiting();
@@ -242,19 +261,19 @@ impl Tables {
         if causes.is_empty() {
             return Ok(Vec::new());
         }
-        let (now, hz, unix) = (self.jiffies.ticks(), self.jiffies.hz(), unix_now());
+        let (hz, unix) = (self.jiffies.hz(), unix_now());
         let per_tick = f64::from(1_u32 << tick_shift(hz)) / f64::from(hz);
         let lately = (LATELY_S / per_tick).ceil() as u32;
-        let records = self.balancer.records(now, self.transit.lives(hz))?;
+        let records = self.balancer.records(self.jiffies.ticks(), self.transit.lives(hz))?;
+        let remains = self.planner.remains(self.activity(), (self.jiffies.ticks(), lately));
         let views = causes.into_iter().map(|(id, cause)| {
             let drain = self.drains.of(id);
             let is_over = drain.is_some_and(|drain| drain.is_over(unix));
-            let remains = self.planner.remains(id, self.activity(), (now, lately));
             let backend = self.planner.backends().find(|backend| backend.id == id);
+            let index = backend.map(|backend| backend.index);
+            let remains = index.and_then(|index| remains.get(&index)).copied().unwrap_or_default();
             // Of one that was given up, records are none, wherever they stand.
-            let recorded = backend
-                .filter(|_| !is_over)
-                .and_then(|backend| records.get(&backend.index));
+            let recorded = index.filter(|_| !is_over).and_then(|index| records.get(&index));
             let recorded = recorded.copied().unwrap_or_default();
             DrainView {
                 backend: id.to_string(),
@@ -269,7 +288,7 @@ impl Tables {
                 flows: flows_behind(remains.active, remains.slots),
                 recorded,
                 silent_s: remains.silent.map(|ticks| (f64::from(ticks) * per_tick) as u64),
-                empty: recorded == 0 && (is_over && remains.slots == 0 || !self.planner.is_named(id)),
+                empty: recorded == 0 && (is_over && remains.slots == 0 || !remains.is_named),
             }
         });
         Ok(views.collect())
@@ -452,116 +471,6 @@ impl Tables {
     /// Packets that the slow path's budgets kept from it, by verdict.
     pub(super) fn shed(&self) -> anyhow::Result<Vec<(Verdict, u64)>> {
         Ok(self.balancer.counters.of_sheds()?)
-    }
-
-    /// All VIPs, for people.
-    pub(super) fn vips(&self, desired: &Desired, view: &NextHopView) -> anyhow::Result<Vec<VipView>> {
-        let counts = self.balancer.counters.of_vips(vip_end(&self.planner))?;
-        let ready = |id: &BackendId| matches!(view.next_hops.get(id), Some(NextHop::Via(_) | NextHop::Local));
-        let views = self.planner.vips().map(|vip| {
-            let traffic = at(&counts, vip.index.0);
-            let wanted = desired.vips.get(&vip.key);
-            VipView {
-                address: vip.key.address,
-                protocol: vip.key.protocol.name().to_owned(),
-                port: vip.key.port,
-                backends: vip.set.members.len(),
-                ready: vip
-                    .set
-                    .members
-                    .iter()
-                    .filter(|member| member.weight > 0 && ready(&member.backend))
-                    .count(),
-                slots: vip.table.slots,
-                shared_by: vip.shared_by,
-                limited: wanted.is_some_and(|vip| vip.limits.packets.is_some() || vip.limits.syns.is_some()),
-                allowed_sources: wanted
-                    .and_then(|vip| vip.allowed_sources.as_ref())
-                    .map(|ranges| ranges.iter().map(ToString::to_string).collect()),
-                affinity: vip.client_affinity.into(),
-                packets: traffic.packets,
-                bytes: traffic.bytes,
-            }
-        });
-        Ok(views.collect())
-    }
-
-    /// All backends, for people.
-    pub(super) fn backends(&self, view: &NextHopView) -> anyhow::Result<Vec<BackendView>> {
-        let counts = self.balancer.counters.of_backends(backend_end(&self.planner))?;
-        let mut sets = self.sets();
-        let views = self.planner.backends().map(|backend| {
-            let traffic = at(&counts, u32::from(backend.index.0));
-            BackendView {
-                name: backend.id.to_string(),
-                address: backend.address,
-                next_hop: self.next_hop(backend.id, view),
-                has_departed: backend.has_departed,
-                is_drained: self.drains.of(backend.id).is_some(),
-                sets: sets.remove(backend.id).unwrap_or_default(),
-                packets: traffic.packets,
-                bytes: traffic.bytes,
-            }
-        });
-        Ok(views.collect())
-    }
-
-    /// The sets of every backend, each with the VIPs that use it.
-    fn sets(&self) -> BTreeMap<BackendId, Vec<SetView>> {
-        let mut vips_of_set: BTreeMap<_, (usize, _)> = BTreeMap::new();
-        for vip in self.planner.vips() {
-            vips_of_set.entry((vip.set, vip.table)).or_insert((0, vip.table)).0 += 1;
-        }
-        let mut sets: BTreeMap<BackendId, Vec<SetView>> = BTreeMap::new();
-        for ((set, _), (vips, table)) in vips_of_set {
-            let shares = self.planner.shares(table);
-            for member in &set.members {
-                sets.entry(member.backend.clone()).or_default().push(SetView {
-                    vips,
-                    weight: member.weight,
-                    slots: shares.get(&member.backend).copied().unwrap_or_default(),
-                    of: table.slots,
-                });
-            }
-        }
-        sets
-    }
-
-    /// How a backend is reached, for people.
-    pub(super) fn next_hop(&self, id: &BackendId, view: &NextHopView) -> NextHopKind {
-        match view.next_hops.get(id) {
-            Some(NextHop::Via(via)) => {
-                let interfaces = self.balancer.ports.interfaces();
-                let [a, b, c, d, e, f] = via.destination_mac;
-                NextHopKind::Via {
-                    interface: interfaces
-                        .get(usize::from(via.port))
-                        .map_or_else(String::new, |i| i.name.clone()),
-                    mac: format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
-                    source: via.source,
-                    mtu: via.mtu,
-                }
-            }
-            Some(NextHop::Local) => NextHopKind::Local,
-            Some(NextHop::Unresolved) | None => NextHopKind::Unresolved {
-                reason: view
-                    .unresolved
-                    .get(id)
-                    .map_or_else(|| "not looked up yet".to_owned(), ToString::to_string),
-            },
-        }
-    }
-
-    /// How much there is.
-    pub(super) fn sizes(&self, view: &NextHopView) -> Sizes {
-        let reachable = |id: &BackendId| matches!(view.next_hops.get(id), Some(NextHop::Via(_) | NextHop::Local));
-        let backends: BTreeSet<&BackendId> = self.planner.backends().map(|backend| backend.id).collect();
-        Sizes {
-            vips: self.planner.vips().count(),
-            backends: backends.len(),
-            ready: backends.into_iter().filter(|id| reachable(id)).count(),
-            tables: self.planner.tables(),
-        }
     }
 }
 

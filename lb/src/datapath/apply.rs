@@ -89,6 +89,7 @@ impl Balancer {
                 self.counters.backends.zero(u32::from(backend.0))
             }
             Write::ZeroLimits(vip) => self.zero_limits(*vip),
+            Write::ForgetDatagrams(backends) => self.forget_datagrams(backends),
         }
     }
 

@@ -194,6 +194,17 @@ impl Mapped {
         Ok(())
     }
 
+    /// Writes one word if it is `from`; what stands there if it is not.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`]; then nothing is written.
+    pub fn swap(&self, index: u32, word: u32, from: u64, to: u64) -> Result<Result<(), u64>, DatapathError> {
+        let word = self.word(index, word)?;
+        let swapped = word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+        Ok(swapped.map(drop))
+    }
+
     /// Reads one word.
     ///
     /// # Errors

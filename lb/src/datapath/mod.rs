@@ -13,7 +13,7 @@
 //! | `live` | [`LiveTables`]: the live maps for the packet logic in user space |
 //! | `sockets`, `budgets` | [`Sockets`] of the slow path; what it takes, and what was shed |
 //! | `samples` | [`Aim`] of a capture, and the [`SampleRing`]s by which samples come |
-//! | `apply` | a plan of map writes, carried out |
+//! | `apply`, `forget` | a plan of map writes, carried out |
 //! | `grace` | [`grace_period`]: no packet that is being handled now can see what was there before |
 //! | `passed` | what the slow path sent to backends, and what earlier programs counted |
 //! | `counters`, `memory`, `ports` | per-CPU [`Counters`], summed; what maps cost; the [`Ports`] to redirect to |
@@ -31,6 +31,7 @@ mod budgets;
 mod clock;
 mod counters;
 mod error;
+mod forget;
 mod grace;
 mod hook;
 mod interface;

@@ -1,8 +1,12 @@
 //! What the daemon's loop says of itself. Never a counter of the program: those are read beside the loop.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
-use lb_core::slow::Counts;
+use lb_core::{
+    desired::BackendId,
+    health::{State, Sums},
+    slow::Counts,
+};
 
 use super::Meters;
 use crate::source::kube::agent::Standing;
@@ -19,6 +23,8 @@ pub struct Facts {
     pub tables: Option<TableFacts>,
     /// Interfaces with the program, and how it is attached: `native`, `generic`, `gone`.
     pub interfaces: Vec<(String, &'static str)>,
+    /// Backends' health, where any is probed.
+    pub health: Option<HealthFacts>,
     /// The slow path, where it is on.
     pub slow: Option<SlowFacts>,
     /// The cluster, where one is the source.
@@ -53,6 +59,21 @@ pub struct TableFacts {
     pub lookup_tables: usize,
     /// VIPs whose change of backends waits for room.
     pub waiting: usize,
+}
+
+/// Backends' health.
+#[derive(Clone, Debug, Default)]
+pub struct HealthFacts {
+    /// Every backend that is probed, by the worst of its checks.
+    pub backends: BTreeMap<BackendId, State>,
+    /// Probes by kind and outcome.
+    pub probes: BTreeMap<(&'static str, &'static str), u64>,
+    /// All checks together.
+    pub sums: Sums,
+    /// VIPs of which so few backends are eligible that all are used.
+    pub vips_in_panic: usize,
+    /// VIPs of which no backend is eligible, so that new flows are refused.
+    pub vips_refused: usize,
 }
 
 /// The slow path.

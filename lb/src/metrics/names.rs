@@ -85,6 +85,13 @@ metrics! {
     CONFIG_REFUSED = Gauge "config_refused" in "seconds" by []: "When the file was refused last, in seconds since 1970; absent while it never was";
     VIPS = Gauge "vips" by []: "VIPs in the match table";
     BACKENDS = Gauge "backends" by ["state"]: "Backends whose next hop is resolved (or that are this node), and those that are unresolved";
+    HEALTH_BACKENDS = Gauge "health_backends" by ["state"]: "Backends that are probed, by the worst of their checks: healthy, unknown (eligible too), unhealthy, dead";
+    HEALTH_ELIGIBLE = Gauge "backend_eligible" by ["backend"]: "1 while all checks of a backend let it take new flows, 0 while one does not; absent where none is made";
+    HEALTH_VIPS = Gauge "health_vips" by ["state"]: "VIPs of which so few backends are eligible that all are used (panic), or none, so that new flows are refused (refused)";
+    HEALTH_CHECKS = Gauge "health_checks" by ["state"]: "Checks of backends: those that are made (probed), and those that are not because there are too many (unprobed)";
+    HEALTH_LATE = Gauge "health_late_milliseconds" by []: "How long a probe waits for its turn: where it is seconds, there is more to probe than the rate allows, and intervals are longer";
+    HEALTH_PROBES = Counter "health_probes" by ["probe", "outcome"]: "Probes by kind and what came of them";
+    HEALTH_CHANGES = Counter "health_changes" by []: "Times that a check changed whether a backend takes flows";
     LOOKUP_TABLES = Gauge "lookup_tables" by []: "Distinct lookup tables";
     WAITING_VIPS = Gauge "waiting_vips" by []: "VIPs whose change of backends waits for room for its transit, see capacity.table_segments";
     PACKETS = Counter "packets" by ["fate", "reason"]: "Packets by verdict: each that an interface's program saw, once";

@@ -7,7 +7,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use lb_core::slow::Outcome;
+use lb_core::{
+    health::{Health, State},
+    slow::Outcome,
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
@@ -16,9 +19,10 @@ use prometheus_client::{
 use xdp_prog::verdict::Verdict;
 
 use super::{
-    Counted, Facts, Metric, Shape,
+    Counted, Facts, HealthFacts, MAX_BACKEND_SERIES, Metric, Shape,
     names::{
         BACKEND_BYTES, BACKEND_PACKETS, BACKENDS, CONFIG_APPLIED, CONFIG_REFUSED, CONFIG_REVISION, CONFIG_STALE, DELAY,
+        HEALTH_BACKENDS, HEALTH_CHANGES, HEALTH_CHECKS, HEALTH_ELIGIBLE, HEALTH_LATE, HEALTH_PROBES, HEALTH_VIPS,
         INTERFACE, KUBE_ALARM, KUBE_AWAY, KUBE_CACHED, KUBE_CONNECTED, KUBE_FAILING, KUBE_HELD, LEFT_OUT,
         LOOKUP_TABLES, PACKETS, SERVING, SLOW_PACKETS, SLOW_REFUSED, SLOW_SHED, START_TIME, VERSION, VIP_BYTES,
         VIP_PACKETS, VIPS, WAITING_VIPS, WORKER_RESTARTS, WORKER_UP,
@@ -65,6 +69,11 @@ impl Collector for Page {
             let backends = [("resolved", tables.resolved), ("unresolved", tables.unresolved)];
             let backends = backends.map(|(state, count)| (vec![state.to_owned()], count as u64));
             out.family(&BACKENDS, backends.into_iter())?;
+        }
+        if let Some(health) = &facts.health {
+            self::health(&mut out, health)?;
+        }
+        if let Some(tables) = &facts.tables {
             out.only(&LOOKUP_TABLES, tables.lookup_tables as u64)?;
             out.only(&WAITING_VIPS, tables.waiting as u64)?;
         }
@@ -151,6 +160,34 @@ fn traffic(out: &mut Out<'_>, counted: &Counted) -> fmt::Result {
     let left_out = [("vip", vips), ("backend", backends)];
     let left_out = left_out.map(|(of, count)| (vec![of.to_owned()], count as u64));
     out.family(&LEFT_OUT, left_out.into_iter())
+}
+
+fn health(out: &mut Out<'_>, health: &HealthFacts) -> fmt::Result {
+    let labelled = |(label, count): (&str, usize)| (vec![label.to_owned()], count as u64);
+    let states = State::ALL.map(|state| {
+        let count = health.backends.values().filter(|of| **of == state).count();
+        labelled((state.name(), count))
+    });
+    out.family(&HEALTH_BACKENDS, states.into_iter())?;
+    let eligible = health.backends.iter().take(MAX_BACKEND_SERIES).map(|(backend, state)| {
+        let is_eligible = state.health() == Health::Eligible;
+        (vec![backend.to_string()], is_eligible.into())
+    });
+    out.family(&HEALTH_ELIGIBLE, eligible)?;
+    let vips = [("panic", health.vips_in_panic), ("refused", health.vips_refused)];
+    out.family(&HEALTH_VIPS, vips.into_iter().map(labelled))?;
+    let checks = [("probed", health.sums.checks), ("unprobed", health.sums.unprobed)];
+    out.family(&HEALTH_CHECKS, checks.into_iter().map(labelled))?;
+    out.only(
+        &HEALTH_LATE,
+        u64::try_from(health.sums.late.as_millis()).unwrap_or(u64::MAX),
+    )?;
+    let probes = health.probes.iter().map(|((probe, outcome), count)| {
+        let labels = [*probe, *outcome];
+        (labels.map(ToOwned::to_owned).to_vec(), *count)
+    });
+    out.family(&HEALTH_PROBES, probes)?;
+    out.only(&HEALTH_CHANGES, health.sums.changes)
 }
 
 fn kube(out: &mut Out<'_>, kube: &Standing) -> fmt::Result {

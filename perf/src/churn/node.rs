@@ -122,6 +122,7 @@ impl LbNode {
             lives: self.transit.lives(HZ),
             activity: &|table, slot| noted.get(&(table, slot)).copied().unwrap_or_default(),
             dead,
+            overlay: None,
             window_too_short: std::mem::take(&mut self.window_too_short),
         };
         let plan = self.planner.plan_at(desired, hops, &moment)?;

@@ -47,7 +47,8 @@ impl Scenario {
     /// All of them, for so many backends.
     pub(super) fn all(backends: u32) -> Vec<Self> {
         use Event::*;
-        let after = Rounds(10);
+        // Longer than the learning window of UDP.
+        let after = Rounds(20);
         let tenth = backends.div_ceil(10);
         let rolled: Vec<Event> = (0..backends)
             .flat_map(|_| [Drain(1), Rounds(2), Replace(1), Rounds(1)])

@@ -193,15 +193,15 @@ impl World {
 
     fn node(&self) -> LbNode {
         let share = self.size.flows.div_ceil(self.size.lbs as usize);
-        // Room for twice what a node meets, or for half.
-        let room = if self.size.is_short_of_records {
-            share / 2
-        } else {
-            share * 2
+        // Room for twice what a node meets; or for half, and where only flows of slots in transit are recorded for much less.
+        let room = match (self.size.is_short_of_records, self.design) {
+            (false, _) => share * 2,
+            (true, Design::Vipline) => share / 40,
+            (true, Design::Stateless | Design::Lru) => share / 2,
         };
         let transit = TransitConfig {
             enabled: self.design == Design::Vipline,
-            flow_records: (room as u32).max(64),
+            flow_records: (room as u32).max(16),
             ..TransitConfig::default()
         };
         LbNode::new(transit, (self.design == Design::Lru).then_some(room), CPUS)

@@ -14,7 +14,7 @@ use xdp_prog::abi::feature;
 use super::{
     Capacity, ConfigErrors, Encap, Interface, L2Config, Seed, SlowPathConfig, TransitConfig, Warning, address,
     capacity::{self, MAX_CAPACITY_BACKENDS, MAX_CAPACITY_VIPS},
-    encap, interface, l2, metrics,
+    encap, health, interface, l2, metrics,
     problem::Problem,
     read::{Fields, Spot},
     read_file, seed,
@@ -245,6 +245,9 @@ fn lb(fields: &mut Fields<'_>, says: Says) -> Option<LbConfig> {
     let tunnel = match says {
         Says::Everything => {
             let tunnel = fields.or("tunnel", None, |at| tunnel::tunnel(&at).map(Some));
+            if let Some(at) = fields.optional("health") {
+                sets.health = health::defaults(&at).unwrap_or_default();
+            }
             if let Some(at) = fields.optional("backend_sets") {
                 sets.read_named(&at);
             }
@@ -258,7 +261,11 @@ fn lb(fields: &mut Fields<'_>, says: Says) -> Option<LbConfig> {
             tunnel
         }
         Says::OwnSettings => {
-            fields.refuse(&[("backend_sets", "VipTables and NodeSets"), ("vips", "VipTables")]);
+            fields.refuse(&[
+                ("backend_sets", "VipTables and NodeSets"),
+                ("health", "VipTables"),
+                ("vips", "VipTables"),
+            ]);
             fields.or("tunnel", None, |at| tunnel::own_tunnel(&at).map(Some))
         }
     };

@@ -9,7 +9,8 @@ use thiserror::Error;
 use xdp_prog::abi::{MAX_PORTS, MAX_QUEUES, MAX_SET_RANGES, MAX_TABLE_SLOTS, MIN_TABLE_SLOTS};
 
 use super::{
-    MAX_CONFIG_BYTES, MAX_INTERFACE_NAME_BYTES, MAX_NAME_BYTES, MAX_SOCKET_PATH_BYTES,
+    MAX_CONFIG_BYTES, MAX_INTERFACE_NAME_BYTES, MAX_NAME_BYTES, MAX_PROBE_BODY_BYTES, MAX_PROBE_HOST_BYTES,
+    MAX_PROBE_PATH_BYTES, MAX_SOCKET_PATH_BYTES,
     encap::PrefixLengths,
     seed::SeedError,
     words::{Kind, LaterMode, NotUnicast, Quoted, Words},
@@ -410,6 +411,56 @@ pub enum Problem {
     /// A word about datagrams on a VIP that sees none.
     #[error("a tcp VIP has no datagrams; its connections are always kept; remove it")]
     DatagramsOfTcp,
+    // Health.
+    /// A key of another type of probe.
+    #[error("has no meaning with `type: {type_is}`; remove it or give another `type`")]
+    OtherHealthType {
+        /// The type that holds here.
+        type_is: &'static str,
+    },
+    /// A probe of nothing.
+    #[error("missing; with `type: {type_is}` give the port to connect to at the backends' addresses")]
+    ProbeWithoutPort {
+        /// The type.
+        type_is: &'static str,
+    },
+    /// A probe that is not over when the next begins.
+    #[error("a timeout of {timeout_ms} ms does not end before the next probe, {interval_ms} ms later; lower it")]
+    TimeoutOverInterval {
+        /// The timeout that holds here.
+        timeout_ms: u32,
+        /// The interval that holds here.
+        interval_ms: u32,
+    },
+    /// Not the path of a request.
+    #[error(
+        "{value} is not a path: `/` first, then what a URL has, percent-encoded where need be, at most {MAX_PROBE_PATH_BYTES} bytes"
+    )]
+    NotAProbePath {
+        /// As written.
+        value: Quoted,
+    },
+    /// Not what a `Host` field may be.
+    #[error("{value} is not a host: a name or an address, at most {MAX_PROBE_HOST_BYTES} bytes")]
+    NotAProbeHost {
+        /// As written.
+        value: Quoted,
+    },
+    /// Not HTTP statuses.
+    #[error("{value} is neither a status nor a range of them: 200, or 200-399")]
+    NotStatuses {
+        /// As written.
+        value: Quoted,
+    },
+    /// A text that no body, or any, would have.
+    #[error("{bytes} bytes of text are not in 1..={MAX_PROBE_BODY_BYTES}")]
+    BadProbeBody {
+        /// Its length.
+        bytes: usize,
+    },
+    /// `health` beside a set's name.
+    #[error("belongs to the backend set when `backends` is a set's name; move it there")]
+    HealthOfNamedSet,
 
     // The slow path.
     /// The same CPU twice.

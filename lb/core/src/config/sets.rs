@@ -1,6 +1,6 @@
 //! Backends and the sets they form.
 //!
-//! Never keeps a set's name: sets are what they contain, and equal ones are one.
+//! Never keeps a set's name: sets are what they contain, and equal ones are one; so are checks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,26 +12,40 @@ use xdp_prog::abi::{MAX_TABLE_SLOTS, MIN_TABLE_SLOTS};
 
 use super::{
     address,
+    health::{self, Health},
     problem::Problem,
     read::{At, Spot},
     words::{Kind, Quoted},
 };
-use crate::desired::{Backend, BackendId, BackendSet, Member};
+use crate::{
+    desired::{Backend, BackendId, BackendSet, Member},
+    health::Checks,
+};
 
 /// Longest name of a backend or set, in bytes: that of a Kubernetes node (RFC 1123 2.1).
 pub const MAX_NAME_BYTES: usize = 253;
 /// Names of sets that an error lists.
 const LISTED_SETS: usize = 8;
 
+/// Where a VIP's flows may go, and how one learns who serves.
+#[derive(Clone, Debug)]
+pub(super) struct Pool {
+    pub(super) set: Arc<BackendSet>,
+    pub(super) checks: Option<Arc<Checks>>,
+}
+
 /// Every backend and set of a file.
 #[derive(Debug, Default)]
 pub(super) struct Sets {
+    /// `health` at the top.
+    pub(super) health: Health,
     addresses: BTreeMap<BackendId, (IpAddr, Spot)>,
     names: BTreeMap<IpAddr, (BackendId, Spot)>,
     /// By name; `None`: there, and with errors of its own.
-    named: BTreeMap<String, Option<Arc<BackendSet>>>,
+    named: BTreeMap<String, Option<Pool>>,
     used: BTreeSet<String>,
     known: BTreeSet<Arc<BackendSet>>,
+    known_checks: BTreeSet<Arc<Checks>>,
 }
 
 impl Sets {
@@ -43,29 +57,37 @@ impl Sets {
                     value: Quoted::new(&key.name),
                 });
             }
-            let set = at.fields(|fields| {
+            let pool = at.fields(|fields| {
                 let slots = fields.or("table_slots", None, |at| table_slots(&at).map(Some));
+                let checks = self.checks(fields.optional("health"));
                 let members = fields.required("members").and_then(|at| Some((self.members(&at)?, at)));
                 let (members, at) = members?;
-                self.set(&at, members, slots?)
+                let set = self.set(&at, members, slots?);
+                Some(Pool {
+                    set: set?,
+                    checks: checks?,
+                })
             });
-            self.named.insert(key.name.clone(), set);
+            self.named.insert(key.name.clone(), pool);
         }
         Some(())
     }
 
-    /// `backends` of a VIP: the name of a set, or the members of one. `slots` is the VIP's own `table_slots`.
-    pub(super) fn of_vip(&mut self, at: &At<'_>, slots: Option<At<'_>>) -> Option<Arc<BackendSet>> {
+    /// `backends` of a VIP: the name of a set, or the members of one. `slots` is the VIP's own `table_slots`, `health` its own `health`.
+    pub(super) fn of_vip(&mut self, at: &At<'_>, slots: Option<At<'_>>, health: Option<At<'_>>) -> Option<Pool> {
         match at.kind() {
             Kind::Text => {
+                if let Some(health) = health {
+                    health.note(Problem::HealthOfNamedSet);
+                }
                 if let Some(slots) = slots {
                     slots.note(Problem::SlotsOfNamedSet);
                 }
                 let name = at.text()?;
                 match self.named.get(name) {
-                    Some(set) => {
+                    Some(pool) => {
                         self.used.insert(name.to_owned());
-                        set.clone()
+                        pool.clone()
                     }
                     None => {
                         let known = self.named.keys().take(LISTED_SETS).cloned().collect();
@@ -78,8 +100,13 @@ impl Sets {
             }
             Kind::List => {
                 let slots = slots.map_or(Some(None), |at| table_slots(&at).map(Some));
+                let checks = self.checks(health);
                 let members = self.members(at)?;
-                self.set(at, members, slots?)
+                let set = self.set(at, members, slots?);
+                Some(Pool {
+                    set: set?,
+                    checks: checks?,
+                })
             }
             found @ (Kind::Empty | Kind::Bool | Kind::Integer | Kind::Float | Kind::Map | Kind::Tagged) => {
                 at.fail(Problem::NeitherNameNor {
@@ -129,6 +156,22 @@ impl Sets {
                 Some(set)
             }
         }
+    }
+
+    /// What a set's own `health` comes to, or that at the top where it has none.
+    fn checks(&mut self, at: Option<At<'_>>) -> Option<Option<Arc<Checks>>> {
+        let checks = match at {
+            Some(at) => health::checks(&at, &self.health)?,
+            None => self.health.checks(),
+        };
+        let Some(checks) = checks.map(Arc::new) else {
+            return Some(None);
+        };
+        let known = self.known_checks.get(&checks).cloned();
+        Some(Some(known.unwrap_or_else(|| {
+            self.known_checks.insert(Arc::clone(&checks));
+            checks
+        })))
     }
 
     fn members(&mut self, at: &At<'_>) -> Option<Vec<Member>> {

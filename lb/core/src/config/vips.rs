@@ -10,7 +10,7 @@ use super::{
     address,
     problem::Problem,
     read::{At, Spot},
-    sets::Sets,
+    sets::{Pool, Sets},
     words::{LaterMode, Quoted},
 };
 use crate::desired::{Limits, Protocol, Rate, TooBig, Vip, VipKey, keeps_datagrams};
@@ -59,7 +59,10 @@ impl Vips {
             };
             let mode = fields.or("mode", (), |at| mode(&at));
             let slots = fields.optional("table_slots");
-            let set = fields.required("backends").and_then(|at| sets.of_vip(&at, slots));
+            let health = fields.optional("health");
+            let pool = fields
+                .required("backends")
+                .and_then(|at| sets.of_vip(&at, slots, health));
             let limits = fields.or("limits", Limits::default(), |at| limits(&at, protocol));
             let allowed_sources = fields.or("allowed_sources", None, |at| allowed_sources(&at).map(Some));
             let too_big = fields.or("too_big", TooBig::default(), |at| too_big(&at));
@@ -69,11 +72,12 @@ impl Vips {
                 keep_datagrams(&at, protocol)
             });
             mode?;
+            let Pool { set, checks } = pool?;
             let allowed_sources = allowed_sources?.map(Into::into);
             Some((
                 key?,
                 Vip {
-                    set: set?,
+                    set,
                     base: None,
                     limits: limits?,
                     allowed_sources,
@@ -81,6 +85,7 @@ impl Vips {
                     clamp_mss: clamp_mss?,
                     client_affinity: client_affinity?,
                     keeps_datagrams: keeps?,
+                    checks,
                 },
             ))
         })

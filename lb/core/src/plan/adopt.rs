@@ -316,7 +316,7 @@ impl Planner {
                 members: vec![member],
                 table_slots: None,
             };
-            SetKey::new(Arc::new(set), table.slots)
+            SetKey::new(Arc::new(set), None, table.slots)
         });
         // An equal one stands in for it: long lists are kept once.
         let known = self
@@ -394,8 +394,10 @@ impl Planner {
             let mut takers = vip.set.members.iter().filter(|member| member.weight > 0);
             let known = takers.all(|member| self.books.backends.contains_key(&member.backend));
             (known && check_set(key, &vip.set, slots, desired).is_ok()).then(|| {
-                let words = pack(&build(&vip.set, slots, &self.books.backends));
-                (SetKey::new(Arc::clone(&vip.set), slots), words)
+                // Nothing is known of health: what it changed before is one change more.
+                let set = SetKey::new(Arc::clone(&vip.set), None, slots);
+                let words = pack(&build(&set, &self.books.backends));
+                (set, words)
             })
         });
         let (set, words) = made.as_ref()?;

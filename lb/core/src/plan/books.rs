@@ -17,6 +17,7 @@ use super::{
 use crate::{
     config::Capacity,
     desired::{BackendId, BackendSet, Limits, VipKey},
+    health::Unfit,
     match_table::Place,
     ranges::RangeSet,
 };
@@ -40,6 +41,10 @@ pub(super) struct Books {
     pub(super) prior: Arc<BTreeMap<VipKey, Prior>>,
     /// VIPs whose change of backends waits for room.
     pub(super) waiting: BTreeSet<VipKey>,
+    /// Members that took no new flows in the last plan.
+    pub(super) unfit: BTreeSet<Unfit>,
+    /// Backends at which no VIP kept UDP flows in the last plan.
+    pub(super) without_datagrams: BTreeSet<BackendId>,
     /// See [`super::draft::Draft`].
     pub(super) lines_in_use: BTreeSet<BackendIndex>,
     /// What an interrupted plan left that is nobody's: the next plan clears it.
@@ -116,6 +121,8 @@ impl Books {
             grown: Arc::default(),
             prior: Arc::default(),
             waiting: BTreeSet::new(),
+            unfit: BTreeSet::new(),
+            without_datagrams: BTreeSet::new(),
             lines_in_use: BTreeSet::new(),
             leftovers: Leftovers::default(),
             undo: Vec::new(),
@@ -192,6 +199,13 @@ impl Indexes {
             end,
             freed: VecDeque::new(),
         }
+    }
+
+    /// From now on there are so many, none of them given out beyond.
+    pub(super) fn end_at(&mut self, end: u32) {
+        self.end = end;
+        self.fresh = self.fresh.min(end);
+        self.freed.retain(|(index, _)| *index < end);
     }
 
     /// With these positions given out. Who had the others, and when, is not known any more; a record that names one of them is of a

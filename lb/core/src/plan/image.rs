@@ -133,7 +133,11 @@ impl Image {
                 }
                 fits
             }
-            Write::Grace | Write::ZeroVipCounter(_) | Write::ZeroBackendCounter(_) | Write::ZeroLimits(_) => true,
+            Write::Grace
+            | Write::ZeroVipCounter(_)
+            | Write::ZeroBackendCounter(_)
+            | Write::ZeroLimits(_)
+            | Write::ForgetDatagrams(_) => true,
         }
     }
 

@@ -14,6 +14,7 @@
 //! | `entries` | the order of words of a match entry |
 //! | `transit` | wide tables: made for a move, ended slot by slot |
 //! | `published` | transits that are published: where a VIP begins that is new here, and who waits for the end |
+//! | `health` | which members take no new flows |
 //! | `moment` | what a plan must know of time and packets |
 //! | `waits` | transit memory at its bound: what waits until transits end |
 //! | `vips` | what a VIP needs before it is published or retargeted |
@@ -29,7 +30,7 @@
 //!    place is written again. All such moves of a plan share the two, unless one waits for another.
 //! 5. VIP by VIP: table, range set, options, then the match entry (meta first, the key's last word last) or, for a VIP that is
 //!    there already, one store of its meta. Then new address entries.
-//! 6. Grace. Lines of backends that nothing names any more are cleared; tables, ranges and positions are free for later plans
+//! 6. Grace. UDP flows that were recorded at backends that are unhealthy now are forgotten. Lines of backends that nothing names any more are cleared; tables, ranges and positions are free for later plans
 //!    (or for this one, where it would not fit otherwise: then there is a grace period more).
 //!
 //! # If carrying out a plan fails, or ends with the process
@@ -44,6 +45,7 @@ mod books;
 mod draft;
 mod entries;
 mod error;
+mod health;
 mod image;
 mod moment;
 mod observe;
@@ -76,6 +78,7 @@ use self::{
     books::Books,
     draft::Draft,
     entries::Entries,
+    health::Laid,
     tables::{Hold, SetKey},
     transit::Origin,
 };
@@ -178,6 +181,12 @@ impl Planner {
         self
     }
 
+    /// Whether all positions that backends have here are there in maps of this capacity.
+    pub fn fits(&self, capacity: &Capacity) -> bool {
+        let last = self.books.backend_ids.last_key_value();
+        last.is_none_or(|(index, _)| u32::from(index.0) < capacity.backend_lines())
+    }
+
     /// Takes over from a planner whose flow records the new maps go on with: slots in transit stay so, and backends keep their
     /// positions, by which records name them. `activity` reads what packets noted in the maps before. Before the first plan, after
     /// [`Self::following`].
@@ -187,6 +196,7 @@ impl Planner {
         self.books.backends.clone_from(&books.backends);
         self.books.backend_ids.clone_from(&books.backend_ids);
         self.books.backend_indexes.clone_from(&books.backend_indexes);
+        self.books.backend_indexes.end_at(self.capacity.backend_lines());
         let prior = books.vips.iter().filter_map(|(key, vip)| {
             let wide = books.lookup.wide.get(&vip.table)?;
             Some((*key, transit::prior(vip, wide, &before.image, activity)))
@@ -214,8 +224,11 @@ impl Planner {
         self.check_features(desired)?;
         let before = self.books.rest();
         let mut in_use = std::mem::take(&mut self.books.lines_in_use);
+        let laid = Laid::new(desired, moment, &self.books.unfit);
         let mut planning = Planning {
             desired,
+            laid,
+            had_transits: !self.books.lookup.wide.is_empty(),
             capacity: &self.capacity,
             hz: self.hz,
             keeps_flows: self.config.features & feature::TRANSIT != 0,
@@ -233,7 +246,9 @@ impl Planner {
         };
         match planning.run(hops) {
             Ok(()) => {
-                let (summary, writes) = (planning.summary, planning.draft.finish());
+                let (summary, unfit) = (planning.summary, planning.laid.known());
+                let writes = planning.draft.finish();
+                self.books.unfit = unfit;
                 self.entries.commit();
                 self.books.commit();
                 self.books.lines_in_use = in_use;
@@ -309,6 +324,9 @@ impl Planner {
 /// One run of the planner.
 struct Planning<'a> {
     desired: &'a Desired,
+    laid: Laid<'a>,
+    /// Slots were in transit before this plan: records of flows may count.
+    had_transits: bool,
     capacity: &'a Capacity,
     hz: u32,
     /// The program follows flows in transit.
@@ -318,8 +336,9 @@ struct Planning<'a> {
     entries: &'a mut Entries,
     draft: Draft<'a>,
     leaving: Leaving,
-    /// Sets seen in this run, by where they stand in memory and the slots asked for: equal ones are mostly the same one.
-    set_keys: BTreeMap<(usize, usize), SetKey>,
+    /// Sets seen in this run, by where they and those out of them stand in memory, and the slots asked for: equal ones are mostly the
+    /// same one.
+    set_keys: BTreeMap<(usize, usize, usize), SetKey>,
     /// Slots of sets seen in this run.
     built: BTreeMap<SetKey, Arc<[u16]>>,
     /// Moves made in this run, to a set, and the wide table of each that needs one, or that there is no room for it.
@@ -366,6 +385,7 @@ impl Planning<'_> {
         self.plan_vips()?;
         self.plan_addresses(&addresses);
         let waited = self.reclaim();
+        let waited = self.forget_datagrams(waited);
         // Cleared at the very end: tables in use until then may name them.
         let forgettable = self.forgettable_backends();
         if !forgettable.is_empty() {

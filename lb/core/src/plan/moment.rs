@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt};
 use xdp_prog::abi::{Activity, FlowLives};
 
 use super::Table;
-use crate::{desired::BackendId, transit::Timeouts};
+use crate::{desired::BackendId, health::Overlay, transit::Timeouts};
 
 /// Default of [`Timeouts::tcp_idle`], in seconds: longer than the two hours after which a host asks whether its peer still lives
 /// (RFC 1122, 4.2.3.6).
@@ -28,8 +28,10 @@ pub struct Moment<'a> {
     pub lives: FlowLives,
     /// Reads what packets noted of a slot of a wide table.
     pub activity: &'a dyn Fn(Table, usize) -> Activity,
-    /// Backends at which nothing lives any more: confirmed, not suspected.
+    /// Backends at which nothing lives any more: confirmed, not suspected. Those that [`Self::overlay`] says are dead beside.
     pub dead: &'a BTreeSet<BackendId>,
+    /// Backends that are not eligible, for VIPs with checks; `None`: all are.
+    pub overlay: Option<&'a Overlay>,
     /// Since the moment before, a datagram in a learning window found no room in the flow table.
     pub window_too_short: bool,
 }
@@ -43,6 +45,7 @@ impl fmt::Debug for Moment<'_> {
             lives,
             activity: _,
             dead,
+            overlay,
             window_too_short,
         } = self;
         f.debug_struct("Moment")
@@ -51,6 +54,7 @@ impl fmt::Debug for Moment<'_> {
             .field("timeouts", timeouts)
             .field("lives", lives)
             .field("dead", dead)
+            .field("overlay", overlay)
             .field("window_too_short", window_too_short)
             .finish_non_exhaustive()
     }
@@ -69,6 +73,7 @@ impl Moment<'static> {
         lives: FlowLives::new(256, 4 * TCP_IDLE_S, 480, 4 * UDP_IDLE_S),
         activity: &|_, _| Activity::new(0, 0),
         dead: &BTreeSet::new(),
+        overlay: None,
         window_too_short: false,
     };
 }

@@ -1,11 +1,19 @@
 //! What the planner knows, for whoever shows it.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use xdp_prog::abi::{Activity, BackendIndex, BackendLine, SlotWord, VipIndex};
 
 use super::{Planner, Table, books::VipState, transit::words};
-use crate::desired::{BackendId, BackendSet, VipKey};
+use crate::{
+    desired::{BackendId, BackendSet, VipKey},
+    health::Unfit,
+    transit::elapsed,
+};
 
 /// A VIP and its table.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +28,8 @@ pub struct VipInfo<'a> {
     pub shared_by: usize,
     /// Where its flows go.
     pub set: &'a Arc<BackendSet>,
+    /// Who of the set takes none of its new flows, for all that is known of their health.
+    pub unfit: Option<&'a Unfit>,
     /// A client's address alone chooses.
     pub client_affinity: bool,
 }
@@ -48,57 +58,53 @@ pub struct Remains {
     pub active: usize,
     /// Ticks since the last such packet; `None`: none has been seen.
     pub silent: Option<u32>,
+    /// A table sends something there, or a record may.
+    pub is_named: bool,
 }
 
 impl Planner {
-    /// What may still live at a backend, from the slots in transit: `activity` reads what packets noted, and `lately` is how many ticks
+    /// What may still live where, from all tables, by position: `activity` reads what packets noted, and `lately` is how many ticks
     /// before `now` that is.
     pub fn remains(
         &self,
-        backend: &BackendId,
         activity: impl Fn(Table, usize) -> Activity,
         (now, lately): (u32, u32),
-    ) -> Remains {
-        let mut remains = Remains::default();
-        let Some(index) = self.backend_index(backend) else {
-            return remains;
-        };
+    ) -> BTreeMap<BackendIndex, Remains> {
+        let mut all = BTreeMap::<BackendIndex, Remains>::new();
+        for table in self.books.lookup.all().filter(|table| !table.is_wide) {
+            for backend in self.image.targets(table) {
+                all.entry(BackendIndex(backend)).or_default().is_named = true;
+            }
+        }
         for (table, wide) in &self.books.lookup.wide {
+            for backend in &wide.past {
+                all.entry(*backend).or_default().is_named = true;
+            }
             for (slot, word) in words(&self.image, *table).into_iter().map(SlotWord).enumerate() {
-                let was_here = word.has(SlotWord::TCP) && word.base() == index.0
-                    || word.has(SlotWord::LEARNING) && word.udp_base() == index.0;
-                if !was_here || word.cur() == index.0 {
+                for backend in [word.cur(), word.base(), word.udp_base()] {
+                    all.entry(BackendIndex(backend)).or_default().is_named = true;
+                }
+                let mut were_here = BTreeSet::new();
+                were_here.extend(word.has(SlotWord::TCP).then_some(word.base()));
+                were_here.extend(word.has(SlotWord::LEARNING).then_some(word.udp_base()));
+                were_here.remove(&word.cur());
+                if were_here.is_empty() {
                     continue;
                 }
-                remains.slots += 1;
                 let noted = activity(*table, slot);
                 // When a slot enters transit it is written as if a packet had come: that is none.
                 let began = wide.began_at(slot);
                 let seen = [noted.tcp(), noted.udp()].into_iter().filter(|tick| *tick != began);
-                let Some(silent) = seen.map(|tick| now.wrapping_sub(tick)).min() else {
-                    continue;
-                };
-                remains.active += usize::from(silent <= lately);
-                remains.silent = Some(remains.silent.map_or(silent, |before| before.min(silent)));
+                let silent = seen.map(|tick| elapsed(now, tick)).min();
+                for backend in were_here {
+                    let remains = all.entry(BackendIndex(backend)).or_default();
+                    remains.slots += 1;
+                    remains.active += usize::from(silent.is_some_and(|silent| silent <= lately));
+                    remains.silent = [remains.silent, silent].into_iter().flatten().min();
+                }
             }
         }
-        remains
-    }
-
-    /// Whether the tables still send something to a backend, new flows or old ones.
-    pub fn is_named(&self, backend: &BackendId) -> bool {
-        let Some(index) = self.backend_index(backend) else {
-            return false;
-        };
-        let named = |table: Table| {
-            if table.is_wide {
-                let mut words = words(&self.image, table).into_iter().map(SlotWord);
-                words.any(|word| [word.cur(), word.base(), word.udp_base()].contains(&index.0))
-            } else {
-                self.image.targets(table).contains(&index.0)
-            }
-        };
-        self.books.lookup.all().any(named) || self.books.lookup.wide.values().any(|wide| wide.past.contains(&index))
+        all
     }
 
     /// All VIPs, in order.
@@ -205,6 +211,7 @@ fn info(key: VipKey, state: &VipState, shared_by: usize) -> VipInfo<'_> {
         table: state.table,
         shared_by,
         set: &state.set.set,
+        unfit: state.set.unfit.as_ref(),
         client_affinity: state.client_affinity,
     }
 }

@@ -98,7 +98,7 @@ impl Planning<'_> {
         let is_sorted = members.windows(2).all(|pair| pair[0].backend < pair[1].backend);
         let takers = members.iter().filter(|member| member.weight > 0).count();
         let makes_sense = maglev::is_table_size(slots) && is_sorted && takers <= slots;
-        makes_sense.then(|| self.set_slots(&SetKey::new(base.set.clone(), slots)))
+        makes_sense.then(|| self.set_slots(&SetKey::new(base.set.clone(), None, slots)))
     }
 
     /// The tick of a time by the other clock; one that is to come is now.

@@ -9,7 +9,8 @@ use xdp_prog::{
 
 use super::{Planning, books::BackendState, error::PlanError, transit::Wide, write::MapId};
 use crate::{
-    desired::{BackendId, BackendSet, Desired, Vip, VipKey},
+    desired::{BackendId, BackendSet, Desired, Member, Vip, VipKey},
+    health::{Health, Unfit},
     maglev,
     slots::Blocks,
 };
@@ -58,16 +59,17 @@ impl Table {
     }
 }
 
-/// A set and the size of its table, ordered by a digest so that long equal prefixes of members cost nothing.
+/// A set, who of it takes no new flows, and the size of its table, ordered by a digest so that long equal prefixes of members cost nothing.
 #[derive(Clone, Debug)]
 pub(super) struct SetKey {
     pub(super) set: Arc<BackendSet>,
+    pub(super) unfit: Option<Unfit>,
     slots: usize,
     digest: u64,
 }
 
 impl SetKey {
-    pub(super) fn new(set: Arc<BackendSet>, slots: usize) -> Self {
+    pub(super) fn new(set: Arc<BackendSet>, unfit: Option<Unfit>, slots: usize) -> Self {
         let digest = set.members.iter().fold(0, |digest, member| {
             let name = member
                 .backend
@@ -76,7 +78,27 @@ impl SetKey {
                 .fold(digest, |hash, byte| hash::mix(hash ^ u64::from(byte)));
             hash::mix(name ^ u64::from(member.weight) << 8)
         });
-        Self { set, slots, digest }
+        Self {
+            set,
+            unfit,
+            slots,
+            digest,
+        }
+    }
+
+    /// Of a member.
+    fn health(&self, backend: &BackendId) -> Health {
+        self.unfit
+            .as_ref()
+            .map_or(Health::Eligible, |unfit| unfit.health(backend))
+    }
+}
+
+/// Compares those who are out of two sets; where they are the same, at no cost.
+pub(super) fn compare_unfit(one: Option<&Unfit>, other: Option<&Unfit>) -> Ordering {
+    match (one, other) {
+        (Some(one), Some(other)) if one.is_same(other) => Ordering::Equal,
+        (one, other) => one.cmp(&other),
     }
 }
 
@@ -84,6 +106,7 @@ impl Ord for SetKey {
     fn cmp(&self, other: &Self) -> Ordering {
         (self.digest, self.slots)
             .cmp(&(other.digest, other.slots))
+            .then_with(|| compare_unfit(self.unfit.as_ref(), other.unfit.as_ref()))
             .then_with(|| {
                 if Arc::ptr_eq(&self.set, &other.set) {
                     Ordering::Equal
@@ -280,12 +303,13 @@ impl Planning<'_> {
             Some(slots) => slots,
             None => maglev::default_slots(vip.set.members.len()).max(at_least),
         };
-        let seen = (Arc::as_ptr(&vip.set).addr(), slots);
+        let unfit = self.laid.of(vip);
+        let seen = (Arc::as_ptr(&vip.set).addr(), unfit.map_or(0, Unfit::addr), slots);
         match self.set_keys.get(&seen) {
             Some(set) => Ok(set.clone()),
             None => {
                 check_set(key, &vip.set, slots, self.desired)?;
-                let set = SetKey::new(vip.set.clone(), slots);
+                let set = SetKey::new(vip.set.clone(), unfit.cloned(), slots);
                 // An equal set that is known stands in for it: from here on they compare by where they stand.
                 let known = self
                     .books
@@ -316,7 +340,7 @@ impl Planning<'_> {
         if let Some(slots) = self.built.get(set) {
             return slots.clone();
         }
-        let slots: Arc<[u16]> = build(&set.set, set.slots, &self.books.backends).into();
+        let slots: Arc<[u16]> = build(set, &self.books.backends).into();
         self.built.insert(set.clone(), slots.clone());
         slots
     }
@@ -424,14 +448,20 @@ pub(super) fn check_set(vip: VipKey, set: &BackendSet, slots: usize, desired: &D
     }
 }
 
-/// The backends of a set's slots. A set without weights gets the empty table, whatever its size.
-pub(super) fn build(set: &BackendSet, slots: usize, backends: &BTreeMap<BackendId, BackendState>) -> Vec<u16> {
-    if set.members.iter().all(|member| member.weight == 0) {
+/// The backends of a set's slots. A set of which nobody takes new flows gets the empty table, whatever its size.
+pub(super) fn build(key: &SetKey, backends: &BTreeMap<BackendId, BackendState>) -> Vec<u16> {
+    let members = &key.set.members;
+    let takes = |member: &Member| member.weight > 0 && key.health(&member.backend) == Health::Eligible;
+    if !members.iter().any(takes) {
         return vec![0; MIN_TABLE_SLOTS];
     }
     let index = |id: &BackendId| backends.get(id).map_or(0, |backend| backend.index.0);
-    let indexes: Vec<u16> = set.members.iter().map(|member| index(&member.backend)).collect();
-    let mut table = maglev::build(&set.members, slots);
+    let indexes: Vec<u16> = members.iter().map(|member| index(&member.backend)).collect();
+    let mut table = maglev::build(members, key.slots);
+    // The set's own table, and then who stands in for those that are out of it: all other slots are as they were.
+    if let Some(other) = key.unfit.as_ref().and_then(|unfit| unfit.replaced(members, &table)) {
+        table = other;
+    }
     for slot in &mut table {
         *slot = indexes.get(usize::from(*slot)).copied().unwrap_or_default();
     }

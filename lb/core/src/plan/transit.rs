@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     desired::{Protocol, Vip, VipKey},
+    health::Unfit,
     maglev::base_slot,
     transit::{Began, Slot},
 };
@@ -200,10 +201,16 @@ impl Planning<'_> {
         let scale = before.len().max(cur.len());
         let at = |slot, of| base_slot(slot, scale, of);
         let is_dead = |backend| self.is_dead(BackendIndex(backend));
+        // UDP stays with nobody who is out of the set; TCP that lives there does.
+        let out = set.unfit.iter().flat_map(Unfit::iter);
+        let out: BTreeSet<u16> = out
+            .filter_map(|(id, _)| Some(self.books.backends.get(id)?.index.0))
+            .collect();
+        let is_left = |backend| out.contains(&backend) || is_dead(backend);
         let mut slots = Vec::with_capacity(scale);
         for slot in 0..scale {
             let (before, cur) = (before[at(slot, before.len())], cur[at(slot, cur.len())]);
-            let mut after = before.changed(cur, is_dead, self.moment.now);
+            let mut after = before.moved(cur, is_dead, is_left, self.moment.now);
             if let Some(since) = since {
                 after = after.as_of(since, self.moment.now, &self.moment.timeouts);
             }
@@ -273,7 +280,7 @@ impl Planning<'_> {
 
     fn is_dead(&self, backend: BackendIndex) -> bool {
         match self.books.backend_ids.get(&backend) {
-            Some(id) => self.moment.dead.contains(id),
+            Some(id) => self.laid.is_dead(id),
             None => true,
         }
     }

@@ -12,11 +12,12 @@ use super::{
     books::VipState,
     entries::EntryKey,
     error::{PlanError, RangesOf},
-    tables::{SetKey, Table},
+    tables::{SetKey, Table, compare_unfit},
     write::{MapId, Write},
 };
 use crate::{
     desired::{Limits, Rate, Vip, VipKey},
+    health::Unfit,
     maglev::base_slot,
     ranges::RangeSet,
 };
@@ -101,7 +102,7 @@ impl Planning<'_> {
                 // While backends leave, every set must be looked at: one may still name them.
                 Some(state)
                     if self.leaving.backends.is_empty()
-                        && is_same(state, vip)
+                        && is_same(state, vip, self.laid.of(vip))
                         && !self.books.lookup.is_over(state.table) => {}
                 Some(state) => {
                     let state = state.clone();
@@ -317,8 +318,9 @@ pub(super) fn meta_of(state: &VipState) -> VipMeta {
 }
 
 /// Whether nothing about a VIP can have changed, seen without looking into its set.
-fn is_same(state: &VipState, vip: &Vip) -> bool {
+fn is_same(state: &VipState, vip: &Vip, unfit: Option<&Unfit>) -> bool {
     Arc::ptr_eq(&state.desired_set, &vip.set)
+        && compare_unfit(state.set.unfit.as_ref(), unfit).is_eq()
         && state.limits == vip.limits
         && state.allowed_sources == vip.allowed_sources
         && state.clamp_mss == vip.clamp_mss

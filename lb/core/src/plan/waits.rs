@@ -43,6 +43,13 @@ impl Planning<'_> {
         match self.next_table(key, vip, before, &set) {
             Ok(table) => Ok((table, set, false)),
             Err(PlanError::SlotMemoryFull { .. }) if before.table.is_wide || self.is_kept(&key, vip) => {
+                let dead = self.moment.dead;
+                let has_dead = |set: &SetKey| set.set.members.iter().any(|member| dead.contains(&member.backend));
+                if set != before.set && has_dead(&before.set) {
+                    // New flows must not go on to the dead: those that live elsewhere than the table says break, and no others.
+                    let table = self.acquire_table(key, &set)?;
+                    return Ok((table, set, false));
+                }
                 match before.hold() {
                     Hold::Set(set) => drop(self.acquire_table(key, &set)?),
                     Hold::Wide(table) => self.books.lookup.use_table(table),

@@ -91,4 +91,6 @@ pub enum Write {
     ZeroBackendCounter(BackendIndex),
     /// Zero a VIP's token buckets on all CPUs, before they are used: all-zero counts as full.
     ZeroLimits(VipIndex),
+    /// Forget where UDP flows are recorded to live at these backends.
+    ForgetDatagrams(Box<[BackendIndex]>),
 }

@@ -66,6 +66,7 @@ mod tests {
     use crate::{
         config::Protection,
         desired::{BackendSet, Desired, NextHops, Protocol, Vip, VipKey},
+        health::Overlay,
         slow::{Book, EngineSettings, Output},
     };
 
@@ -91,7 +92,13 @@ mod tests {
             ..Desired::default()
         };
         let everything = ["0.0.0.0/0", "::/0"].map(|network| network.parse().unwrap());
-        Book::new(&desired, &NextHops::new(), Protection::default(), &everything)
+        Book::new(
+            &desired,
+            &NextHops::new(),
+            &Overlay::default(),
+            Protection::default(),
+            &everything,
+        )
     }
 
     fn address(last: u16) -> IpAddr {

@@ -10,6 +10,7 @@ use super::FlowKey;
 use crate::{
     config::Protection,
     desired::{BackendSet, Desired, Member, NextHop, NextHops, Protocol, TooBig, VipKey},
+    health::{Checks, Health, Overlay},
     ranges::RangeSet,
 };
 
@@ -18,7 +19,7 @@ use crate::{
 pub struct Address {
     /// This node answers for it on the network (ARP, neighbour discovery).
     pub owned: bool,
-    /// Some VIP of it has a backend that takes flows and can be reached.
+    /// Some VIP of it has a backend that takes new flows, by its weight and its health, and can be reached.
     pub healthy: bool,
 }
 
@@ -33,9 +34,9 @@ pub struct Book {
 }
 
 impl Book {
-    /// From what is desired and how backends are reached. Addresses that this node uses itself (`own_addresses`) are its kernel's
+    /// From what is desired, how backends are reached and which of them are healthy. Addresses that this node uses itself (`own_addresses`) are its kernel's
     /// to answer for. `owned`: networks whose VIP addresses this node owns.
-    pub fn new(desired: &Desired, hops: &NextHops, protection: Protection, owned: &[IpNet]) -> Self {
+    pub fn new(desired: &Desired, hops: &NextHops, overlay: &Overlay, protection: Protection, owned: &[IpNet]) -> Self {
         let mut book = Self {
             denied: RangeSet::from_cidrs(&desired.denied_sources),
             drop_martians: protection.drop_martians,
@@ -45,13 +46,19 @@ impl Book {
         let reached = |member: &Member| {
             member.weight > 0 && matches!(hops.get(&member.backend), Some(NextHop::Via(_) | NextHop::Local))
         };
-        // VIPs that share a set share the answer, and VIPs of one address stand side by side.
-        let mut sets: BTreeMap<*const BackendSet, bool> = BTreeMap::new();
+        // VIPs that share a set and ask the same of it share the answer, and VIPs of one address stand side by side.
+        let mut sets: BTreeMap<(*const BackendSet, Option<&Checks>), bool> = BTreeMap::new();
         let mut addresses: Vec<(IpAddr, Address)> = Vec::new();
         for (key, vip) in &desired.vips {
-            let healthy = *sets
-                .entry(Arc::as_ptr(&vip.set))
-                .or_insert_with(|| vip.set.members.iter().any(reached));
+            let checks = vip.checks.as_deref();
+            let healthy = *sets.entry((Arc::as_ptr(&vip.set), checks)).or_insert_with(|| {
+                let unfit = overlay.unfit(&vip.set, checks);
+                let takes = |member: &&Member| {
+                    let health = unfit.as_ref().map(|unfit| unfit.health(&member.backend));
+                    health.unwrap_or_default() == Health::Eligible
+                };
+                vip.set.members.iter().filter(takes).any(reached)
+            });
             match addresses.last_mut() {
                 Some((address, known)) if *address == key.address => known.healthy |= healthy,
                 Some(_) | None => {
@@ -123,6 +130,7 @@ mod tests {
     use crate::{
         config::Protection,
         desired::{BackendId, BackendSet, Desired, Member, NextHop, NextHops, Protocol, TooBig, Vip, VipKey},
+        health::{Check, Checks, Health, Overlay, WhenNone},
     };
 
     fn address(text: &str) -> IpAddr {
@@ -172,7 +180,13 @@ mod tests {
         let mut desired = desired(names.map(|name| (key(name, 80), vip(&[]))));
         desired.own_addresses.insert(address("203.0.113.2"));
         let networks = ["203.0.113.0/24", "2001:db8:f::/64"].map(|network| network.parse().unwrap());
-        let book = Book::new(&desired, &NextHops::new(), Protection::default(), &networks);
+        let book = Book::new(
+            &desired,
+            &NextHops::new(),
+            &Overlay::default(),
+            Protection::default(),
+            &networks,
+        );
         let owned: Vec<_> = book.owned().collect();
         assert_eq!(owned, [address("203.0.113.1"), address("2001:db8:f::1")]);
         assert_eq!(book.address(address("198.51.100.1")), Some(Address::default()));
@@ -198,7 +212,7 @@ mod tests {
                 (key("203.0.113.1", 80), vip(&[])),
                 (key("203.0.113.1", 443), vip(members)),
             ]);
-            let book = Book::new(&desired, &hops(&["up"], &["down"]), Protection::default(), &[]);
+            let book = book(&desired, &Overlay::default());
             assert_eq!(
                 book.address(address("203.0.113.1")).unwrap().healthy,
                 healthy,
@@ -208,12 +222,46 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_healthy_by_who_is_left_of_its_backends() {
+        let asked = Arc::new(checks());
+        let of = |members: &[(&str, u16)], fallen: &[&str], checks: Option<&Arc<Checks>>| {
+            let vip = Vip {
+                checks: checks.cloned(),
+                ..vip(members)
+            };
+            let fallen: Vec<BackendId> = fallen.iter().map(|name| id(name)).collect();
+            let check = &asked.list[0];
+            let overlay = Overlay::of(fallen.iter().map(|backend| (backend, check, Health::Unhealthy)));
+            let book = book(&desired([(key("203.0.113.1", 80), vip)]), &overlay);
+            book.address(address("203.0.113.1")).unwrap().healthy
+        };
+        let two = [("down", 1), ("up", 1)];
+        assert!(of(&two, &["down"], Some(&asked)));
+        assert!(!of(&two, &["up"], Some(&asked)), "who is left cannot be reached");
+        assert!(of(&two, &["up"], None), "nobody asks");
+        assert!(!of(&[("up", 1)], &["up"], Some(&asked)));
+        let all = Arc::new(Checks {
+            when_none: WhenNone::UseAll,
+            ..(*asked).clone()
+        });
+        assert!(of(&[("up", 1)], &["up"], Some(&all)), "it is used all the same");
+    }
+
+    fn checks() -> Checks {
+        Checks::new([Check::kube(1)])
+    }
+
+    fn book(desired: &Desired, overlay: &Overlay) -> Book {
+        Book::new(desired, &hops(&["up"], &["down"]), overlay, Protection::default(), &[])
+    }
+
+    #[test]
     fn sources_are_refused_by_the_rules_that_are_on() {
         let mut desired = desired([]);
         desired.denied_sources.push("198.51.100.0/24".parse().unwrap());
         let vip = address("203.0.113.1");
         let refused = |protection, source: &str| {
-            Book::new(&desired, &NextHops::new(), protection, &[]).refuses(address(source), vip)
+            Book::new(&desired, &NextHops::new(), &Overlay::default(), protection, &[]).refuses(address(source), vip)
         };
         let [on, off] = [true, false].map(|on| Protection {
             drop_martians: on,
@@ -238,6 +286,7 @@ mod tests {
         let book = Book::new(
             &desired([(key("203.0.113.1", 80), answers), (key("203.0.113.1", 81), vip(&[]))]),
             &NextHops::new(),
+            &Overlay::default(),
             Protection::default(),
             &[],
         );

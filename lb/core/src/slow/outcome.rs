@@ -76,7 +76,7 @@ outcomes! {
     Local = Forwarded "local",
     /// This node does not own the VIP address on the network.
     NotOwner = Dropped "not_owner",
-    /// An echo request while no VIP of the address has a backend that can be reached.
+    /// An echo request while no VIP of the address has a healthy backend that can be reached.
     Unhealthy = Dropped "unhealthy",
     /// Over the budget of its kind of work.
     OverBudget = Dropped "over_budget",

@@ -12,10 +12,12 @@
 //! | `transit` | flows that live while plans are carried out |
 //! | `waits` | transit memory at its bound |
 //! | `published` | LB nodes that start or join in a transit |
+//! | `health` | flows of backends that fall ill, die and recover |
 
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod adopt;
+mod health;
 mod lines;
 mod meaning;
 mod properties;

@@ -55,7 +55,8 @@ impl History {
                 Write::AddSegment(_)
                 | Write::ZeroVipCounter(_)
                 | Write::ZeroBackendCounter(_)
-                | Write::ZeroLimits(_) => {}
+                | Write::ZeroLimits(_)
+                | Write::ForgetDatagrams(_) => {}
             }
         }
         history

@@ -52,6 +52,7 @@ fn outline(plan: &Plan) -> Vec<String> {
         Write::ZeroVipCounter(VipIndex(index)) => format!("zero vip {index}"),
         Write::ZeroBackendCounter(BackendIndex(index)) => format!("zero backend {index}"),
         Write::ZeroLimits(VipIndex(index)) => format!("zero limits {index}"),
+        Write::ForgetDatagrams(backends) => format!("forget datagrams {backends:?}"),
     };
     plan.writes.iter().map(write).collect()
 }

@@ -4,17 +4,22 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use etherparse::PacketBuilder;
 use lb_core::{
     config::{Capacity, TransitConfig},
     desired::{Backend, BackendSet, Desired, Member, Protocol, Vip, VipKey},
+    health::{Health, Overlay},
     plan::{Image, MapId, Moment, Planner, Table, Write},
+    transit::forgotten,
 };
 use xdp_prog::{
-    abi::{Activity, BackendIndex, Config, SlotWord, feature, tick_shift},
+    abi::{Activity, BackendIndex, Config, FlowWord, SlotWord, feature, tick_shift},
     host::Host,
 };
 
@@ -44,31 +49,31 @@ const PLANS: usize = 14;
 const FLOWS: usize = 80;
 
 /// `SplitMix64`.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn roll(&mut self) -> u64 {
+    pub(crate) fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let word = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         word ^ word >> 31
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.roll() % end as u64) as usize
     }
 }
 
-struct Flow {
-    vip: VipKey,
+pub(crate) struct Flow {
+    pub(crate) vip: VipKey,
     source: SocketAddr,
     sequence: u32,
-    backend: u16,
+    pub(crate) backend: u16,
 }
 
 /// What becomes of the daemon in the middle of plans.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Restarts {
+pub(crate) enum Restarts {
     Never,
     /// The next one goes on from the maps.
     Adopting,
@@ -76,24 +81,31 @@ enum Restarts {
     Forgetting,
 }
 
-struct World {
+pub(crate) struct World {
     config: Config,
     restarts: Restarts,
     restarted: usize,
-    planner: Planner,
+    pub(crate) planner: Planner,
     /// What packets see: behind the planner while a plan is carried out.
     image: Image,
     flows: Arc<[AtomicU64]>,
     noted: BTreeMap<(Table, usize), Activity>,
     /// In jiffies.
     now: u64,
-    desired: Desired,
-    living: Vec<Flow>,
+    pub(crate) desired: Desired,
+    /// Of all of them.
+    pub(crate) overlay: Overlay,
+    pub(crate) living: Vec<Flow>,
     next_backend: u32,
     next_source: u32,
-    broken: usize,
-    packets: usize,
+    pub(crate) broken: usize,
+    pub(crate) packets: usize,
     elsewhere: usize,
+    /// UDP flows that left an unhealthy backend.
+    pub(crate) moved: usize,
+    /// UDP flows that stayed at one, though no plan is being carried out.
+    pub(crate) stayed: usize,
+    is_planning: bool,
 }
 
 fn vips() -> Vec<VipKey> {
@@ -110,8 +122,15 @@ fn vips() -> Vec<VipKey> {
     ]
 }
 
+impl Flow {
+    /// Its client.
+    pub(crate) fn source(&self) -> SocketAddr {
+        self.source
+    }
+}
+
 impl World {
-    fn new(features: u64, restarts: Restarts) -> Self {
+    pub(crate) fn new(features: u64, restarts: Restarts) -> Self {
         Self::with(features, &CAPACITY, restarts)
     }
 
@@ -137,12 +156,16 @@ impl World {
             noted: BTreeMap::new(),
             now: 1 << 32,
             desired: Desired::default(),
+            overlay: Overlay::default(),
             living: Vec::new(),
             next_backend: 0,
             next_source: 0,
             broken: 0,
             packets: 0,
             elsewhere: 0,
+            moved: 0,
+            stayed: 0,
+            is_planning: false,
         };
         let members: Vec<Member> = (0..5).map(|_| world.member()).collect();
         let set = Arc::new(BackendSet {
@@ -173,7 +196,7 @@ impl World {
     }
 
     /// Something changes for some VIPs.
-    fn change(&mut self, dice: &mut Dice) {
+    pub(crate) fn change(&mut self, dice: &mut Dice) {
         let keys = vips();
         let first = &self.desired.vips[&keys[dice.below(keys.len())]].set;
         let (mut members, mut slots) = (first.members.clone(), first.table_slots);
@@ -238,14 +261,16 @@ impl World {
     }
 
     /// Plans, and carries the plan out with packets in between.
-    fn plan(&mut self, dice: &mut Dice) {
+    pub(crate) fn plan(&mut self, dice: &mut Dice) {
         let noted = std::mem::take(&mut self.noted);
         let moment = Moment {
-            now: self.ticks(),
+            // Packets come while it is being planned, so their time may be a tick ahead.
+            now: self.ticks().wrapping_sub(dice.below(2) as u32),
             unix_s: self.unix_s(),
             timeouts: TRANSIT.timeouts(HZ),
             lives: TRANSIT.lives(HZ),
             activity: &|table, slot| noted.get(&(table, slot)).copied().unwrap_or_default(),
+            overlay: Some(&self.overlay),
             ..Moment::STILL
         };
         let mut hops = resolved(&self.desired);
@@ -257,6 +282,7 @@ impl World {
         let before: BTreeMap<VipKey, Table> = self.planner.vips().map(|vip| (vip.key, vip.table)).collect();
         let plan = self.planner.plan_at(&self.desired, &hops, &moment).unwrap();
         self.noted = noted;
+        self.is_planning = true;
         let ends = match self.restarts {
             Restarts::Never => None,
             Restarts::Adopting | Restarts::Forgetting => {
@@ -265,16 +291,19 @@ impl World {
         };
         for (write, number) in plan.writes.iter().zip(0..) {
             if ends == Some(number) {
+                self.is_planning = false;
                 self.restart();
                 return self.plan(dice);
             }
             assert!(self.image.apply(write));
+            self.forget(write);
             // What is filled in is noted as if packets had been there.
             self.read_fill(write);
             for _ in 0..2 {
                 self.pump(dice, &before);
             }
         }
+        self.is_planning = false;
         assert!(&self.image == self.planner.image());
         let tables: BTreeSet<Table> = self.planner.vips().map(|vip| vip.table).collect();
         self.noted.retain(|(table, _), _| tables.contains(table));
@@ -285,6 +314,7 @@ impl World {
             timeouts: TRANSIT.timeouts(HZ),
             lives: TRANSIT.lives(HZ),
             activity: &|table, slot| noted.get(&(table, slot)).copied().unwrap_or_default(),
+            overlay: Some(&self.overlay),
             ..Moment::STILL
         };
         let again = self.planner.clone().plan_at(&self.desired, &hops, &again).unwrap();
@@ -292,6 +322,39 @@ impl World {
         if ends == Some(plan.writes.len()) {
             self.restart();
         }
+    }
+
+    /// As the daemon forgets records.
+    fn forget(&self, write: &Write) {
+        if let Write::ForgetDatagrams(backends) = write {
+            let backends = backends.iter().map(|backend| backend.0).collect();
+            for record in self.flows.iter().step_by(2) {
+                if let Some(swept) = forgotten(FlowWord(record.load(Relaxed)), &backends) {
+                    record.store(swept.0, Relaxed);
+                }
+            }
+        }
+    }
+
+    /// What a backend is for a VIP, as far as that is believed.
+    fn health(&self, vip: &VipKey, backend: u16) -> Health {
+        let vip = &self.desired.vips[vip];
+        let unfit = self.overlay.unfit(&vip.set, vip.checks.as_deref());
+        let id = self.planner.backend_at(BackendIndex(backend));
+        unfit.zip(id).map(|(unfit, id)| unfit.health(id)).unwrap_or_default()
+    }
+
+    /// Whether new flows of a VIP do not go to a backend for its health.
+    pub(crate) fn is_out(&self, vip: &VipKey, backend: u16) -> bool {
+        self.health(vip, backend) != Health::Eligible
+    }
+
+    /// Whether any VIP believes a backend to be dead.
+    fn is_dead(&self, backend: u16) -> bool {
+        self.desired
+            .vips
+            .keys()
+            .any(|vip| self.health(vip, backend) == Health::Dead)
     }
 
     /// Activity that a plan fills into new wide tables.
@@ -322,7 +385,7 @@ impl World {
     }
 
     /// A packet of some flow, and now and then a new flow.
-    fn pump(&mut self, dice: &mut Dice, before: &BTreeMap<VipKey, Table>) {
+    pub(crate) fn pump(&mut self, dice: &mut Dice, before: &BTreeMap<VipKey, Table>) {
         if self.living.len() < FLOWS && dice.below(2) == 0 {
             self.open(dice, before);
         }
@@ -366,8 +429,22 @@ impl World {
         let flow = Flow { ..self.living[at] };
         let went = self.send(&flow, false, before);
         self.packets += 1;
+        // UDP leaves an unhealthy backend at once, which is when the plan is carried out.
+        if flow.vip.protocol == Protocol::Udp && self.is_out(&flow.vip, flow.backend) {
+            if went == Some(flow.backend) {
+                self.stayed += usize::from(!self.is_planning);
+                return;
+            }
+            self.moved += 1;
+            match went {
+                Some(backend) => self.living[at].backend = backend,
+                None => drop(self.living.swap_remove(at)),
+            }
+            return;
+        }
         if went != Some(flow.backend) {
-            self.broken += 1;
+            // Nothing lives with the dead.
+            self.broken += usize::from(!self.is_dead(flow.backend));
             self.living.swap_remove(at);
         }
     }
@@ -402,8 +479,21 @@ impl World {
         (choice.backend != BackendIndex::NONE).then_some(choice.backend.0)
     }
 
+    /// Every UDP flow whose backend is out says something: it is to be elsewhere by now.
+    pub(crate) fn speak(&mut self) {
+        let tables: BTreeMap<VipKey, Table> = self.planner.vips().map(|vip| (vip.key, vip.table)).collect();
+        let mut at = 0;
+        while let Some(flow) = self.living.get(at) {
+            let count = self.living.len();
+            if flow.vip.protocol == Protocol::Udp && self.is_out(&flow.vip, flow.backend) {
+                self.packet(at, &tables);
+            }
+            at += usize::from(self.living.len() == count);
+        }
+    }
+
     /// Time passes; every flow says something before it has been silent for too long.
-    fn pass(&mut self, seconds: u32) {
+    pub(crate) fn pass(&mut self, seconds: u32) {
         let tables: BTreeMap<VipKey, Table> = self.planner.vips().map(|vip| (vip.key, vip.table)).collect();
         for _ in 0..seconds.div_ceil(15) {
             self.now += u64::from(seconds.min(15) * HZ);

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use lb_core::{
     config::{Capacity, Protection},
     desired::{Backend, BackendId, BackendSet, Desired, Member, NextHop, NextHops, Protocol, Via, Vip, VipKey},
+    health::Overlay,
     match_table,
     plan::Planner,
     slow::{Book, Bounds, Common, Engine, EngineSettings, Input, Outcome, Output, Sent, Tables, To},
@@ -94,7 +95,7 @@ impl Bed {
         Self {
             config,
             planner,
-            book: Book::new(&desired, &hops, protection, &owned),
+            book: Book::new(&desired, &hops, &Overlay::default(), protection, &owned),
             common: Common::new(bounds, 1),
             engine: Engine::new(settings),
             now_ns: 0,

@@ -10,6 +10,7 @@ use lb_core::{
         Backend, BackendId, BackendSet, Desired, Member, NextHop, NextHops, Protocol, TooBig, Via, Vip, VipKey,
         VlanTags,
     },
+    health::Overlay,
     match_table,
     plan::Planner,
     slow::{Book, Bounds, Common, Decide, Engine, EngineSettings, FragmentBounds, Input, Outcome, Output, Tables},
@@ -82,7 +83,7 @@ impl Bed {
         Self {
             config,
             planner,
-            book: Book::new(&desired, &hops, Protection::default(), &[]),
+            book: Book::new(&desired, &hops, &Overlay::default(), Protection::default(), &[]),
             common: Common::new(bounds, 1),
             engine: Engine::new(settings),
             now_ns: 0,

@@ -36,8 +36,9 @@ impl Lb {
         let now = unix_now();
         let deadline = deadline_s.map(|seconds| now.saturating_add(seconds));
         self.change_drains(view, |lb, drains| {
+            let has_flows = lb.tables.planner.backend_index(&id).is_some();
             drains
-                .begin(&id, &lb.file.config.desired, (now, deadline), force)
+                .begin(&id, &lb.file.config.desired, (now, deadline), (force, has_flows))
                 .map_err(|error| error.to_string())
         })?;
         tracing::info!(backend = name, deadline_s, "drained: no new connections go there");
@@ -93,14 +94,16 @@ impl Lb {
             self.tables.drains = before;
             let back = drains::write(&self.kept.0, &self.tables.drains);
             let back = back.map_or_else(|error| format!("; and {error}"), |()| String::new());
-            return Err(format!(
-                "the tables cannot take it, nothing has changed: {}{back}",
-                report(&error)
-            ));
+            let what = if self.tables.is_lost() {
+                "the tables may have taken a part of it; the next reload loads them anew, without the drain"
+            } else {
+                "the tables cannot take it, nothing has changed"
+            };
+            return Err(format!("{what}: {}{back}", report(&error)));
         }
         self.revision += 1;
-        self.slow
-            .publish(&self.file.config, &self.tables.drained(&desired), &now.next_hops);
+        let (drained, overlay) = (self.tables.drained(&desired), &self.tables.overlay);
+        self.slow.publish(&self.file.config, &drained, &now.next_hops, overlay);
         capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
         Ok(())
     }

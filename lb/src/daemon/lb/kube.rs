@@ -237,6 +237,7 @@ impl Lb {
             self.driver.set_backends(addresses(&config.desired));
             result?;
             self.file = new;
+            self.watch_health();
             return Ok(());
         }
         let old = &self.file.config.desired;
@@ -251,6 +252,10 @@ impl Lb {
         }
         let hops = {
             let now = view.borrow_and_update();
+            // What is seen here wakes the main loop no more.
+            if moved || now.has_changed() {
+                self.health.hear(&now);
+            }
             new.config.desired.own_addresses.clone_from(&now.own_addresses);
             if let Some(tunnel) = &mut new.config.desired.tunnel {
                 tunnel.locals.clone_from(&now.own_addresses);
@@ -284,8 +289,9 @@ impl Lb {
             self.driver.set_backends(self.tables.addresses());
         }
         self.own_addresses.clone_from(&desired.own_addresses);
-        self.slow.publish(&new.config, desired, &hops);
+        self.slow.publish(&new.config, desired, &hops, &self.tables.overlay);
         self.file = new;
+        self.watch_health();
         capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
         Ok(())
     }

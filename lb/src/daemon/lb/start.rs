@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use anyhow::Context as _;
 use lb_core::{drain::Drains, worker::unclaimed_prefixes};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -14,6 +15,7 @@ use crate::{
         unclaimed::{Priority, Unclaimed},
     },
     datapath::Pins,
+    health::HealthDriver,
     metrics::Metrics,
     nexthop::NextHopDriver,
     source::{drains, file::LbFile},
@@ -48,13 +50,14 @@ impl Lb {
         check_free(&file.config.interfaces, &left.attachments)?;
         left.check_seed(&file, keeping.new_seed)?;
         let is_first = left.attachments.is_empty();
+        let health = HealthDriver::start().context("cannot start the health thread")?;
 
         let mut unclaimed = Unclaimed::new(Priority::Lb).await?;
         // Rules first: what the tables hand up must not get away.
         let prefixes = unclaimed_prefixes(&desired, &hops);
         unclaimed.set(&names(&file.config), &prefixes).await?;
         let serving = async {
-            let (Start { mut tables, before }, kept) = left.start(&file, &desired, &hops)?;
+            let (Start { mut tables, before }, kept) = left.start(&file, &desired, &hops, &drains)?;
             let slow = Slow::start(&file.config, &mut tables, &desired, &hops)?;
             // Attached last: the first packet finds whole tables, and sockets.
             if let Some(before) = &before {
@@ -68,16 +71,18 @@ impl Lb {
             }
             anyhow::Ok((tables, slow, attachments))
         };
-        let (mut tables, slow, attachments) = match serving.await {
+        let (tables, slow, attachments) = match serving.await {
             Ok(serving) => serving,
             Err(error) => {
                 if is_first {
                     give_up(&unclaimed).await;
+                } else {
+                    // What serves on needs them.
+                    driver.leave();
                 }
                 return Err(error);
             }
         };
-        tables.drains = drains;
         tracing::info!(vips = desired.vips.len(), backends = desired.backends.len(), "serving");
         // Those included whose flows a change while nobody looked has put in transit.
         driver.set_backends(tables.addresses());
@@ -88,6 +93,8 @@ impl Lb {
             source,
             file,
             driver,
+            health,
+            left: Default::default(),
             tables,
             slow,
             capture: None,
@@ -103,6 +110,12 @@ impl Lb {
             aging,
             kept: drain::Kept(keeping.drains.clone()),
         };
+        lb.forget_drains();
+        for (backend, drain) in lb.tables.drains.iter() {
+            tracing::info!(%backend, since = drain.since, deadline = drain.deadline, "is drained, from before");
+        }
+        lb.health.hear(&view.borrow());
+        lb.watch_health();
         lb.say_programmed();
         Ok(lb)
     }

@@ -17,6 +17,7 @@ use handler::{Scene, Shared, Worker};
 use lb_core::{
     config::{LbConfig, xdp_budgets},
     desired::{Desired, NextHops},
+    health::Overlay,
     slow::{Book, Common, Counts, Event},
 };
 use tokio::sync::mpsc;
@@ -78,7 +79,7 @@ impl Slow {
         let scene = Scene {
             live: tables.balancer.live(),
             program: 0,
-            book: Arc::new(book(config, desired, hops)),
+            book: Arc::new(book(config, desired, hops, &tables.overlay)),
             common: Arc::new(Common::new(config.slow_path.bounds(), secret)),
             jiffies,
         };
@@ -237,9 +238,9 @@ impl Slow {
             .collect()
     }
 
-    /// Tells the workers of new tables' contents, next hops or rules.
-    pub(super) fn publish(&mut self, config: &LbConfig, desired: &Desired, hops: &NextHops) {
-        let book = Arc::new(book(config, desired, hops));
+    /// Tells the workers of new tables' contents, next hops, backends' health or rules.
+    pub(super) fn publish(&mut self, config: &LbConfig, desired: &Desired, hops: &NextHops, overlay: &Overlay) {
+        let book = Arc::new(book(config, desired, hops, overlay));
         let bounds = config.slow_path.bounds();
         let mut scene = self.shared.write().unwrap_or_else(PoisonError::into_inner);
         scene.book = book;
@@ -391,8 +392,8 @@ fn is_busy(error: &anyhow::Error) -> bool {
         .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(busy))
 }
 
-fn book(config: &LbConfig, desired: &Desired, hops: &NextHops) -> Book {
-    Book::new(desired, hops, config.protection, &config.l2.owned)
+fn book(config: &LbConfig, desired: &Desired, hops: &NextHops, overlay: &Overlay) -> Book {
+    Book::new(desired, hops, overlay, config.protection, &config.l2.owned)
 }
 
 /// What the kernel says of the interfaces.

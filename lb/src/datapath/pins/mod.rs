@@ -10,7 +10,7 @@
 //! ```
 //!
 //! **Every moment of it is whole.** A generation is pinned under another name and renamed when nothing is missing; then the links
-//! are moved to its program, one by one; then the one before goes. So whatever program a link runs is in one of the generations,
+//! are moved to its program, one by one; then the one before is renamed again, and goes. So whatever program a link runs is in one of the generations,
 //! and a link is never without one. Generations may share maps.
 
 mod bpffs;
@@ -18,6 +18,7 @@ mod error;
 
 use std::{
     fs::{self, File, TryLockError},
+    io::ErrorKind,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -34,6 +35,8 @@ const ROOT: &str = "vipline";
 const LINKS: &str = "links";
 /// A generation that is not whole yet.
 const UNFINISHED: &str = "unfinished";
+/// A generation that is going.
+const LEAVING: &str = "leaving";
 /// The program's name in a generation, the same under every ABI version.
 const PROGRAM: &str = "PROGRAM";
 
@@ -176,8 +179,10 @@ impl Pins {
             };
             for directory in list(&versions)? {
                 match number(&directory) {
-                    Some(number) => generations.push(Generation::open(directory, abi, number)?),
-                    None => remove_directory(&directory)?,
+                    Some(number) if directory.join(PROGRAM).exists() => {
+                        generations.push(Generation::open(directory, abi, number)?);
+                    }
+                    Some(_) | None => remove_directory(&directory)?,
                 }
             }
         }
@@ -215,7 +220,7 @@ impl Pins {
     /// unlink(2)'s.
     pub fn take_back(&mut self, before: Option<PathBuf>) -> Result<(), PinError> {
         let failed = std::mem::replace(&mut self.current, before);
-        failed.map_or(Ok(()), |directory| remove_directory(&directory))
+        failed.map_or(Ok(()), |directory| remove_generation(&directory))
     }
 
     /// The generation that is in place.
@@ -274,7 +279,7 @@ impl Pins {
             for directory in list(&versions)? {
                 removed.generations += 1;
                 removed.pins += list(&directory)?.len();
-                remove_directory(&directory)?;
+                remove_generation(&directory)?;
             }
             remove_directory(&versions)?;
         }
@@ -373,7 +378,7 @@ impl Generation {
     ///
     /// unlink(2)'s.
     pub fn remove(self) -> Result<(), PinError> {
-        remove_directory(&self.directory)?;
+        remove_generation(&self.directory)?;
         if let Some(versions) = self.directory.parent() {
             remove_if_empty(versions);
         }
@@ -395,6 +400,16 @@ impl Generation {
             .collect();
         found.sort();
         Ok(found)
+    }
+}
+
+/// Takes a generation away, so that nobody ever finds a part of it under its number.
+fn remove_generation(directory: &Path) -> Result<(), PinError> {
+    let leaving = directory.with_file_name(LEAVING);
+    remove_directory(&leaving)?;
+    match fs::rename(directory, &leaving) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("rename", directory)(error)),
+        Ok(()) | Err(_) => remove_directory(&leaving),
     }
 }
 

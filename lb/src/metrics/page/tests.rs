@@ -5,13 +5,14 @@ use std::{
 
 use lb_core::{
     desired::{BackendId, Protocol, VipKey},
+    health::{State, Sums},
     slow::{Counts, Kind as Work, Outcome},
 };
 use xdp_prog::{abi::Traffic, verdict::Verdict};
 
 use super::text;
 use crate::{
-    metrics::{ConfigFacts, Counted, Facts, METRICS, SlowFacts, TableFacts, WorkerFacts},
+    metrics::{ConfigFacts, Counted, Facts, HealthFacts, METRICS, SlowFacts, TableFacts, WorkerFacts},
     source::kube::agent::{Kind, Standing},
 };
 
@@ -45,6 +46,21 @@ fn facts() -> Facts {
             lookup_tables: 1,
         }),
         interfaces: vec![("eth0".to_owned(), "native"), ("eth1".to_owned(), "gone")],
+        health: Some(HealthFacts {
+            backends: [("a", State::Healthy), ("b", State::Unknown), ("c", State::Dead)]
+                .map(|(name, state)| (BackendId(name.into()), state))
+                .into(),
+            probes: [(("http", "status"), 4)].into(),
+            sums: Sums {
+                checks: 9,
+                unprobed: 8,
+                late: Duration::from_millis(70),
+                changes: 6,
+                ..Sums::default()
+            },
+            vips_in_panic: 5,
+            vips_refused: 0,
+        }),
         slow: Some(SlowFacts {
             counts: Box::new(counts),
             workers: vec![WorkerFacts {
@@ -110,6 +126,15 @@ fn values_stand_with_their_labels() {
         "vipline_vips 2",
         "vipline_backends{state=\"resolved\"} 3",
         "vipline_backends{state=\"unresolved\"} 1",
+        "vipline_health_backends{state=\"healthy\"} 1",
+        "vipline_health_backends{state=\"unhealthy\"} 0",
+        "vipline_backend_eligible{backend=\"b\"} 1",
+        "vipline_backend_eligible{backend=\"c\"} 0",
+        "vipline_health_vips{state=\"panic\"} 5",
+        "vipline_health_checks{state=\"unprobed\"} 8",
+        "vipline_health_late_milliseconds 70",
+        "vipline_health_probes_total{probe=\"http\",outcome=\"status\"} 4",
+        "vipline_health_changes_total 6",
         "vipline_packets_total{fate=\"forward\",reason=\"tx\"} 11",
         "vipline_vip_packets_total{address=\"2001:db8::1\",protocol=\"tcp\",port=\"443\"} 6",
         "vipline_vip_bytes_total{address=\"203.0.113.10\",protocol=\"tcp\",port=\"443\"} 500",
@@ -142,6 +167,7 @@ fn before_anything_is_served_there_is_nothing_of_tables_and_packets() {
         serving: false,
         tables: None,
         interfaces: Vec::new(),
+        health: None,
         slow: None,
         kube: Some(Standing {
             failing: Arc::default(),

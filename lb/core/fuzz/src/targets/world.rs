@@ -12,6 +12,7 @@ use lb_core::{
         Backend, BackendId, BackendSet, Desired, Limits, Member, NextHop, NextHops, Protocol, Rate, TooBig, Tunnel,
         Via, Vip, VipKey, VlanTags,
     },
+    health::Overlay,
     plan::{Image, Planner},
     slow::Book,
 };
@@ -195,7 +196,7 @@ impl World {
         let mut planner = Planner::new(&capacity, &config, 250);
         let book = |desired: &Desired, hops: &NextHops| {
             let owned = ["203.0.113.0/24", "2001:db8:f::/48"].map(|network| network.parse().unwrap());
-            Book::new(desired, hops, Protection::default(), &owned)
+            Book::new(desired, hops, &Overlay::default(), Protection::default(), &owned)
         };
         let mut scenes = Vec::new();
         planner.plan(&desired, &hops).unwrap();

@@ -9,6 +9,7 @@ use super::{Context, Done, Outcome, Packet, answer_fragment, become_reply};
 use crate::{
     config::Protection,
     desired::{BackendId, BackendSet, Desired, Member, NextHop, NextHops, Protocol, Vip, VipKey},
+    health::Overlay,
     slow::{Book, Bounds, Common, Decide, EngineSettings, Output, To, hold::Hold},
 };
 
@@ -54,7 +55,13 @@ fn book(reached: bool) -> Book {
         ..Desired::default()
     };
     let hop = if reached { NextHop::Local } else { NextHop::Unresolved };
-    Book::new(&desired, &NextHops::from([(backend, hop)]), Protection::default(), &[])
+    Book::new(
+        &desired,
+        &NextHops::from([(backend, hop)]),
+        &Overlay::default(),
+        Protection::default(),
+        &[],
+    )
 }
 
 /// What becomes of a fragment, and the answer behind its Ethernet header.

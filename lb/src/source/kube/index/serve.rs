@@ -168,6 +168,7 @@ impl Index {
                 To::Some { .. } => false,
             };
             vip.keeps_datagrams = somebody && keeps_datagrams(key.port);
+            vip.checks.clone_from(&parsed.checks);
             Some(vip)
         };
         let served: BTreeMap<VipKey, Vip> = keys.iter().filter_map(|key| Some((*key, vip(key)?))).collect();
@@ -348,6 +349,7 @@ fn is_same(a: &Vip, b: &Vip) -> bool {
         clamp_mss,
         client_affinity,
         keeps_datagrams,
+        checks,
     } = a;
     Arc::ptr_eq(set, &b.set)
         && *base == b.base
@@ -357,4 +359,5 @@ fn is_same(a: &Vip, b: &Vip) -> bool {
         && *clamp_mss == b.clamp_mss
         && *client_affinity == b.client_affinity
         && *keeps_datagrams == b.keeps_datagrams
+        && *checks == b.checks
 }

@@ -8,10 +8,13 @@ use ipnet::IpNet;
 use lb_core::{
     config::{NotUnicast, not_unicast},
     desired::{Protocol, VipKey},
+    health::{Check, Checks, WhenNone},
     maglev,
     ranges::RangeSet,
 };
-use operator_api::{AddressFamily, Backends, ForwardingMode, LocalNode, LocalTransit, Scheduler, VipTableSpec};
+use operator_api::{
+    AddressFamily, Backends, ForwardingMode, HealthCheck, LocalNode, LocalTransit, Scheduler, VipTableSpec,
+};
 
 /// Why a table is not served as it should be. Displays as the reason in `LbNode.status.programmed.failing`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -138,6 +141,8 @@ pub(super) struct Parsed {
     pub(super) sources: Option<(Arc<[IpNet]>, Arc<RangeSet>)>,
     /// Whether a client stays with its backend. The hash keeps no state, so the time after which it may go does not matter.
     pub(super) client_affinity: bool,
+    /// How one learns which nodes serve it.
+    pub(super) checks: Option<Arc<Checks>>,
     pub(super) to: To,
 }
 
@@ -227,8 +232,23 @@ pub(super) fn parse(spec: &VipTableSpec) -> Result<Parsed, TableError> {
         addresses,
         sources: spec.source_ranges.as_deref().map(sources).transpose()?,
         client_affinity: spec.affinity.is_some(),
+        checks: spec.health_check.map(|check| Arc::new(checks(check))),
         to,
     })
+}
+
+/// What is asked of nodes. While all endpoints of a Service terminate, its own port says 503 everywhere and it is served all the same
+/// (KEP-1669): then nobody is asked for it.
+fn checks(check: HealthCheck) -> Checks {
+    let port = match check {
+        HealthCheck::ServicePort { ignored: true, .. } => None,
+        HealthCheck::ServicePort { port, ignored: false } | HealthCheck::KubeProxy { port } => Some(port),
+    };
+    Checks {
+        // A port that nodes do not have, because something else than kube-proxy is there, must not take a Service down.
+        when_none: WhenNone::UseAll,
+        ..Checks::new(port.map(Check::kube).into_iter().chain([Check::tunnel()]))
+    }
 }
 
 /// A table size as published.
