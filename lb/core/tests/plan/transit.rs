@@ -263,9 +263,10 @@ impl World {
     /// Plans, and carries the plan out with packets in between.
     pub(crate) fn plan(&mut self, dice: &mut Dice) {
         let noted = std::mem::take(&mut self.noted);
+        // Packets come while it is being planned, so their time may be a tick ahead.
+        let now = self.ticks().wrapping_sub(dice.below(2) as u32);
         let moment = Moment {
-            // Packets come while it is being planned, so their time may be a tick ahead.
-            now: self.ticks().wrapping_sub(dice.below(2) as u32),
+            now,
             unix_s: self.unix_s(),
             timeouts: TRANSIT.timeouts(HZ),
             lives: TRANSIT.lives(HZ),
@@ -309,7 +310,7 @@ impl World {
         self.noted.retain(|(table, _), _| tables.contains(table));
         let noted = &self.noted;
         let again = Moment {
-            now: self.ticks(),
+            now,
             unix_s: self.unix_s(),
             timeouts: TRANSIT.timeouts(HZ),
             lives: TRANSIT.lives(HZ),
