@@ -13,6 +13,11 @@ use super::*;
 const MANY: usize = 600;
 
 impl World {
+    /// By the clock of who publishes.
+    pub(super) fn unix_s(&self) -> u64 {
+        self.now / u64::from(HZ)
+    }
+
     fn set(&self) -> Arc<BackendSet> {
         self.desired.vips[&vips()[0]].set.clone()
     }

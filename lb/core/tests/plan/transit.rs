@@ -190,11 +190,6 @@ impl World {
         (self.now >> tick_shift(HZ)) as u32
     }
 
-    /// By the clock of who publishes.
-    fn unix_s(&self) -> u64 {
-        self.now / u64::from(HZ)
-    }
-
     /// Something changes for some VIPs.
     pub(crate) fn change(&mut self, dice: &mut Dice) {
         let keys = vips();
