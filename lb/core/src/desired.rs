@@ -103,6 +103,17 @@ pub struct BackendSet {
     pub table_slots: Option<usize>,
 }
 
+/// Where flows lived before changes of a set that are not over, as it is published for all LB nodes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Base {
+    /// Members before the first of those changes. Nobody need know all of them any more.
+    pub set: Arc<BackendSet>,
+    /// Who publishes it, by name.
+    pub of: Arc<str>,
+    /// When the first of those changes was: seconds since 1970.
+    pub since_s: u64,
+}
+
 /// Rate limits, each per CPU that receives packets. `None`: no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -137,6 +148,9 @@ pub enum TooBig {
 pub struct Vip {
     /// Where its flows go. Equal sets share a table whether or not they are the same allocation.
     pub set: Arc<BackendSet>,
+    /// Where its flows lived before changes that are not over, where that is published: who has no slots of its own for the VIP goes
+    /// on from there, and nobody ends its transit before it is gone.
+    pub base: Option<Arc<Base>>,
     /// Rate limits.
     pub limits: Limits,
     /// Sources that may use it; `None`: all. Sorted, as configured.
@@ -177,6 +191,7 @@ impl Vip {
     pub fn new(set: Arc<BackendSet>) -> Self {
         Self {
             set,
+            base: None,
             limits: Limits::default(),
             allowed_sources: None,
             too_big: TooBig::default(),
@@ -221,6 +236,8 @@ pub struct Desired {
     pub vips: BTreeMap<VipKey, Vip>,
     /// Every backend that a set names.
     pub backends: BTreeMap<BackendId, Backend>,
+    /// Backends that only a [`Base`] names, where somebody knows their address still.
+    pub departed: BTreeMap<BackendId, Backend>,
     /// Sources whose packets to any VIP are dropped.
     pub denied_sources: Vec<IpNet>,
     /// Addresses that this node uses itself: where one is a VIP address too, unserved ports pass to the kernel.

@@ -114,6 +114,35 @@ impl Slot {
         self
     }
 
+    /// A slot that was [changed](Self::changed) just now, as whoever saw it change at `then` has it by now: of what packets noted
+    /// nothing is known, so it is taken that they went elsewhere until now.
+    #[must_use]
+    pub fn as_of(mut self, then: u32, now: u32, timeouts: &Timeouts) -> Self {
+        if !self.is_in_transit() {
+            return self;
+        }
+        if now.wrapping_sub(then) >= timeouts.transit_max {
+            return Self::steady(self.word.cur());
+        }
+        self.began.transit = then;
+        if self.word.has(SlotWord::LEARNING) {
+            self.began.window = then;
+        }
+        self.aged(now, timeouts)
+    }
+
+    /// The slot as [`Self::aged`] has it, but for the end by silence, which is for somebody else to say.
+    #[must_use]
+    pub fn aged_but_for_silence(self, now: u32, timeouts: &Timeouts) -> Self {
+        let aged = self.aged(now, timeouts);
+        if now.wrapping_sub(self.began.transit) >= timeouts.transit_max {
+            return aged;
+        }
+        let flags = aged.word.flags() | self.word.flags() & (SlotWord::TCP | SlotWord::UDP);
+        let word = SlotWord::new(aged.word.cur(), self.word.base(), aged.word.udp_base(), flags);
+        Self { word, ..aged }
+    }
+
     /// The slot as time and silence have it; the same while there is nothing to end.
     #[must_use]
     pub fn aged(self, now: u32, timeouts: &Timeouts) -> Self {

@@ -68,6 +68,14 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
     }
     if view.role == Role::Lb {
         writeln!(out, "tables     {} VIPs, {} lookup tables", view.vips, view.tables)?;
+        if view.waiting_vips > 0 {
+            writeln!(
+                out,
+                "           {} VIPs keep the backends that they have until transits end: there is no room for more \
+                 (capacity.table_segments)",
+                view.waiting_vips
+            )?;
+        }
         writeln!(out, "backends   {} of {} reachable", view.backends_ready, view.backends)?;
         if let Some(health) = &view.health {
             self::health(out, health)?;

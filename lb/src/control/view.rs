@@ -48,6 +48,9 @@ pub struct StatusView {
     pub backends_ready: usize,
     /// Distinct lookup tables.
     pub tables: usize,
+    /// VIPs whose change of backends waits for room for its transit.
+    #[serde(default)]
+    pub waiting_vips: usize,
     /// Backends by their health, where any is probed.
     #[serde(default)]
     pub health: Option<HealthSums>,

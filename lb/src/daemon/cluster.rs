@@ -184,6 +184,7 @@ pub(super) fn compose(local: &LbConfig, snapshot: Snapshot, before: Option<&LbCo
     let desired = Desired {
         vips: snapshot.vips,
         backends: snapshot.backends,
+        departed: snapshot.departed,
         denied_sources: local.desired.denied_sources.clone(),
         own_addresses: BTreeSet::new(),
         tunnel,

@@ -244,6 +244,7 @@ impl Lb {
             self.driver.set_backends(self.tables.addresses());
             self.forget_drains();
         }
+        self.say_lively();
     }
 
     /// Does what the slow path asks for.
@@ -439,6 +440,7 @@ impl Lb {
             backends_ready: sizes.ready,
             tables: sizes.tables,
             flow_table: self.tables.flow_table()?,
+            waiting_vips: self.tables.planner.waiting(),
             health: self.health_sums(),
             slow_path: self.slow.view(&self.tables.shed()?),
             kube: self.standing().as_ref().map(views::kube),
@@ -497,11 +499,8 @@ fn names(config: &LbConfig) -> Vec<&str> {
 }
 
 fn addresses(desired: &Desired) -> BTreeMap<BackendId, IpAddr> {
-    desired
-        .backends
-        .iter()
-        .map(|(id, backend)| (id.clone(), backend.address))
-        .collect()
+    let all = desired.departed.iter().chain(&desired.backends);
+    all.map(|(id, backend)| (id.clone(), backend.address)).collect()
 }
 
 /// Waits a moment until every backend can be reached; those that cannot are what they are.

@@ -230,6 +230,7 @@ impl Tables {
         };
         let moment = Moment {
             now: self.jiffies.ticks(),
+            unix_s: unix_now(),
             timeouts: self.transit.timeouts(hz),
             lives: self.transit.lives(hz),
             activity: &activity,
@@ -238,8 +239,18 @@ impl Tables {
             named: &named,
             window_too_short: unrecorded != self.unrecorded,
         };
+        let waited = self.planner.waiting();
         let plan = self.planner.plan_at(&self.drained(desired), hops, &moment)?;
         drop(activity);
+        let waiting = self.planner.waiting();
+        if waiting > waited {
+            tracing::warn!(
+                "{waiting} VIPs keep the backends that they have until transits end: there is no room for more transits \
+                 (`capacity.table_segments`)"
+            );
+        } else if waiting == 0 && waited > 0 {
+            tracing::info!("no VIP waits for the room of a transit any more");
+        }
         self.unrecorded = unrecorded;
         self.write(&plan)
     }

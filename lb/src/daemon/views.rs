@@ -42,6 +42,7 @@ pub(super) fn status(
         backends: 0,
         backends_ready: 0,
         tables: 0,
+        waiting_vips: 0,
         health: None,
         packets: by_fate(counts),
         flow_table: None,

@@ -57,6 +57,8 @@ pub struct TableFacts {
     pub unresolved: usize,
     /// Distinct lookup tables.
     pub lookup_tables: usize,
+    /// VIPs whose change of backends waits for room.
+    pub waiting: usize,
 }
 
 /// Backends' health.

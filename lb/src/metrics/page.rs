@@ -25,7 +25,7 @@ use super::{
         HEALTH_BACKENDS, HEALTH_CHANGES, HEALTH_CHECKS, HEALTH_ELIGIBLE, HEALTH_LATE, HEALTH_PROBES, HEALTH_VIPS,
         INTERFACE, KUBE_ALARM, KUBE_AWAY, KUBE_CACHED, KUBE_CONNECTED, KUBE_FAILING, KUBE_HELD, LEFT_OUT,
         LOOKUP_TABLES, PACKETS, SERVING, SLOW_PACKETS, SLOW_REFUSED, SLOW_SHED, START_TIME, VERSION, VIP_BYTES,
-        VIP_PACKETS, VIPS, WORKER_RESTARTS, WORKER_UP,
+        VIP_PACKETS, VIPS, WAITING_VIPS, WORKER_RESTARTS, WORKER_UP,
     },
 };
 use crate::source::kube::agent::{Kind, Standing};
@@ -75,6 +75,7 @@ impl Collector for Page {
         }
         if let Some(tables) = &facts.tables {
             out.only(&LOOKUP_TABLES, tables.lookup_tables as u64)?;
+            out.only(&WAITING_VIPS, tables.waiting as u64)?;
         }
         if let Some(counted) = &self.counted {
             traffic(&mut out, counted)?;

@@ -74,10 +74,11 @@ fn traffic_does_not_notice_captures_that_begin_and_end() -> Result<()> {
     println!("pings: {nothing} of 150 lost without a capture, {lost} over three captures");
     assert_eq!((nothing, lost), (0, 0), "the control, then three captures");
 
-    // The twin: the same by starting the daemon again is seen to lose.
+    // The twin: the same by taking the program away and starting the daemon again is seen to lose.
     let traffic = Traffic::start(&bed)?;
     for _ in 0..2 {
         bed.lbs[0].end(Signal::SIGTERM)?;
+        bed.lbs[0].detach()?;
         bed.lbs[0].start_again()?;
         traffic.goes_on()?;
     }

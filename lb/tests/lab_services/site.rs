@@ -61,6 +61,18 @@ impl Site {
 
     /// As [`Self::start`], without kube-proxy on LB nodes unless `proxies_on_lbs`.
     pub(crate) fn start_with(topology: Topology, proxy_delay: Duration, proxies_on_lbs: bool) -> Result<Self> {
+        let lbs = topology.lbs().len();
+        Self::start_some(topology, proxy_delay, proxies_on_lbs, lbs, "")
+    }
+
+    /// As [`Self::start_with`], with the first so many LB nodes only, and these lines in their files.
+    pub(crate) fn start_some(
+        topology: Topology,
+        proxy_delay: Duration,
+        proxies_on_lbs: bool,
+        lbs: usize,
+        lines: &str,
+    ) -> Result<Self> {
         let pods = topology.workers().iter().chain(topology.lbs());
         let pods = pods.filter_map(|node| Some((node, node.pod().ok()?)));
         let servers = pods.map(|(node, pod)| Server::start(pod.ns(), node.name(), SERVER_PORT));
@@ -83,7 +95,8 @@ impl Site {
         let operator = Some(operator(&cluster)?);
         let nodes = topology.workers().iter().map(|worker| cluster.spawn("node", worker));
         let nodes = nodes.collect::<Result<Vec<_>>>()?;
-        let lbs = topology.lbs().iter().map(|lb| cluster.spawn("run", lb));
+        let lbs = topology.lbs().iter().take(lbs);
+        let lbs = lbs.map(|lb| cluster.spawn_lb(lb, lines));
         let lbs = lbs.collect::<Result<Vec<_>>>()?;
         let proxies = KubeProxies::start(&cluster.server, &topology, proxy_delay, proxies_on_lbs)?;
         let mut site = Self {

@@ -120,6 +120,16 @@ impl Cluster {
         self.spawn_with(role, node, &file)
     }
 
+    /// Starts an LB node with its interfaces and these lines in its file.
+    pub(crate) fn spawn_lb(&self, node: &Node, lines: &str) -> Result<Daemon> {
+        let interfaces: Vec<&str> = node.ifaces().iter().map(|iface| iface.name.as_str()).collect();
+        self.spawn_with(
+            "run",
+            node,
+            &format!("interfaces: [{}]\n{lines}", interfaces.join(", ")),
+        )
+    }
+
     /// As [`Self::spawn`], with these lines in its file.
     pub(crate) fn spawn_with(&self, role: &'static str, node: &Node, lines: &str) -> Result<Daemon> {
         Self::spawn_by(role, node, lines, &self.endpoint(node).kubeconfig(None))

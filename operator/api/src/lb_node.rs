@@ -1,11 +1,13 @@
 //! `LbNode`.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube_derive::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 /// Most entries of [`Programmed::failing`].
 pub const MAX_FAILING_TABLES: usize = 32;
+/// Most entries of [`Transits::but_for`].
+pub const MAX_LIVELY_TRANSITS: usize = 16;
 /// Most bytes of an LbNode's JSON, status and all.
 pub const MAX_LB_NODE_BYTES: usize = 16 << 10;
 
@@ -51,6 +53,10 @@ pub struct LbNodeStatus {
     /// What is in its maps.
     #[serde(default)]
     pub programmed: Programmed,
+    /// Which transits that NodeSets and VipTables publish are over here. An LB node of an earlier version says nothing,
+    /// and nobody waits for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transits: Option<Transits>,
     /// Condition `Ready`: it serves what it was told; the message says what is wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
@@ -84,6 +90,20 @@ pub struct Programmed {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub failing: Vec<FailingTable>,
+}
+
+/// Transits that are over on an LB node: since its idle timeout nothing has gone elsewhere than where new flows go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct Transits {
+    /// Those are over that did not change after this, and that stand in what is programmed; absent: none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over_through: Option<Time>,
+    /// But for those of these node sets and VipTables, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 253)))]
+    pub but_for: Vec<String>,
 }
 
 /// A VipTable that an LB node cannot program.

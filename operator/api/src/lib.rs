@@ -31,16 +31,19 @@ mod tunnel;
 mod vip_table;
 
 pub use claim::{AddressClaim, AddressClaimSpec, Holder, Use};
-pub use lb_node::{FailingTable, LbNode, LbNodeSpec, LbNodeStatus, MAX_FAILING_TABLES, MAX_LB_NODE_BYTES, Programmed};
+pub use lb_node::{
+    FailingTable, LbNode, LbNodeSpec, LbNodeStatus, MAX_FAILING_TABLES, MAX_LB_NODE_BYTES, MAX_LIVELY_TRANSITS,
+    Programmed, Transits,
+};
 pub use lean::Lean;
 pub use names::*;
-pub use node_set::{MAX_NODES_PER_CHUNK, NodeEntry, NodeSet, NodeSetSpec};
+pub use node_set::{MAX_NODES_PER_CHUNK, NodeEntry, NodeSet, NodeSetSpec, NodeSetTransit};
 pub use pool::{AddressPool, AddressPoolSpec, AddressPoolStatus, Usage};
 pub use schema::MAX_POOL_ADDRESSES;
 pub use tunnel::{TunnelConfig, TunnelConfigSpec};
 pub use vip_table::{
-    AddressFamily, Affinity, Backends, ForwardingMode, HealthCheck, LocalNode, MAX_LOCAL_NODES, MAX_VIP_PORTS,
-    Protocol, Scheduler, ServiceRef, TransportPort, VipAddress, VipPort, VipTable, VipTableSpec,
+    AddressFamily, Affinity, Backends, ForwardingMode, HealthCheck, LocalNode, LocalTransit, MAX_LOCAL_NODES,
+    MAX_VIP_PORTS, Protocol, Scheduler, ServiceRef, TransportPort, VipAddress, VipPort, VipTable, VipTableSpec,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube_derive::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -259,7 +260,29 @@ pub enum Backends {
         /// Sorted by name. Empty: nobody serves it, and clients are told so.
         #[schemars(length(max = 5000))]
         nodes: Vec<LocalNode>,
+        /// What the nodes were before changes that are not over; absent while none is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        transit: Option<LocalTransit>,
     },
+}
+
+/// Nodes of a Service before changes that are not over: on some LB node flows may still live where they lived then. The
+/// operator takes it out when all LB nodes say that none does, or after 24 h.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct LocalTransit {
+    /// When the first of those changes was.
+    pub started: Time,
+    /// When the last was.
+    pub changed: Time,
+    /// Slots of the lookup table before.
+    #[schemars(range(min = 256, max = 65536))]
+    pub table_slots: u32,
+    /// Nodes of which there is another number now, as they were, sorted by name; without a number: there were none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5000))]
+    pub nodes: Vec<LocalNode>,
 }
 
 /// A node with endpoints of a Service.

@@ -66,6 +66,34 @@ fn node_set(nodes: usize) -> usize {
     ))
 }
 
+/// Beside what it weighs without.
+fn node_set_transit(departed: usize, arrived: usize) -> usize {
+    let entry = |n: usize| {
+        json!({"name": format!("worker-{n:04}.rack-17.example.net"), "ipv4": format!("10.17.{}.{}", n / 250, n % 250),
+               "ipv6": format!("fd00:17::{n:x}"), "zone": "rack-17"})
+    };
+    let name = |n: usize| format!("worker-{n:04}.rack-17.example.net");
+    let spec = json!({"set": WORKERS, "chunk": 0, "chunks": 1, "epoch": 1, "tableSlots": 65536, "seedFingerprint": "0123456789abcdef",
+        "nodes": [], "transit": {"started": "2026-01-01T00:00:00Z", "changed": "2026-01-01T00:00:00Z", "tableSlots": 65536,
+        "departed": (0..departed).map(entry).collect::<Vec<_>>(), "arrived": (0..arrived).map(name).collect::<Vec<_>>()}});
+    bytes::<NodeSet>(stored("NodeSet", "workers-0", spec)) - node_set(0)
+}
+
+/// Of a table whose nodes all have another number than before, and that had as many others.
+fn table_transit(nodes: usize) -> usize {
+    let node = |n: usize| json!({"name": format!("worker-{n:04}.rack-17.example.net"), "ipv4": 2, "ipv6": 2});
+    let local = |transit: Value| {
+        let spec = json!({
+            "service": {"namespace": "a", "name": "b", "uid": "c"}, "addresses": [], "ports": [],
+            "backends": {"local": {"set": WORKERS, "tableSlots": 65536, "nodes": [], "transit": transit}},
+        });
+        bytes::<VipTable>(stored("VipTable", "a.b", spec))
+    };
+    let transit = json!({"started": "2026-01-01T00:00:00Z", "changed": "2026-01-01T00:00:00Z", "tableSlots": 65536,
+        "nodes": (0..nodes).map(node).collect::<Vec<_>>()});
+    local(transit) - local(Value::Null)
+}
+
 fn claim(name: &str, address: &str) -> usize {
     bytes::<AddressClaim>(stored(
         "AddressClaim",
@@ -121,6 +149,11 @@ fn objects_weigh_what_the_documents_say() {
     weighs(65, each);
     weighs(400, node_set(0));
     weighs(105, (node_set(500) - node_set(0)) / 500);
+    weighs(100, node_set_transit(0, 0));
+    weighs(105, (node_set_transit(500, 0) - node_set_transit(0, 0)) / 500);
+    weighs(33, (node_set_transit(0, 500) - node_set_transit(0, 0)) / 500);
+    weighs(100, table_transit(0));
+    weighs(65, (table_transit(5000) - table_transit(0)) / 5000);
     weighs(580, claim("203.0.113.107", "203.0.113.107"));
     weighs(610, lb_node(0, 0));
     weighs(400, tunnel(4, 4));
@@ -134,6 +167,11 @@ fn a_full_chunk_and_a_full_local_table_fit_an_api_server() {
         "{}",
         node_set(MAX_NODES_PER_CHUNK)
     );
+    // And with everybody replaced by others in a transit.
+    let transit = node_set_transit(MAX_NODES_PER_CHUNK, MAX_NODES_PER_CHUNK);
+    assert!(node_set(MAX_NODES_PER_CHUNK) + transit < 128 << 10, "{transit}");
+    let transit = table_transit(MAX_LOCAL_NODES);
+    assert!(table(Some(MAX_LOCAL_NODES)) + transit < 1 << 20, "{transit}");
     assert!(
         table(Some(MAX_LOCAL_NODES)) < 512 << 10,
         "{}",
@@ -143,6 +181,11 @@ fn a_full_chunk_and_a_full_local_table_fit_an_api_server() {
 
 #[test]
 fn an_lb_node_with_all_that_may_fail_can_be_kept_within_its_bound() {
+    let names: Vec<String> = (0..MAX_LIVELY_TRANSITS).map(|n| format!("{n:0253}")).collect();
+    assert!(
+        serde_json::to_string(&names).unwrap().len() < 4_200,
+        "room beside the list of tables that fail"
+    );
     // Names and reasons of full length would not fit: the LB node shortens the reasons.
     assert!(
         lb_node(MAX_FAILING_TABLES, 256) < MAX_LB_NODE_BYTES,

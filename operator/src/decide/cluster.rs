@@ -20,11 +20,16 @@ pub(super) fn seed(index: &Index) -> Next {
     }
 }
 
+/// How often somebody looks whether a transit is over because an LB node has died, or because it has lasted too long.
+const TRANSIT_LOOK: u32 = 30;
+
 /// The chunks of the worker set, one after another.
 pub(super) fn node_sets(index: &Index) -> Next {
-    index
-        .next_node_set()
-        .map_or(Next::Done, |chunk| quietly(Action::ApplyNodeSet(chunk)))
+    match index.next_node_set() {
+        Some(chunk) => quietly(Action::ApplyNodeSet(chunk)),
+        None if index.is_node_set_in_transit() => Next::Wait(TRANSIT_LOOK),
+        None => Next::Done,
+    }
 }
 
 /// What workers accept, be it nothing: their agents wait until they are told. What is too large leaves the old one, and whoever

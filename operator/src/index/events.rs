@@ -20,6 +20,7 @@ use super::{
     nodes::Candidate,
     seed::Found,
     store::{Key, Stamp},
+    transits,
 };
 use crate::{
     Subject,
@@ -322,6 +323,10 @@ impl Index {
         let Some(node) = self.lb_nodes.by_key(&key) else { return };
         if old.as_ref().is_none_or(|old| old.spec != node.spec) {
             dirty.insert(Subject::Tunnel);
+        }
+        // Tables in transit are found by the slow round over all Services: their end is in no hurry.
+        if self.is_node_set_in_transit() && transits::is_news(old.as_ref(), node) {
+            dirty.insert(Subject::NodeSets);
         }
         for service in &self.unpublished {
             let said = old.as_ref().map_or(Says::NotYet, |old| self.says(old, service));

@@ -10,6 +10,7 @@
 //! | `marks` | what of ours is on a Service |
 //! | `endpoints` | which nodes have endpoints of a Service |
 //! | `nodes`, `node_set` | which nodes are backends, and the next chunk of their set |
+//! | `transits` | what is published of who the backends were, and until when |
 //! | `waiting` | which Services wait for an address, or for LB nodes |
 //! | `tunnel`, `lb_nodes`, `seed` | what workers accept; who has programmed what; what flows are hashed with |
 
@@ -29,6 +30,7 @@ mod source_ranges;
 mod store;
 #[cfg(test)]
 mod tests;
+mod transits;
 mod tunnel;
 mod waiting;
 mod wanted;
@@ -234,15 +236,21 @@ impl Index {
             },
         };
         let backends = if serve.local {
-            let had = self.table(&key).filter(|table| table.spec.service == serve.service);
-            let had = had.and_then(|table| match &table.spec.backends {
+            let table = self.table(&key).filter(|table| table.spec.service == serve.service);
+            let had = table.and_then(|table| match &table.spec.backends {
                 Backends::Local { table_slots, .. } => Some(*table_slots),
                 Backends::NodeSet { .. } => None,
             });
+            let table_slots = local_table_slots(located.nodes.len(), had);
+            let transit = table.and_then(|table| {
+                let is_over = self.is_table_over(table);
+                transits::of_table(table, &located.nodes, table_slots, is_over, self.now)
+            });
             Backends::Local {
                 set: WORKERS.to_owned(),
-                table_slots: local_table_slots(located.nodes.len(), had),
+                table_slots,
                 nodes: located.nodes,
+                transit,
             }
         } else {
             Backends::NodeSet {
@@ -298,7 +306,19 @@ impl Index {
         let seed = self.seed();
         let eligible = self.nodes.iter().filter_map(|(_, node)| node.eligible());
         let eligible = eligible.map(|entry| (entry.name.as_str(), entry)).collect();
-        node_set::next(&self.settings.namespace, &self.chunks(), &eligible, seed.fingerprint()?)
+        let time = (self.is_set_over(WORKERS), self.now);
+        node_set::next(
+            &self.settings.namespace,
+            &self.chunks(),
+            &eligible,
+            seed.fingerprint()?,
+            time,
+        )
+    }
+
+    /// Whether something is published of the worker set's transit, which is to be taken out when it is over.
+    pub fn is_node_set_in_transit(&self) -> bool {
+        self.chunks().into_values().any(|chunk| chunk.transit.is_some())
     }
 
     /// How many nodes are eligible: none is `UnAvailableLoadBalancer`.

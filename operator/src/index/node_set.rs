@@ -5,8 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use operator_api::{MAX_NODES_PER_CHUNK, NodeEntry, NodeSet, NodeSetSpec, WORKERS};
+
+use super::transits;
 
 /// Most chunks of a set: 128,000 nodes.
 const MAX_CHUNKS: u32 = 256;
@@ -35,12 +38,14 @@ pub(super) fn chunks<'a>(all: impl Iterator<Item = &'a NodeSet>) -> BTreeMap<u32
 /// The next chunk to write so that the set is what `eligible` says; `None`: it is.
 ///
 /// A change of one chunk is one write with the same epoch. One of several raises the epoch in all: while some are behind, those
-/// that have the new epoch already are corrected first and the last one that is behind completes the set.
+/// that have the new epoch already are corrected first and the last one that is behind completes the set. What a chunk was before a
+/// change is published with it; when that `is_over`, taking it out is a write of its own.
 pub(super) fn next(
     namespace: &str,
     chunks: &BTreeMap<u32, &NodeSetSpec>,
     eligible: &BTreeMap<&str, &NodeEntry>,
     fingerprint: &str,
+    (is_over, now): (bool, Timestamp),
 ) -> Option<NodeSet> {
     let wanted = place(chunks, eligible);
     let count = u32::try_from(wanted.len()).unwrap_or(MAX_CHUNKS);
@@ -61,7 +66,10 @@ pub(super) fn next(
     let (number, epoch) = if behind.is_empty() {
         match differing.as_slice() {
             [] if slots > slots_now => (0, epoch_now),
-            [] => return None,
+            [] => {
+                let ends = |(_, chunk): &(&u32, &&NodeSetSpec)| is_over && chunk.transit.is_some();
+                (*chunks.iter().find(ends)?.0, epoch_now)
+            }
             [one] => (*one, epoch_now),
             [first, ..] => (*first, epoch_now.saturating_add(1)),
         }
@@ -70,6 +78,11 @@ pub(super) fn next(
         (*corrected_first.or(behind.first())?, epoch_now)
     };
     let nodes = wanted.into_iter().nth(number as usize).unwrap_or_default();
+    let had_nobody = chunks
+        .values()
+        .all(|chunk| chunk.nodes.is_empty() && chunk.transit.is_none());
+    let before = chunks.get(&number).filter(|_| !had_nobody);
+    let transit = before.and_then(|before| transits::of_chunk(before, &nodes, (slots_now, slots), is_over, now));
     Some(NodeSet {
         metadata: ObjectMeta {
             name: Some(NodeSet::name_of(WORKERS, number)),
@@ -84,6 +97,7 @@ pub(super) fn next(
             table_slots: slots,
             seed_fingerprint: fingerprint.to_owned(),
             nodes: nodes.into_iter().cloned().collect(),
+            transit,
         },
     })
 }

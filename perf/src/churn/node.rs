@@ -117,6 +117,7 @@ impl LbNode {
         let noted = std::mem::take(&mut self.noted);
         let moment = Moment {
             now: ticks(now),
+            unix_s: now / u64::from(HZ),
             timeouts: self.transit.timeouts(HZ),
             lives: self.transit.lives(HZ),
             activity: &|table, slot| noted.get(&(table, slot)).copied().unwrap_or_default(),

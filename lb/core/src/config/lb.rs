@@ -284,6 +284,7 @@ fn lb(fields: &mut Fields<'_>, says: Says) -> Option<LbConfig> {
     let (capacity, tunnel) = (capacity?, tunnel?);
     let desired = Desired {
         backends: sets.to_desired(),
+        departed: std::collections::BTreeMap::new(),
         vips: vips.vips,
         denied_sources,
         own_addresses: BTreeSet::new(),

@@ -85,6 +85,7 @@ impl Vips {
                 key?,
                 Vip {
                     set,
+                    base: None,
                     limits: limits?,
                     allowed_sources,
                     too_big: too_big?,

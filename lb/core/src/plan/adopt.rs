@@ -212,7 +212,7 @@ impl Planner {
     /// Gives every line an owner, and every position that a table names.
     fn adopt_backends(&mut self, desired: &Desired, found: &BTreeMap<VipKey, VipMeta>) -> Result<(), AdoptError> {
         let mut at: BTreeMap<IpAddr, VecDeque<&BackendId>> = BTreeMap::new();
-        for (id, backend) in &desired.backends {
+        for (id, backend) in desired.backends.iter().chain(&desired.departed) {
             at.entry(backend.address).or_default().push_back(id);
         }
         let end = self.capacity.backend_lines();

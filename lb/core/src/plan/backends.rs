@@ -55,6 +55,7 @@ impl Planning<'_> {
                 }
             }
         }
+        self.admit_departed();
         for (id, state) in &mut self.books.backends {
             let is_dead = self.laid.is_dead(id);
             if !desired.backends.contains_key(id) && !state.has_departed {

@@ -42,6 +42,8 @@ pub(super) struct Books {
     pub(super) grown: Arc<BTreeMap<VipKey, usize>>,
     /// Slots of VIPs that the maps before these had in transit.
     pub(super) prior: Arc<BTreeMap<VipKey, Prior>>,
+    /// VIPs whose change of backends waits for room.
+    pub(super) waiting: BTreeSet<VipKey>,
     /// Members that took no new flows in the last plan.
     pub(super) unfit: BTreeSet<Unfit>,
     /// Backends at which no VIP kept UDP flows in the last plan.
@@ -129,6 +131,7 @@ impl Books {
             settings: Default::default(),
             grown: Arc::default(),
             prior: Arc::default(),
+            waiting: BTreeSet::new(),
             unfit: BTreeSet::new(),
             without_datagrams: BTreeSet::new(),
             lines_in_use: BTreeSet::new(),

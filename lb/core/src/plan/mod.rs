@@ -14,8 +14,10 @@
 //! | `schedules` | who may take new flows of VIPs with a scheduler |
 //! | `entries` | the order of words of a match entry |
 //! | `transit` | wide tables: made for a move, ended slot by slot |
+//! | `published` | transits that are published: where a VIP begins that is new here, and who waits for the end |
 //! | `health` | which members take no new flows |
 //! | `moment` | what a plan must know of time and packets |
+//! | `waits` | transit memory at its bound: what waits until transits end |
 //! | `vips` | what a VIP needs before it is published or retargeted |
 //! | `observe` | what is shown |
 //! | `draft` | the plan in the making, and how it is undone |
@@ -48,11 +50,13 @@ mod health;
 mod image;
 mod moment;
 mod observe;
+mod published;
 mod schedules;
 mod sets;
 mod tables;
 mod transit;
 mod vips;
+mod waits;
 mod write;
 
 use std::{
@@ -351,8 +355,8 @@ struct Planning<'a> {
     set_keys: BTreeMap<(usize, usize, usize, Option<usize>), SetKey>,
     /// Slots of sets seen in this run.
     built: BTreeMap<SetKey, Arc<[u16]>>,
-    /// Moves made in this run, to a set, and the wide table of each that needs one.
-    moves: BTreeMap<(Origin, SetKey), Option<Table>>,
+    /// Moves made in this run, to a set, and the wide table of each that needs one, or that there is no room for it.
+    moves: BTreeMap<(Origin, SetKey), Result<Option<Table>, PlanError>>,
     /// Pairs of tables whose moved slots are counted.
     retargets: BTreeSet<(Table, Table)>,
     /// Address entries that have a place and are not published yet.
@@ -386,6 +390,7 @@ impl Planning<'_> {
             .keys()
             .map(|key| (key.address, own.contains(&key.address)))
             .collect();
+        self.books.waiting.clear();
         self.age_wide_tables();
         self.remove_vips(&addresses);
         self.plan_backends(self.desired, hops)?;

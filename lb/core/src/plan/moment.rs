@@ -20,6 +20,8 @@ pub const TRANSIT_MAX_S: u32 = 24 * 3_600;
 pub struct Moment<'a> {
     /// Ticks, as the program counts them ([`xdp_prog::abi::tick_shift`]).
     pub now: u32,
+    /// The same by the clock by which transits are published: seconds since 1970.
+    pub unix_s: u64,
     /// How long flows may be silent, in ticks.
     pub timeouts: Timeouts,
     /// How long records of flows live, for the program.
@@ -41,6 +43,7 @@ impl fmt::Debug for Moment<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             now,
+            unix_s,
             timeouts,
             lives,
             activity: _,
@@ -51,6 +54,7 @@ impl fmt::Debug for Moment<'_> {
         } = self;
         f.debug_struct("Moment")
             .field("now", now)
+            .field("unix_s", unix_s)
             .field("timeouts", timeouts)
             .field("lives", lives)
             .field("dead", dead)
@@ -64,6 +68,7 @@ impl Moment<'static> {
     /// No time has passed, nothing is dead and no packet came: all that a planner without transit must know.
     pub const STILL: Self = Self {
         now: 0,
+        unix_s: 0,
         timeouts: Timeouts {
             tcp_idle: 4 * TCP_IDLE_S,
             udp_idle: 4 * UDP_IDLE_S,

@@ -169,9 +169,9 @@ impl Planner {
             .collect()
     }
 
-    /// Whether a VIP's flows may live elsewhere than its set says: plan again in time, so that it ends.
+    /// Whether a VIP's flows may live elsewhere than its set says, or a change waits for room: plan again in time, so that it ends.
     pub fn is_in_transit(&self) -> bool {
-        !self.books.lookup.wide.is_empty()
+        !self.books.lookup.wide.is_empty() || !self.books.waiting.is_empty()
     }
 
     /// Whether a VIP's flows are recorded always: they may live at whoever was in its set.

@@ -39,6 +39,14 @@ impl Table {
         is_wide: false,
     };
 
+    /// How many times the units of a plain table a wide one has.
+    pub(super) const WIDE_TO_PLAIN: u32 = WIDE_UNITS as u32;
+
+    /// Units that it takes.
+    pub(super) fn units(self) -> u32 {
+        1 << self.units_log2()
+    }
+
     pub(super) fn units_log2(self) -> u32 {
         let width = if self.is_wide { WIDE_UNITS } else { 1 };
         (self.slots / UNIT_SLOTS * width).trailing_zeros()
@@ -235,6 +243,14 @@ impl Lookup {
     /// Units that have an owner, the empty table's included.
     pub(super) fn units_in_use(&self) -> u32 {
         self.units.len() - self.units.free()
+    }
+
+    pub(super) fn free_units(&self) -> u32 {
+        self.units.free()
+    }
+
+    pub(super) fn max_segments(&self) -> u32 {
+        self.max_segments
     }
 
     /// Whether a table is wide and has no slot in transit any more.

@@ -33,6 +33,8 @@ pub(super) struct Wide {
     pub(super) past: BTreeSet<BackendIndex>,
     /// No slot is in transit any more.
     pub(super) is_over: bool,
+    /// Nor would one be, if silence ended its transit.
+    pub(super) is_quiet: bool,
 }
 
 impl Wide {
@@ -54,6 +56,7 @@ impl Books {
             began: vec![began; table.slots].into(),
             past: self.backend_ids.keys().copied().collect(),
             is_over: false,
+            is_quiet: false,
         };
         self.lookup.add_wide(table);
         self.lookup.wide.insert(table, wide);
@@ -67,6 +70,8 @@ pub(super) enum Origin {
     Here(Table),
     /// At a table of the maps before these.
     Prior(Table),
+    /// At what is published, which stands there in memory while the plan is made.
+    Published(usize),
 }
 
 /// Slots of a VIP that another planner's maps had in transit.
@@ -77,6 +82,14 @@ pub(super) struct Prior {
     past: BTreeSet<BackendIndex>,
     /// Records placed flows everywhere.
     is_scheduled: bool,
+}
+
+/// What slots say before a move.
+pub(super) struct Before {
+    pub(super) slots: Arc<[Slot]>,
+    pub(super) past: BTreeSet<BackendIndex>,
+    /// When the move was, if not now.
+    pub(super) since: Option<u32>,
 }
 
 /// Whether flows of a VIP are kept where they live.
@@ -91,12 +104,14 @@ impl Planning<'_> {
     /// Ends what is over, slot by slot, and forgets who is dead.
     pub(super) fn age_wide_tables(&mut self) {
         let moment = self.moment;
+        let published = self.published_tables();
         let tables: Vec<Table> = self.books.lookup.wide.keys().copied().collect();
         for table in tables {
             let Some(mut wide) = self.books.lookup.wide.get(&table).cloned() else {
                 continue;
             };
-            let mut is_over = true;
+            let is_published = published.contains(&table);
+            let (mut is_over, mut is_quiet) = (true, true);
             for slot in 0..table.slots {
                 let mut before = self.slot(table, &wide, slot);
                 if !before.is_in_transit() {
@@ -106,9 +121,12 @@ impl Planning<'_> {
                     before.began.window = moment.now;
                 }
                 let is_dead = |backend| self.is_dead(BackendIndex(backend));
-                let after = before
-                    .changed(before.word.cur(), is_dead, moment.now)
-                    .aged(moment.now, &moment.timeouts);
+                let before_age = before.changed(before.word.cur(), is_dead, moment.now);
+                let mut after = before_age.aged(moment.now, &moment.timeouts);
+                is_quiet &= !after.is_in_transit();
+                if is_published {
+                    after = before_age.aged_but_for_silence(moment.now, &moment.timeouts);
+                }
                 is_over &= !after.is_in_transit();
                 if wide.began.get(slot) != Some(&after.began) {
                     Arc::make_mut(&mut wide.began)[slot] = after.began;
@@ -118,7 +136,7 @@ impl Planning<'_> {
                     self.draft.store(MapId::LookupTables, segment, word, after.word.0);
                 }
             }
-            wide.is_over = is_over;
+            (wide.is_over, wide.is_quiet) = (is_over, is_quiet);
             self.books.lookup.wide.insert(table, wide);
         }
     }
@@ -149,29 +167,31 @@ impl Planning<'_> {
         if !keeps_flows(&key, vip) {
             return Ok(None);
         }
+        let since = None;
+        let before = Before { slots, past, since };
         if is_scheduled && !vip.is_scheduled() {
-            return self.wide_table(key, &slots, past, set, true);
+            return self.wide_table(key, before, set, true);
         }
-        self.moved((Origin::Prior(table), set.clone()), key, |_| (slots, past))
+        self.moved((Origin::Prior(table), set.clone()), key, |_| before)
     }
 
     /// The wide table of a move, made if this plan has not made it yet.
-    fn moved(
+    pub(super) fn moved(
         &mut self,
         way: (Origin, SetKey),
         key: VipKey,
-        before: impl FnOnce(&Self) -> (Arc<[Slot]>, BTreeSet<BackendIndex>),
+        before: impl FnOnce(&Self) -> Before,
     ) -> Result<Option<Table>, PlanError> {
-        if let Some(table) = self.moves.get(&way).copied() {
-            if let Some(table) = table {
+        if let Some(moved) = self.moves.get(&way).cloned() {
+            if let Ok(Some(table)) = moved {
                 self.books.lookup.use_table(table);
             }
-            return Ok(table);
+            return moved;
         }
-        let (slots, past) = before(self);
-        let table = self.wide_table(key, &slots, past, &way.1, false)?;
-        self.moves.insert(way, table);
-        Ok(table)
+        let before = before(self);
+        let table = self.wide_table(key, before, &way.1, false);
+        self.moves.insert(way, table.clone());
+        table
     }
 
     /// Whether a change of the VIP's table keeps its flows where they live.
@@ -182,12 +202,16 @@ impl Planning<'_> {
     fn wide_table(
         &mut self,
         key: VipKey,
-        before: &[Slot],
-        mut past: BTreeSet<BackendIndex>,
+        before: Before,
         set: &SetKey,
         is_scattered: bool,
     ) -> Result<Option<Table>, PlanError> {
         let cur = self.set_slots(set);
+        let Before {
+            slots: before,
+            mut past,
+            since,
+        } = before;
         let scale = before.len().max(cur.len());
         let at = |slot, of| base_slot(slot, scale, of);
         let is_dead = |backend| self.is_dead(BackendIndex(backend));
@@ -204,6 +228,9 @@ impl Planning<'_> {
             if is_scattered {
                 after = after.scattered(self.moment.now);
             }
+            if let Some(since) = since {
+                after = after.as_of(since, self.moment.now, &self.moment.timeouts);
+            }
             if after.is_in_transit() && before.word.cur() != cur {
                 past.insert(BackendIndex(before.word.cur()));
             }
@@ -217,6 +244,15 @@ impl Planning<'_> {
             slots: scale,
             is_wide: true,
         };
+        // Whatever this plan has let go of makes room, too.
+        let has_room = self.has_room_for(table) || self.reclaim() && self.has_room_for(table);
+        if !has_room {
+            return Err(PlanError::SlotMemoryFull {
+                vip: key,
+                slots: scale,
+                segments: self.books.lookup.max_segments(),
+            });
+        }
         let table = self.place_table(key, table)?;
         let (segment, word) = table.word(0);
         let values = slots.iter().flat_map(|slot| [slot.word.0, slot.activity.0]).collect();
@@ -224,8 +260,13 @@ impl Planning<'_> {
         self.summary.tables_built += 1;
         self.books.lookup.add_wide(table);
         let began = slots.iter().map(|slot| slot.began).collect();
-        let is_over = false;
-        self.books.lookup.wide.insert(table, Wide { began, past, is_over });
+        let wide = Wide {
+            began,
+            past,
+            is_over: false,
+            is_quiet: false,
+        };
+        self.books.lookup.wide.insert(table, wide);
         Ok(Some(table))
     }
 
@@ -236,13 +277,13 @@ impl Planning<'_> {
         before: &VipState,
         set: &SetKey,
     ) -> Result<Option<Table>, PlanError> {
-        let (slots, past) = self.slots_before(before);
-        self.wide_table(key, &slots, past, set, true)
+        let before = self.slots_before(before);
+        self.wide_table(key, before, set, true)
     }
 
     /// What a VIP's slots say now.
-    fn slots_before(&self, vip: &VipState) -> (Arc<[Slot]>, BTreeSet<BackendIndex>) {
-        match self.books.lookup.wide.get(&vip.table) {
+    fn slots_before(&self, vip: &VipState) -> Before {
+        let (slots, past) = match self.books.lookup.wide.get(&vip.table) {
             Some(wide) => {
                 let slots = (0..vip.table.slots).map(|slot| self.slot(vip.table, wide, slot));
                 (slots.collect(), wide.past.clone())
@@ -251,7 +292,9 @@ impl Planning<'_> {
                 let words = self.draft.image().table(vip.table.unit, vip.table.slots);
                 (slots_of(words).map(Slot::steady).collect(), BTreeSet::new())
             }
-        }
+        };
+        let since = None;
+        Before { slots, past, since }
     }
 
     fn slot(&self, table: Table, wide: &Wide, slot: usize) -> Slot {

@@ -149,7 +149,15 @@ impl Planning<'_> {
         }
         let grown = self.books.grown.get(&key).copied().unwrap_or_default();
         let set = self.set_key(key, vip, grown)?;
-        let table = match self.carried_table(key, vip, &set)? {
+        let moved = match self.carried_table(key, vip, &set)? {
+            Some(table) => Some(table),
+            None => match self.published_table(key, vip, &set) {
+                // Of flows that it has never seen nothing can be kept then; the others go on.
+                Err(PlanError::SlotMemoryFull { .. }) => None,
+                published => published?,
+            },
+        };
+        let table = match moved {
             Some(table) => table,
             None => self.acquire_table(key, &set)?,
         };
@@ -183,11 +191,12 @@ impl Planning<'_> {
 
     fn change_vip(&mut self, key: VipKey, vip: &Vip, before: VipState) -> Result<(), PlanError> {
         let set = self.set_key(key, vip, before.most_slots)?;
-        let table = self.next_table(key, vip, &before, &set)?;
+        let (table, set, waits) = self.next_table_or_wait(key, vip, &before, set)?;
+        let desired_set = if waits { &before.desired_set } else { &vip.set };
         let scheduled = self.acquire_schedule(key, vip, &set)?;
         let mut after = VipState {
             table,
-            desired_set: vip.set.clone(),
+            desired_set: desired_set.clone(),
             most_slots: before.most_slots.max(table.slots),
             limits: vip.limits,
             clamp_mss: vip.clamp_mss,
@@ -249,7 +258,13 @@ impl Planning<'_> {
     }
 
     /// The table that a VIP's flows go by from now on; it counts as one user more.
-    fn next_table(&mut self, key: VipKey, vip: &Vip, before: &VipState, set: &SetKey) -> Result<Table, PlanError> {
+    pub(super) fn next_table(
+        &mut self,
+        key: VipKey,
+        vip: &Vip,
+        before: &VipState,
+        set: &SetKey,
+    ) -> Result<Table, PlanError> {
         let was = before.table;
         if self.is_kept(&key, vip)
             && before.scheduled.is_some()

@@ -10,6 +10,8 @@
 //! | `lines` | the order in which words of backend lines change |
 //! | `scenarios` | the orders that the design names, one by one |
 //! | `transit` | flows that live while plans are carried out |
+//! | `waits` | transit memory at its bound |
+//! | `published` | LB nodes that start or join in a transit |
 //! | `health` | flows of backends that fall ill, die and recover |
 
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]

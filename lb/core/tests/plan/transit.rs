@@ -27,6 +27,11 @@ use xdp_prog::{
 
 use crate::world::{id, resolved};
 
+#[path = "published.rs"]
+mod published;
+#[path = "waits.rs"]
+mod waits;
+
 const HZ: u32 = 250;
 const TRANSIT: TransitConfig = TransitConfig {
     enabled: true,
@@ -138,6 +143,10 @@ impl Flow {
 
 impl World {
     pub(crate) fn new(features: u64, restarts: Restarts) -> Self {
+        Self::with(features, &CAPACITY, restarts)
+    }
+
+    fn with(features: u64, capacity: &Capacity, restarts: Restarts) -> Self {
         let config = Config {
             features,
             seed: [1, 2, 3, 4],
@@ -148,7 +157,7 @@ impl World {
             tick_shift: tick_shift(HZ).into(),
             ..Config::EMPTY
         };
-        let planner = Planner::new(&CAPACITY, &config, HZ);
+        let planner = Planner::new(capacity, &config, HZ);
         let mut world = Self {
             config,
             restarts,
@@ -284,9 +293,11 @@ impl World {
     pub(crate) fn plan(&mut self, dice: &mut Dice) {
         let noted = std::mem::take(&mut self.noted);
         let named = self.named();
+        // Packets come while it is being planned, so their time may be a tick ahead.
+        let now = self.ticks().wrapping_sub(dice.below(2) as u32);
         let moment = Moment {
-            // Packets come while it is being planned, so their time may be a tick ahead.
-            now: self.ticks().wrapping_sub(dice.below(2) as u32),
+            now,
+            unix_s: self.unix_s(),
             timeouts: TRANSIT.timeouts(HZ),
             lives: TRANSIT.lives(HZ),
             activity: &|table, slot| noted.get(&(table, slot)).copied().unwrap_or_default(),
@@ -330,7 +341,8 @@ impl World {
         self.noted.retain(|(table, _), _| tables.contains(table));
         let noted = &self.noted;
         let again = Moment {
-            now: self.ticks(),
+            now,
+            unix_s: self.unix_s(),
             timeouts: TRANSIT.timeouts(HZ),
             lives: TRANSIT.lives(HZ),
             activity: &|table, slot| noted.get(&(table, slot)).copied().unwrap_or_default(),

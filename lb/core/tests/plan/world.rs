@@ -236,6 +236,7 @@ pub(crate) fn states() -> impl Strategy<Value = Desired> {
             Desired {
                 vips,
                 backends: all,
+                departed: BTreeMap::new(),
                 denied_sources,
                 own_addresses,
                 tunnel,

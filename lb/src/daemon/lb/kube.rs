@@ -169,6 +169,7 @@ impl Kube {
         let snapshot = Snapshot {
             vips: desired.vips.clone(),
             backends: desired.backends.clone(),
+            departed: desired.departed.clone(),
             tunnel: desired.tunnel.as_ref().map(|tunnel| Accepts {
                 sources: tunnel.sources.clone(),
                 vip_prefixes: tunnel.vip_prefixes.clone(),
@@ -284,7 +285,8 @@ impl Lb {
             kube.link.count_delays(&std::mem::take(&mut told.since));
         }
         if moved {
-            self.driver.set_backends(addresses(desired));
+            // With those that flows still live at.
+            self.driver.set_backends(self.tables.addresses());
         }
         self.own_addresses.clone_from(&desired.own_addresses);
         self.slow.publish(&new.config, desired, &hops, &self.tables.overlay);
@@ -301,13 +303,24 @@ impl Lb {
         let Source::Kube(kube) = &mut self.source else {
             return;
         };
-        if let Some(told) = kube.told.take() {
-            kube.link.count_delays(&told.since);
+        let Some(told) = kube.told.take() else { return };
+        kube.link.count_delays(&told.since);
+        // Before: what has just changed must not be taken to be over.
+        self.say_lively();
+        if let Source::Kube(kube) = &self.source {
             kube.link.tell(Word::Programmed {
                 sequence: told.sequence,
                 vips,
                 backends,
             });
+        }
+    }
+
+    /// Says of which published transits some flow may still live elsewhere.
+    pub(super) fn say_lively(&self) {
+        if let Source::Kube(kube) = &self.source {
+            let lively = self.tables.planner.lively_transits(&self.file.config.desired);
+            kube.link.tell(Word::Lively(lively.into_iter().cloned().collect()));
         }
     }
 

@@ -64,6 +64,7 @@ impl Lb {
                 resolved: sizes.ready,
                 unresolved: sizes.backends - sizes.ready,
                 lookup_tables: sizes.tables,
+                waiting: self.tables.planner.waiting(),
             }),
             interfaces: self.attachments.iter().map(views::attached).collect(),
             health: self.health_facts(),

@@ -39,6 +39,7 @@ fn facts() -> Facts {
             stale: true,
         },
         tables: Some(TableFacts {
+            waiting: 1,
             vips: 2,
             resolved: 3,
             unresolved: 1,

@@ -14,6 +14,7 @@
 //! | `client` | the way to the API server | the API server |
 //! | `drain` | a node's exclusion, by a person's word | the API server |
 //! | `watch` | lists and changes of one kind | the API server |
+//! | `transits` | which published transits are over here | none |
 //! | `report` | this node's LbNode and Lease | the API server |
 //! | `agent` | the LB node's thread: all of it together | by the others |
 //! | `worker` | the worker node's thread | by the others |
@@ -28,6 +29,7 @@ pub mod index;
 pub mod object;
 mod report;
 pub mod seed;
+mod transits;
 mod watch;
 pub mod worker;
 

@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest reason of a failing table, in bytes.
 const MAX_WHY: usize = 256;
 /// Most bytes of the list of failing tables, so that all of the LbNode stays within its bound.
-const MAX_FAILING_BYTES: usize = 12 << 10;
+const MAX_FAILING_BYTES: usize = 9 << 10;
 /// Longest message of a condition, in bytes.
 const MAX_MESSAGE: usize = 1024;
 
@@ -48,6 +48,8 @@ pub(super) struct Say {
     pub(super) sources: Vec<String>,
     /// What is in the maps.
     pub(super) programmed: Programmed,
+    /// Which published transits are over here.
+    pub(super) transits: operator_api::Transits,
     /// `None`: it serves what it was told; else a reason in UpperCamelCase.
     pub(super) trouble: Option<&'static str>,
     /// For people.
@@ -213,6 +215,7 @@ impl Reporter {
         let status = LbNodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             programmed: say.programmed.clone(),
+            transits: Some(say.transits.clone()),
             conditions: vec![Condition {
                 type_: CONDITION_READY.to_owned(),
                 status: if ready { "True" } else { "False" }.to_owned(),

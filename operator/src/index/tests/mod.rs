@@ -10,6 +10,7 @@ mod nodes;
 mod order;
 mod scale;
 mod source_ranges;
+mod transits;
 mod tunnel_and_seed;
 
 use std::collections::BTreeSet;

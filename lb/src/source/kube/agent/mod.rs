@@ -48,6 +48,8 @@ pub enum Word {
         /// Backends with a line.
         backends: usize,
     },
+    /// Published transits by which some flow may still go, by who publishes them.
+    Lively(BTreeSet<Arc<str>>),
     /// The maps say what they said before.
     Refused {
         /// The VIP that the planner named.

@@ -25,6 +25,7 @@ use super::{
         object::Received,
         report::{self, Reporter, Say},
         seed::Seeds,
+        transits::Transits,
         watch::{self, Kind, Told, say_client},
     },
     Awaited, Standing, Update, Word, lock, note_away,
@@ -75,6 +76,7 @@ pub(super) struct Agent {
     /// The sequence that it was given last; `None`: it shall get one in any case.
     given: Option<u64>,
     programmed: Programmed,
+    transits: Transits,
     failing: Failing,
     trouble: Option<String>,
     seed_error: Option<String>,
@@ -111,6 +113,7 @@ impl Agent {
             in_flight: None,
             given: None,
             programmed: Programmed::default(),
+            transits: Transits::default(),
             failing: Arc::default(),
             trouble: None,
             seed_error: None,
@@ -322,6 +325,7 @@ impl Agent {
                     self.trouble = Some(why);
                 }
             }
+            Word::Lively(lively) => self.transits.are_lively(lively),
             Word::Own { sources, own } => {
                 self.sources = sources;
                 self.index.set_own(own);
@@ -482,6 +486,7 @@ impl Agent {
         Say {
             sources: self.sources.clone(),
             programmed: self.programmed.clone(),
+            transits: self.transits.said().clone(),
             trouble,
             message,
         }
@@ -518,6 +523,7 @@ impl Agent {
             .zip(until)
             .map(|(held, until)| (held.vips, held.of, until));
         drop(standing);
+        self.transits.look_at(&self.index);
         let say = self.say();
         to.send_if_modified(|before| {
             let other = *before != say;

@@ -10,6 +10,7 @@ mod serve;
 mod table;
 #[cfg(test)]
 mod tests;
+mod transits;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -58,6 +59,8 @@ pub struct Snapshot {
     pub vips: BTreeMap<VipKey, Vip>,
     /// Every backend that a set names.
     pub backends: BTreeMap<BackendId, Backend>,
+    /// Nodes that have left, while flows may live there.
+    pub departed: BTreeMap<BackendId, Backend>,
     /// What this node decapsulates, when it is itself in a node set.
     pub tunnel: Option<Accepts>,
     /// Tables that are not in the maps as they should be, with the reason.
@@ -318,6 +321,7 @@ impl Index {
         Snapshot {
             vips: self.vips.clone(),
             backends: self.room.backends(),
+            departed: self.departed(),
             tunnel: tunnel.map(|(_, accepts)| accepts.clone()),
             failing: Arc::clone(&self.failing),
             revisions: self.revisions,

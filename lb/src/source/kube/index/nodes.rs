@@ -16,6 +16,7 @@ use super::{
     super::object::Object,
     room::Keyed,
     table::{self, TableError},
+    transits::{self, Former},
 };
 
 /// Address families of VIPs.
@@ -51,7 +52,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    fn new(entry: &NodeEntry) -> Option<Self> {
+    pub(super) fn new(entry: &NodeEntry) -> Option<Self> {
         let address = |text: &Option<String>, family: Family, suffix| {
             let address: IpAddr = text.as_deref()?.parse().ok()?;
             let usable = Family::of(address) == family && not_unicast(address).is_none();
@@ -85,6 +86,8 @@ pub(super) struct Nodes {
     pub(super) fingerprint: Arc<str>,
     /// All nodes, for VIPs of either family.
     all: [Keyed; 2],
+    /// What is published of its transit.
+    pub(super) transit: Option<Former>,
     /// What it was made of.
     pub(super) chunks: Vec<Arc<Object<NodeSetSpec>>>,
 }
@@ -123,6 +126,12 @@ impl NodeSets {
 
     pub(super) fn chunk_names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.chunks.keys()
+    }
+
+    /// Addresses of nodes that have left, as long as flows may live there; one that is back has the address that it has now.
+    pub(super) fn departed(&self) -> impl Iterator<Item = &(BackendId, IpAddr)> {
+        let transits = self.sets.values().filter_map(|set| set.transit.as_ref());
+        transits.flat_map(|transit| transit.departed.values().flat_map(Node::addresses))
     }
 
     /// The address of a backend.
@@ -224,6 +233,7 @@ fn assemble(chunks: &[Arc<Object<NodeSetSpec>>], before: Option<&Nodes>) -> Resu
         let same = before.map(|before| before.all(family)).filter(|same| **same == set);
         same.cloned().unwrap_or(set)
     };
+    let transit = transits::of_set(&specs, &nodes, before.and_then(|before| before.transit.as_ref()));
     let all_v4 = all(Family::V4);
     let all_v6 = all(Family::V6);
     Ok(Nodes {
@@ -234,6 +244,7 @@ fn assemble(chunks: &[Arc<Object<NodeSetSpec>>], before: Option<&Nodes>) -> Resu
             [all_v4, all_v6]
         },
         chunks: chunks.to_vec(),
+        transit,
         nodes,
     })
 }

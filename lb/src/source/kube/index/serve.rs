@@ -6,7 +6,7 @@ use std::{
 };
 
 use lb_core::{
-    desired::{BackendId, BackendSet, Member, Vip, VipKey, keeps_datagrams},
+    desired::{BackendId, BackendSet, Base, Member, Vip, VipKey, keeps_datagrams},
     ranges::RangeSet,
 };
 use operator_api::LocalNode;
@@ -149,9 +149,14 @@ impl Index {
             }
             return Err(why);
         }
+        let bases: BTreeMap<Family, Arc<Base>> = sets
+            .keys()
+            .filter_map(|family| Some((*family, self.base_of(name, &parsed.to, *family)?)))
+            .collect();
         let vip = |key: &VipKey| -> Option<Vip> {
-            let set = sets.get(&Family::of(key.address))?;
-            let mut vip = Vip::new(Arc::clone(&set.set));
+            let family = Family::of(key.address);
+            let mut vip = Vip::new(Arc::clone(&sets.get(&family)?.set));
+            vip.base = bases.get(&family).cloned();
             vip.allowed_sources = parsed.sources.as_ref().map(|(networks, _)| Arc::clone(networks));
             // A node that keeps no flow records serves what it can without: a client by its hash, others by their slot.
             if self.own.keeps_records || !parsed.scheduler.keeps_state() {
@@ -301,6 +306,7 @@ impl Index {
                 set,
                 slots,
                 nodes: local,
+                transit: _,
             } => {
                 let nodes = self.node_sets.get(set).ok_or_else(|| missing(set))?;
                 (nodes, Keyed::new(some_of(nodes, local, *slots, family)?))
@@ -346,6 +352,7 @@ fn some_of(nodes: &Nodes, local: &[LocalNode], slots: usize, family: Family) -> 
 fn is_same(a: &Vip, b: &Vip) -> bool {
     let Vip {
         set,
+        base,
         limits,
         allowed_sources,
         too_big,
@@ -358,6 +365,7 @@ fn is_same(a: &Vip, b: &Vip) -> bool {
         checks,
     } = a;
     Arc::ptr_eq(set, &b.set)
+        && *base == b.base
         && *limits == b.limits
         && *allowed_sources == b.allowed_sources
         && *too_big == b.too_big

@@ -13,7 +13,7 @@ use lb_core::{
     ranges::RangeSet,
     schedule::{MAX_AFFINITY_S, Scheduler},
 };
-use operator_api::{AddressFamily, Backends, ForwardingMode, HealthCheck, LocalNode, VipTableSpec};
+use operator_api::{AddressFamily, Backends, ForwardingMode, HealthCheck, LocalNode, LocalTransit, VipTableSpec};
 
 /// Why a table is not served as it should be. Displays as the reason in `LbNode.status.programmed.failing`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -159,6 +159,7 @@ pub(super) enum To {
         set: Arc<str>,
         slots: usize,
         nodes: Vec<LocalNode>,
+        transit: Option<LocalTransit>,
     },
 }
 
@@ -215,10 +216,12 @@ pub(super) fn parse(spec: &VipTableSpec) -> Result<Parsed, TableError> {
             set,
             table_slots,
             nodes,
+            transit,
         } => To::Some {
             set: set.as_str().into(),
             slots: slots(*table_slots)?,
             nodes: nodes.clone(),
+            transit: transit.clone(),
         },
     };
     Ok(Parsed {

@@ -1,6 +1,7 @@
 mod health;
 mod lists;
 mod schedulers;
+mod transits;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -86,6 +87,7 @@ fn local(addresses: &[&str], nodes: &[(&str, u16, u16)]) -> VipTableSpec {
             set: "workers".to_owned(),
             table_slots: 256,
             nodes: nodes.iter().map(node).collect(),
+            transit: None,
         },
         ..spec(addresses, &[80])
     }
@@ -106,6 +108,7 @@ fn chunk(chunk: u32, chunks: u32, epoch: i64, nodes: &[(&str, Option<&str>, Opti
         table_slots: 1024,
         seed_fingerprint: "0123456789abcdef".to_owned(),
         nodes: nodes.iter().map(node).collect(),
+        transit: None,
     };
     object(&format!("workers-{chunk}"), 0, 10, spec)
 }
@@ -368,6 +371,7 @@ fn a_bad_table_fails_alone_and_what_it_was_stays() {
                     set: "workers".to_owned(),
                     table_slots: 1000,
                     nodes: Vec::new(),
+                    transit: None,
                 },
                 ..spec(&["203.0.113.1"], &[80])
             },
