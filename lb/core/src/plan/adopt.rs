@@ -19,8 +19,8 @@ use std::{
 };
 
 use xdp_prog::abi::{
-    BackendIndex, BackendLine, Config, KeyV4, KeyV6, SEGMENT_UNITS, Schedule, SetRef, SlotWord, VipIndex, VipMeta,
-    WAYS_V4, WAYS_V6, setting,
+    BackendIndex, BackendLine, Config, KeyV4, KeyV6, SEGMENT_UNITS, SetRef, SlotWord, VipIndex, VipMeta, WAYS_V4,
+    WAYS_V6, setting,
 };
 
 use super::{
@@ -29,10 +29,10 @@ use super::{
     entries::EntryKey,
     image::slots_of,
     rates,
-    schedules::{Scheduled, only_slot},
+    schedules::only_slot,
     tables::{SetKey, build, check_set, digest_of, pack},
     transit,
-    vips::{AFFINITY, ALLOWED_SOURCES, OPTION_WORDS, PACKET_RATE, SCHEDULE, SYN_RATE, meta_of},
+    vips::{ALLOWED_SOURCES, OPTION_WORDS, PACKET_RATE, SCHEDULE, SYN_RATE, meta_of},
 };
 use crate::{
     config::Capacity,
@@ -394,30 +394,6 @@ impl Planner {
         Ok(state)
     }
 
-    /// What a VIP has of a scheduler, and whether that is what is wanted. Otherwise the next plan gives it what is; flows stay with
-    /// whoever has them.
-    fn adopt_schedule(
-        &mut self,
-        meta: VipMeta,
-        key: VipKey,
-        wanted: Option<(&Vip, &SetKey)>,
-    ) -> Result<(Option<Scheduled>, bool), AdoptError> {
-        if !meta.has(VipMeta::SCHEDULED) {
-            return Ok((None, true));
-        }
-        let index = meta.vip().0;
-        let word = |word| self.image.load(MapId::VipOptions, index, word);
-        let (schedule, affinity) = (Schedule(word(SCHEDULE)), word(AFFINITY));
-        let unit = schedule.unit().0;
-        let clock = (&self.image, self.hz, self.config.tick_shift as u32);
-        let nobody = nobody("schedule", unit, 0);
-        let found = self
-            .books
-            .find_schedule((schedule, affinity), (key, wanted), nobody, clock);
-        let (scheduled, is_wanted) = found.ok_or(AdoptError::Schedule { unit })?;
-        Ok((Some(scheduled), is_wanted))
-    }
-
     /// The desired set, if the VIP's table is that set's.
     fn recognise(&self, key: VipKey, vip: &Vip, table: Table, desired: &Desired, built: &mut Built) -> Option<SetKey> {
         let slots = wanted_slots(vip, table);
@@ -496,7 +472,7 @@ fn stand_in(what: &str, position: u32) -> BackendId {
 }
 
 /// A set that no configuration can name.
-fn nobody(what: &str, position: u32, slots: usize) -> SetKey {
+pub(super) fn nobody(what: &str, position: u32, slots: usize) -> SetKey {
     let member = Member {
         backend: stand_in(what, position),
         weight: 0,

@@ -6,15 +6,17 @@
 use std::collections::BTreeMap;
 
 use xdp_prog::{
-    abi::{Candidate, Method, SLOTS_PER_WORD, Schedule, TableUnit, UNIT_SLOTS},
+    abi::{Candidate, Method, SLOTS_PER_WORD, Schedule, TableUnit, UNIT_SLOTS, VipMeta},
     hash,
 };
 
 use super::{
-    Image, Planning,
+    Image, Planner, Planning,
+    adopt::{AdoptError, nobody},
     books::{BackendState, Books},
     error::PlanError,
     tables::{SetKey, pack},
+    vips::{AFFINITY, SCHEDULE},
     write::MapId,
 };
 use crate::{
@@ -202,6 +204,32 @@ fn affinity_of(vip: &Vip, hz: u32, tick_shift: u32) -> u64 {
 /// Units of slot memory that so many words take, as a power of two.
 fn units_log2(words: usize) -> u32 {
     words.div_ceil(UNIT_WORDS).max(1).next_power_of_two().trailing_zeros()
+}
+
+impl Planner {
+    /// What a VIP has of a scheduler, and whether that is what is wanted. Otherwise the next plan gives it what is; flows stay with
+    /// whoever has them.
+    pub(super) fn adopt_schedule(
+        &mut self,
+        meta: VipMeta,
+        key: VipKey,
+        wanted: Option<(&Vip, &SetKey)>,
+    ) -> Result<(Option<Scheduled>, bool), AdoptError> {
+        if !meta.has(VipMeta::SCHEDULED) {
+            return Ok((None, true));
+        }
+        let index = meta.vip().0;
+        let word = |word| self.image.load(MapId::VipOptions, index, word);
+        let (schedule, affinity) = (Schedule(word(SCHEDULE)), word(AFFINITY));
+        let unit = schedule.unit().0;
+        let clock = (&self.image, self.hz, self.config.tick_shift as u32);
+        let nobody = nobody("schedule", unit, 0);
+        let found = self
+            .books
+            .find_schedule((schedule, affinity), (key, wanted), nobody, clock);
+        let (scheduled, is_wanted) = found.ok_or(AdoptError::Schedule { unit })?;
+        Ok((Some(scheduled), is_wanted))
+    }
 }
 
 impl Books {

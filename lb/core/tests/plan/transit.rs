@@ -1,6 +1,8 @@
 //! Flows that live while plans are carried out: a packet pump runs at every prefix of every plan, through the packet logic itself,
 //! and no flow whose backend lives is ever sent elsewhere.
 
+mod histories;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -54,8 +56,6 @@ const SCHEDULERS: [Scheduler; 5] = [
     Scheduler::NeverQueue,
     Scheduler::DestinationHash,
 ];
-const HISTORIES: u64 = 40;
-const PLANS: usize = 14;
 const FLOWS: usize = 80;
 
 /// `SplitMix64`.
@@ -560,92 +560,4 @@ fn frame(flow: &Flow, is_first: bool) -> Vec<u8> {
             .unwrap(),
     }
     frame
-}
-
-fn history(seed: u64, features: u64, restarts: Restarts) -> World {
-    let mut dice = Dice(seed);
-    let mut world = World::new(features, restarts);
-    world.plan(&mut dice);
-    for _ in 0..40 {
-        world.pump(&mut dice, &BTreeMap::new());
-    }
-    for _ in 0..PLANS {
-        world.change(&mut dice);
-        world.plan(&mut dice);
-        let seconds = [0, 1, 30, 150][dice.below(4)];
-        world.pass(seconds);
-        // As the daemon does every two seconds.
-        world.plan(&mut dice);
-    }
-    world
-}
-
-/// No flow breaks in any history; how many packets there were, those that went elsewhere than to `cur`, and restarts.
-fn check_histories(features: u64, restarts: Restarts) -> (usize, usize, usize) {
-    let (mut packets, mut elsewhere, mut restarted) = (0, 0, 0);
-    for seed in 0..HISTORIES {
-        let mut world = history(seed, features, restarts);
-        assert_eq!(world.broken, 0, "seed {seed}");
-        packets += world.packets;
-        elsewhere += world.elsewhere;
-        restarted += world.restarted;
-        // Flows end, and with them transits: nothing is kept of what has departed.
-        world.restarts = Restarts::Never;
-        for _ in 0..6 {
-            world.living.clear();
-            world.pass(150);
-            world.plan(&mut Dice(seed));
-        }
-        assert!(!world.planner.is_in_transit(), "seed {seed}");
-        assert_eq!(
-            world.planner.usage().backends,
-            world.desired.backends.len(),
-            "seed {seed}"
-        );
-        assert!(world.planner.vips().all(|vip| !vip.table.is_wide));
-    }
-    assert!(packets > 20_000 && elsewhere > packets / 20, "{packets} {elsewhere}");
-    (packets, elsewhere, restarted)
-}
-
-#[test]
-fn no_living_flow_changes_its_backend_at_any_prefix_of_any_plan() {
-    check_histories(feature::TRANSIT, Restarts::Never);
-}
-
-#[test]
-fn nor_does_it_where_the_daemon_ends_at_any_prefix_and_another_goes_on_from_the_maps() {
-    let (packets, elsewhere, restarted) = check_histories(feature::TRANSIT, Restarts::Adopting);
-    assert!(
-        restarted > 200,
-        "{restarted} restarts, {packets} packets, {elsewhere} elsewhere"
-    );
-}
-
-/// The same with schedulers that come, go and follow each other.
-#[test]
-fn nor_does_one_that_a_scheduler_placed() {
-    check_histories(feature::TRANSIT | feature::SCHEDULERS, Restarts::Never);
-}
-
-#[test]
-fn nor_does_one_that_a_scheduler_placed_where_the_daemon_ends_at_any_moment() {
-    let (.., restarted) = check_histories(feature::TRANSIT | feature::SCHEDULERS, Restarts::Adopting);
-    assert!(restarted > 20, "{restarted}");
-}
-
-#[test]
-fn without_transit_flows_break() {
-    for features in [0, feature::SCHEDULERS] {
-        let broken = |seed| history(seed, features, Restarts::Never).broken;
-        let broken: usize = (0..HISTORIES).map(broken).sum();
-        assert!(broken > 100, "{features:x}: {broken}");
-    }
-}
-
-#[test]
-fn where_a_restart_forgets_what_is_in_transit_flows_break() {
-    let broken = |seed| history(seed, feature::TRANSIT, Restarts::Forgetting).broken;
-    let broken: usize = (0..HISTORIES).map(broken).sum();
-    assert!(broken > 100, "{broken}");
 }
