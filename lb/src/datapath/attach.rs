@@ -167,7 +167,7 @@ impl Attachment {
         Ok(std::mem::replace(&mut self.program, new))
     }
 
-    /// Puts a program that [`Self::replace`] returned in place again.
+    /// Puts a program that `replace` returned in place again.
     ///
     /// # Errors
     ///
