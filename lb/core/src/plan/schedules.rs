@@ -253,21 +253,15 @@ impl Books {
             let found = found.get(first as usize..first as usize + words)?;
             let is_same = word == word_of(key, vip, word.unit(), (content.candidates, content.turns))
                 && affinity == affinity_of(vip, hz, tick_shift)
-                && found == content.words
-                && self
-                    .schedules
-                    .places
-                    .get(&rule)
-                    .is_none_or(|place| place.unit == word.unit());
+                && found == content.words;
             is_same.then_some(rule)
         });
-        // VIPs that share a place share its rule, whoever was found first.
-        let here = self.schedules.places.iter();
-        let here = here
-            .filter(|(_, place)| place.unit == word.unit())
-            .map(|(rule, _)| rule.clone())
-            .next();
-        let is_wanted = wanted.is_some() && (here.is_none() || here == wanted);
+        let is_wanted = wanted.is_some();
+        // VIPs that share a place share its rule, whoever was found first; and a rule has one place.
+        let places = &self.schedules.places;
+        let here = places.iter().find(|(_, place)| place.unit == word.unit());
+        let here = here.map(|(rule, _)| rule.clone());
+        let wanted = wanted.filter(|rule| !places.contains_key(rule));
         let rule = here.or(wanted).unwrap_or(Rule {
             set: nobody,
             has_turns: turns > 0,
