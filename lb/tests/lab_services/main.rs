@@ -224,7 +224,9 @@ fn policy_local_goes_by_weight_and_a_change_of_policy_is_taken_live() -> Result<
     };
     site.set_pods("web", &HTTP, &[ending, Pod::ready(second)])?;
     site.wait_for_servers("web", vip, &["worker-2"])?;
-    assert_eq!(backends()?, ["worker-2/ipv4"]);
+    // Its health may say so before its table does.
+    eventually("it is no backend any more", || Ok(backends()? == ["worker-2/ipv4"]))
+        .with_context(|| site.describe("web"))?;
     site.set_pods("web", &HTTP, &[ending])?;
     site.wait_for_servers("web", vip, &["worker-1"])?;
 
