@@ -12,6 +12,7 @@ mod progress;
 mod report;
 mod slow;
 mod stats;
+mod vipline;
 
 use std::{
     io::{self, Write as _},

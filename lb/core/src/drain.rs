@@ -4,6 +4,7 @@
 //! that move by it. A deadline that has passed makes the backend one at which nothing lives any more ([`Drains::removed`]).
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -152,6 +153,15 @@ impl Drains {
                 vip.set = Arc::clone(set);
             }
         }
+    }
+
+    /// As [`Self::apply`]; a copy is made only where somebody is drained.
+    pub fn applied<'a>(&self, desired: &'a Desired) -> Cow<'a, Desired> {
+        let mut desired = Cow::Borrowed(desired);
+        if !self.is_empty() {
+            self.apply(desired.to_mut());
+        }
+        desired
     }
 
     fn drained(&self, set: &Arc<BackendSet>) -> Arc<BackendSet> {

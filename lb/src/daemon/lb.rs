@@ -22,6 +22,7 @@ use lb_core::{
         reload::{self, Loaded, Refusal, Reload},
     },
     desired::{BackendId, Desired, NextHop, NextHops},
+    drain::Drains,
     nexthop::{NextHopView, Settings, Sources},
     slow::Event,
     worker::unclaimed_prefixes,
@@ -194,7 +195,7 @@ impl Lb {
         let followed = if view.own_addresses == self.own_addresses {
             self.tables.follow(&view.next_hops)
         } else {
-            let reached = self.tables.reach(&desired(&self.file.config, &view), &view.next_hops);
+            let reached = self.tables.reach(&self.desired(&view), &view.next_hops);
             if reached.is_ok() {
                 self.own_addresses.clone_from(&view.own_addresses);
                 self.say_own();
@@ -211,13 +212,22 @@ impl Lb {
             Err(error) => tracing::error!("next hops changed and the tables did not follow: {}", report(&error)),
         }
         // Whatever came of it, the slow path learns of next hops and tries again what waits for them.
-        let desired = desired(&self.file.config, &view);
-        let (tables, config) = (&self.tables, &self.file.config);
-        self.slow
-            .publish(config, &tables.drained(&desired), &view.next_hops, &tables.overlay);
+        self.publish(&self.desired(&view), &view);
     }
 
-    /// Sweeps flow records, ends the transit of slots of which nothing lives elsewhere any more, and forgets backends that had to be kept for them.
+    /// What the configuration in force asks of the tables.
+    fn desired(&self, view: &NextHopView) -> Desired {
+        desired(&self.file.config, &self.tables.drains, view)
+    }
+
+    /// Tells the slow path what is desired under the configuration in force.
+    fn publish(&mut self, desired: &Desired, view: &NextHopView) {
+        let (config, overlay) = (&self.file.config, &self.tables.overlay);
+        self.slow.publish(config, desired, &view.next_hops, overlay);
+    }
+
+    /// Sweeps flow records, ends the transit of slots of which nothing lives elsewhere any more, and forgets backends that had to be
+    /// kept for them.
     fn age(&mut self, view: &View) {
         if let Err(error) = self.tables.sweep() {
             tracing::error!("flow records were not swept: {}", report(&error));
@@ -228,7 +238,7 @@ impl Lb {
         }
         let view = view.borrow().clone();
         let backends = self.tables.planner.backends().count();
-        match self.tables.reach(&desired(&self.file.config, &view), &view.next_hops) {
+        match self.tables.reach(&self.desired(&view), &view.next_hops) {
             Ok(0) => {}
             Ok(writes) => {
                 self.revision += 1;
@@ -332,7 +342,7 @@ impl Lb {
         wait_for_next_hops(view, &new.config.desired).await;
         let now = view.borrow_and_update().clone();
         self.health.hear(&now);
-        let desired = desired(&new.config, &now);
+        let desired = desired(&new.config, &self.tables.drains, &now);
         // Rules first: what the new tables hand up must not get away.
         self.unclaimed
             .set(&names(&new.config), &unclaimed_prefixes(&desired, &now.next_hops))
@@ -352,9 +362,8 @@ impl Lb {
             }
             capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
         }
-        let tables = &self.tables;
-        self.slow
-            .publish(&new.config, &tables.drained(&desired), &now.next_hops, &tables.overlay);
+        let overlay = &self.tables.overlay;
+        self.slow.publish(&new.config, &desired, &now.next_hops, overlay);
         self.own_addresses = desired.own_addresses;
         Ok(())
     }
@@ -462,9 +471,10 @@ impl Lb {
     }
 }
 
-/// What the file and the kernel together ask of the tables.
-fn desired(config: &LbConfig, view: &NextHopView) -> Desired {
+/// What the file, whoever is being drained and the kernel together ask of the tables.
+fn desired(config: &LbConfig, drains: &Drains, view: &NextHopView) -> Desired {
     let mut desired = config.desired.clone();
+    drains.apply(&mut desired);
     desired.own_addresses.clone_from(&view.own_addresses);
     if let Some(tunnel) = &mut desired.tunnel {
         tunnel.locals.clone_from(&view.own_addresses);

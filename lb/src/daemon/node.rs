@@ -103,36 +103,39 @@ pub(super) async fn serve_kube(
 
 /// Answers while nothing is accepted yet.
 fn answer_waiting(question: Answer, path: Option<&Path>, started: Instant, link: &WorkerLink) {
-    match question.request {
-        Request::Status => {
+    match Asked::of(&question.request) {
+        Asked::Status => {
             let config = cluster::config_name(path);
             question.with(Ok(views::waiting(Role::Node, &config, started, &link.standing())));
         }
-        Request::Counters => cluster::not_yet(question, &link.standing()),
-        Request::Vips
-        | Request::Backends
-        | Request::Explain { .. }
-        | Request::KubeAccept
-        | Request::Drain { .. }
-        | Request::Undrain { .. }
-        | Request::Drains
-        | Request::Capture { .. } => only_lb_nodes(question),
+        Asked::Counters => cluster::not_yet(question, &link.standing()),
+        Asked::OfLbNodes(why) => question.with::<()>(Err(why.to_owned())),
     }
 }
 
-/// Refuses what only an LB node's daemon can answer.
-fn only_lb_nodes(question: Answer) {
-    let why = match question.request {
-        Request::KubeAccept => "only an LB node holds lists: ask one",
-        Request::Capture { .. } => "only an LB node's daemon captures: ask one",
-        Request::Drain { .. } | Request::Undrain { .. } | Request::Drains => {
-            "a worker node's agent sends nothing to backends: ask an LB node's daemon"
+/// What a worker node's agent is asked.
+enum Asked {
+    Status,
+    Counters,
+    /// What only an LB node's daemon can answer, and why.
+    OfLbNodes(&'static str),
+}
+
+impl Asked {
+    fn of(request: &Request) -> Self {
+        match request {
+            Request::Status => Self::Status,
+            Request::Counters => Self::Counters,
+            Request::KubeAccept => Self::OfLbNodes("only an LB node holds lists: ask one"),
+            Request::Capture { .. } => Self::OfLbNodes("only an LB node's daemon captures: ask one"),
+            Request::Drain { .. } | Request::Undrain { .. } | Request::Drains => {
+                Self::OfLbNodes("a worker node's agent sends nothing to backends: ask an LB node's daemon")
+            }
+            Request::Vips | Request::Backends | Request::Explain { .. } => {
+                Self::OfLbNodes("a worker node's agent has no VIPs: ask an LB node's daemon")
+            }
         }
-        Request::Vips | Request::Backends | Request::Explain { .. } | Request::Status | Request::Counters => {
-            "a worker node's agent has no VIPs: ask an LB node's daemon"
-        }
-    };
-    question.with::<()>(Err(why.to_owned()));
+    }
 }
 
 /// What a cluster says, in the place of what a file would say.
@@ -315,20 +318,13 @@ impl Node {
     }
 
     fn answer(&self, question: Answer) {
-        match question.request {
-            Request::Status => question.with(self.status().map_err(|error| error.to_string())),
-            Request::Counters => {
+        match Asked::of(&question.request) {
+            Asked::Status => question.with(self.status().map_err(|error| error.to_string())),
+            Asked::Counters => {
                 let counters = self.decapsulator.counters.read();
                 question.with(counters.map(views::counters).map_err(|error| error.to_string()));
             }
-            Request::Vips
-            | Request::Backends
-            | Request::Explain { .. }
-            | Request::KubeAccept
-            | Request::Drain { .. }
-            | Request::Undrain { .. }
-            | Request::Drains
-            | Request::Capture { .. } => only_lb_nodes(question),
+            Asked::OfLbNodes(why) => question.with::<()>(Err(why.to_owned())),
         }
     }
 

@@ -3,7 +3,6 @@
 mod shown;
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher as _, Hasher as _, RandomState},
     net::IpAddr,
@@ -240,7 +239,7 @@ impl Tables {
             window_too_short: unrecorded != self.unrecorded,
         };
         let waited = self.planner.waiting();
-        let plan = self.planner.plan_at(&self.drained(desired), hops, &moment)?;
+        let plan = self.planner.plan_at(desired, hops, &moment)?;
         drop(activity);
         let waiting = self.planner.waiting();
         if waiting > waited {
@@ -291,16 +290,6 @@ impl Tables {
         open.unwrap_or_default()
     }
 
-    /// What is desired, with those that are being drained taking no new flows.
-    pub(super) fn drained<'a>(&self, desired: &'a Desired) -> Cow<'a, Desired> {
-        if self.drains.is_empty() {
-            return Cow::Borrowed(desired);
-        }
-        let mut desired = desired.clone();
-        self.drains.apply(&mut desired);
-        Cow::Owned(desired)
-    }
-
     /// Everybody who takes no new flows, by a word, by weight 0 or because no set has them any more; and what still lives there.
     pub(super) fn drain_views(&self) -> anyhow::Result<Vec<DrainView>> {
         let mut causes: BTreeMap<&BackendId, DrainCause> = self.idle_backends();
@@ -313,11 +302,16 @@ impl Tables {
         let lately = (LATELY_S / per_tick).ceil() as u32;
         let records = self.balancer.records(self.jiffies.ticks(), self.transit.lives(hz))?;
         let remains = self.planner.remains(self.activity(), (self.jiffies.ticks(), lately));
+        let places: BTreeMap<&BackendId, (BackendIndex, IpAddr)> = {
+            let backends = self.planner.backends();
+            backends
+                .map(|backend| (backend.id, (backend.index, backend.address)))
+                .collect()
+        };
         let views = causes.into_iter().map(|(id, cause)| {
             let drain = self.drains.of(id);
             let is_over = drain.is_some_and(|drain| drain.is_over(unix));
-            let backend = self.planner.backends().find(|backend| backend.id == id);
-            let index = backend.map(|backend| backend.index);
+            let (index, address) = places.get(id).copied().unzip();
             let remains = index.and_then(|index| remains.get(&index)).copied().unwrap_or_default();
             // Of one that was given up, records are none, wherever they stand.
             let recorded = index.filter(|_| !is_over).and_then(|index| records.get(&index));
@@ -325,7 +319,7 @@ impl Tables {
             DrainView {
                 backend: id.to_string(),
                 cause,
-                address: backend.map(|backend| backend.address),
+                address,
                 seconds: drain.map(|drain| unix.saturating_sub(drain.since)),
                 deadline_s: drain
                     .and_then(|drain| drain.deadline)

@@ -16,6 +16,7 @@
 //! | [`neighbours`] | ARP and neighbour discovery for VIP addresses, more VLAN tags than two |
 //! | [`mss`] | MSS clamping |
 //! | [`affinity`] | client affinity |
+//! | [`flows`] | nothing: what the next two have in common |
 //! | [`transit`] | slots in transit, and the records of flows |
 //! | [`schedulers`] | turns, open flows, clients that are remembered |
 //! | [`capture`] | samples of packets |
@@ -33,6 +34,7 @@ mod broken;
 mod capture;
 mod encapsulation;
 mod features;
+mod flows;
 mod limits;
 mod matching;
 mod mss;

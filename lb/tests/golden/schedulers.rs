@@ -13,11 +13,14 @@ use xdp_prog::{
     host::Host,
 };
 
-use crate::support::{
-    frames::{ACK, Packet, SYN, TCP, UDP},
-    kernel::{Action, Kernel},
-    site::{CLIENT_V4, CLIENT_V6, LOOPBACK, VIP_V4, VIP_V6, Way, at},
-    tables::{FLOW_BUCKETS, Tables},
+use crate::{
+    flows::{both, monotonic_ns, numbered, on_port},
+    support::{
+        frames::{ACK, Packet, SYN, TCP, UDP},
+        kernel::{Action, Kernel},
+        site::{LOOPBACK, VIP_V4, VIP_V6, Way, at},
+        tables::{FLOW_BUCKETS, Tables},
+    },
 };
 
 const FIN: u8 = 0x01;
@@ -172,7 +175,7 @@ impl Site {
 
     /// A new connection, confirmed.
     fn open(&mut self, (client, vip): (&str, &str), number: u16) -> Result<u16> {
-        let tcp = Packet::tcp(&port_of(client, number), &at(vip, PORT));
+        let tcp = Packet::tcp(&on_port(client, number), &at(vip, PORT));
         let backend = self.send(&tcp.clone().flags(SYN), 1000)?;
         assert_eq!(
             self.send(&tcp.flags(ACK), 1001)?,
@@ -184,7 +187,7 @@ impl Site {
 
     fn close(&mut self, (client, vip): (&str, &str), number: u16) -> Result<u16> {
         self.send(
-            &Packet::tcp(&port_of(client, number), &at(vip, PORT)).flags(ACK | FIN),
+            &Packet::tcp(&on_port(client, number), &at(vip, PORT)).flags(ACK | FIN),
             2000,
         )
     }
@@ -204,31 +207,6 @@ fn same(kernel: &Mapped, host: &[AtomicU64]) -> Result<()> {
         assert_eq!(kernel.load(index, 0)?, host.load(Ordering::Relaxed), "position {index}");
     }
     Ok(())
-}
-
-fn monotonic_ns() -> u64 {
-    let now = nix::time::ClockId::CLOCK_MONOTONIC
-        .now()
-        .expect("the clock is always there");
-    std::time::Duration::from(now).as_nanos() as u64
-}
-
-/// The packet with this sequence number; checksums are nothing to the program.
-fn numbered(packet: &Packet, sequence: u32) -> Vec<u8> {
-    let mut frame = packet.frame();
-    let l4 = 14 + if packet.source.is_ipv4() { 20 } else { 40 };
-    if packet.protocol == TCP {
-        frame[l4 + 4..l4 + 8].copy_from_slice(&sequence.to_be_bytes());
-    }
-    frame
-}
-
-fn both() -> [(&'static str, &'static str); 2] {
-    [(CLIENT_V4, VIP_V4), (CLIENT_V6, VIP_V6)]
-}
-
-fn port_of(client: &str, number: u16) -> String {
-    format!("{}{}", &client[..client.len() - 5], 40_000 + number)
 }
 
 /// Another client, on the same port.
@@ -260,7 +238,7 @@ fn new_flows_take_turns_and_stay_with_whom_they_had() -> Result<()> {
             let fits = (0..4).any(|first| (0..12).all(|turn| placed[turn] == round[(first + turn) % 4]));
             assert!(fits, "{placed:?}");
             // The control: what nobody placed goes by its slot.
-            let stranger = Packet::tcp(&port_of(way.0, 99), &at(way.1, PORT)).flags(ACK);
+            let stranger = Packet::tcp(&on_port(way.0, 99), &at(way.1, PORT)).flags(ACK);
             let records = site.records();
             assert_eq!(site.send(&stranger, 5)?, SLOT);
             assert_eq!(site.records(), records);
@@ -284,7 +262,7 @@ fn datagrams_of_a_flow_stay_or_each_takes_a_turn() -> Result<()> {
             ..Ask::turns(&[1, 2, 3])
         })?;
         for (client, vip) in both() {
-            let udp = |number| Packet::udp(&port_of(client, number), &at(vip, PORT));
+            let udp = |number| Packet::udp(&on_port(client, number), &at(vip, PORT));
             let first = site.send(&udp(0), 0)?;
             let again = site.send(&udp(0), 0)?;
             let other = site.send(&udp(1), 0)?;
@@ -320,7 +298,7 @@ fn the_least_loaded_for_its_weight_takes_the_next_and_who_closes_makes_room() ->
         // All that the third has close: it gets the next ones.
         let way = both()[0];
         for number in 0..12 {
-            let tcp = Packet::tcp(&port_of(way.0, number), &at(way.1, PORT)).flags(ACK);
+            let tcp = Packet::tcp(&on_port(way.0, number), &at(way.1, PORT)).flags(ACK);
             if site.send(&tcp, 1002)? == 3 {
                 assert_eq!(site.close(way, number)?, 3);
             }
@@ -394,7 +372,7 @@ fn a_client_stays_with_its_backend_over_ports_while_that_takes_new_flows() -> Re
         let mut moved = 0;
         for number in 1..=6 {
             let client = client(number, v6);
-            let tcp = Packet::tcp(&port_of(&client, 0), &at(vip, PORT)).flags(ACK);
+            let tcp = Packet::tcp(&on_port(&client, 0), &at(vip, PORT)).flags(ACK);
             let old = site.send(&tcp, 1002)?;
             let new = site.open((&client, vip), 10)?;
             assert_eq!(new == old, old != 2, "client {number}: {old} {new}");
@@ -419,7 +397,7 @@ fn what_finds_no_room_is_counted_and_goes_by_its_slot() -> Result<()> {
         ..Ask::turns(&[1, 2, 3])
     })?;
     for number in 0..60 {
-        let tcp = Packet::tcp(&port_of(way.0, number), &at(way.1, PORT));
+        let tcp = Packet::tcp(&on_port(way.0, number), &at(way.1, PORT));
         let backend = site.send(&tcp.clone().flags(SYN), 1000)?;
         // Recorded or not, the next segment finds it.
         let next = site.send(&tcp.flags(ACK), 1001)?;
@@ -453,10 +431,10 @@ fn nobody_is_sent_to_the_dead_and_a_table_in_transit_keeps_what_was_there() -> R
     }
     site.kernel.write(&site.tables)?;
     for (number, backend) in (0..).zip(&placed) {
-        let tcp = Packet::tcp(&port_of(way.0, number), &at(way.1, PORT)).flags(ACK);
+        let tcp = Packet::tcp(&on_port(way.0, number), &at(way.1, PORT)).flags(ACK);
         assert_eq!(site.send(&tcp, 1002)?, *backend);
     }
-    let stranger = Packet::tcp(&port_of(way.0, 99), &at(way.1, PORT)).flags(ACK);
+    let stranger = Packet::tcp(&on_port(way.0, 99), &at(way.1, PORT)).flags(ACK);
     assert_eq!(site.send(&stranger, 5)?, SLOT);
     // The dead take nothing: their turns go by the slot, and their flows to its base.
     site.tables.backends[2].meta &= !LineMeta::ALIVE;
@@ -464,7 +442,7 @@ fn nobody_is_sent_to_the_dead_and_a_table_in_transit_keeps_what_was_there() -> R
     let new: Vec<u16> = (10..16).map(|number| site.open(way, number)).collect::<Result<_>>()?;
     assert!(!new.contains(&2), "{new:?}");
     for (number, backend) in (0..).zip(&placed) {
-        let tcp = Packet::tcp(&port_of(way.0, number), &at(way.1, PORT)).flags(ACK);
+        let tcp = Packet::tcp(&on_port(way.0, number), &at(way.1, PORT)).flags(ACK);
         let expected = if *backend == 2 { SLOT } else { *backend };
         assert_eq!(site.send(&tcp, 1003)?, expected);
     }
@@ -514,7 +492,7 @@ fn silent_flows_are_swept_and_counted_down() -> Result<()> {
     assert!(!sweep.names(1));
     // A packet finds room where they were, and is counted once.
     let way = both()[0];
-    let tcp = Packet::tcp(&port_of(way.0, 0), &at(way.1, PORT)).flags(SYN);
+    let tcp = Packet::tcp(&on_port(way.0, 0), &at(way.1, PORT)).flags(SYN);
     site.kernel.run(&numbered(&tcp, 1))?;
     assert_eq!(open(site.balancer())?, 1);
     Ok(())

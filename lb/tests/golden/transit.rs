@@ -9,11 +9,14 @@ use xdp_prog::{
     host::Host,
 };
 
-use crate::support::{
-    frames::{ACK, Packet, SYN, TCP, UDP},
-    kernel::{Action, Kernel},
-    site::{CLIENT_V4, CLIENT_V6, LOOPBACK, VIP_V4, VIP_V6, Way, at},
-    tables::{FLOW_BUCKETS, Tables},
+use crate::{
+    flows::{both, monotonic_ns, numbered, on_port},
+    support::{
+        frames::{ACK, Packet, SYN, TCP, UDP},
+        kernel::{Action, Kernel},
+        site::{LOOPBACK, VIP_V4, VIP_V6, Way, at},
+        tables::{FLOW_BUCKETS, Tables},
+    },
 };
 
 const FIN: u8 = 0x01;
@@ -131,31 +134,6 @@ impl Site {
     }
 }
 
-fn monotonic_ns() -> u64 {
-    let now = nix::time::ClockId::CLOCK_MONOTONIC
-        .now()
-        .expect("the clock is always there");
-    std::time::Duration::from(now).as_nanos() as u64
-}
-
-/// The packet with this sequence number; checksums are nothing to the program.
-fn numbered(packet: &Packet, sequence: u32) -> Vec<u8> {
-    let mut frame = packet.frame();
-    let l4 = 14 + if packet.source.is_ipv4() { 20 } else { 40 };
-    if packet.protocol == TCP {
-        frame[l4 + 4..l4 + 8].copy_from_slice(&sequence.to_be_bytes());
-    }
-    frame
-}
-
-fn both() -> [(&'static str, &'static str); 2] {
-    [(CLIENT_V4, VIP_V4), (CLIENT_V6, VIP_V6)]
-}
-
-fn client(client: &str, number: u16) -> String {
-    format!("{}{}", &client[..client.len() - 5], 40_000 + number)
-}
-
 #[test]
 fn a_connection_that_began_before_stays_and_one_that_begins_after_moves() -> Result<()> {
     if !lab::require_root()? {
@@ -167,7 +145,7 @@ fn a_connection_that_began_before_stays_and_one_that_begins_after_moves() -> Res
     ] {
         let site = Site::new(features, 0)?;
         for (from, vip) in both() {
-            let tcp = |number| Packet::tcp(&client(from, number), &at(vip, PORT));
+            let tcp = |number| Packet::tcp(&on_port(from, number), &at(vip, PORT));
             // Nothing is known of it: it lives at the base, and is not recorded.
             let records = site.records();
             assert_eq!(site.send(&tcp(1).flags(ACK), 7)?, OLD);
@@ -210,7 +188,7 @@ fn datagrams_in_the_window_are_recorded_at_home_and_those_after_it_move() -> Res
         return Ok(());
     }
     let mut site = Site::new(0, 0)?;
-    let udp = |from, vip, number| Packet::udp(&client(from, number), &at(vip, PORT));
+    let udp = |from, vip, number| Packet::udp(&on_port(from, number), &at(vip, PORT));
     for (from, vip) in both() {
         assert_eq!(site.send(&udp(from, vip, 1), 0)?, OLD);
         assert_eq!(site.send(&udp(from, vip, 1), 0)?, OLD);
@@ -232,7 +210,7 @@ fn records_follow_a_flow_through_further_changes_and_not_to_the_dead() -> Result
         return Ok(());
     }
     let mut site = Site::new(0, 0)?;
-    let tcp = |from, vip, number| Packet::tcp(&client(from, number), &at(vip, PORT));
+    let tcp = |from, vip, number| Packet::tcp(&on_port(from, number), &at(vip, PORT));
     for (from, vip) in both() {
         assert_eq!(site.send(&tcp(from, vip, 1).flags(SYN), 9)?, NEW);
         assert_eq!(site.send(&tcp(from, vip, 1).flags(ACK), 10)?, NEW);
@@ -271,7 +249,7 @@ fn connections_of_a_client_with_affinity_live_where_each_began() -> Result<()> {
     }
     let site = Site::new(feature::AFFINITY, VipMeta::CLIENT_AFFINITY)?;
     for (from, vip) in both() {
-        let tcp = |number| Packet::tcp(&client(from, number), &at(vip, PORT));
+        let tcp = |number| Packet::tcp(&on_port(from, number), &at(vip, PORT));
         assert_eq!(site.send(&tcp(1).flags(SYN), 9)?, NEW);
         assert_eq!(
             site.send(&tcp(2).flags(ACK), 9)?,

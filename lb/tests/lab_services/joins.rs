@@ -36,7 +36,7 @@ impl Bed {
         Ok(Self { site, vip })
     }
 
-    fn open(&self) -> Result<Vec<(Conn, String)>> {
+    fn open(&self) -> Result<Open> {
         let client = self.site.client();
         let mut open = Vec::new();
         for _ in 0..OPEN {
@@ -78,10 +78,22 @@ impl Bed {
 }
 
 /// How many are not answered by whom they were answered first; those that break are gone.
-fn ask(open: &mut Vec<(Conn, String)>) -> usize {
+fn ask(open: &mut Open) -> usize {
     let before = open.len();
     open.retain_mut(|(connection, server)| connection.get().is_ok_and(|reply| reply.server == *server));
     before - open.len()
+}
+
+/// Connections, each with who answered first.
+type Open = Vec<(Conn, String)>;
+
+/// A bed in a transit, and connections of before and of after it began.
+fn in_transit() -> Result<(Bed, Open, Open)> {
+    let bed = Bed::start("")?;
+    let old = bed.open()?;
+    bed.exclude_one()?;
+    let young = bed.open()?;
+    Ok((bed, old, young))
 }
 
 #[test]
@@ -89,10 +101,7 @@ fn an_lb_node_that_joins_in_a_transit_keeps_the_connections_of_before() -> Resul
     if !require_root()? {
         return Ok(());
     }
-    let mut bed = Bed::start("")?;
-    let mut old = bed.open()?;
-    bed.exclude_one()?;
-    let mut young = bed.open()?;
+    let (mut bed, mut old, mut young) = in_transit()?;
     assert_eq!(
         (ask(&mut old), ask(&mut young)),
         (0, 0),
@@ -115,10 +124,7 @@ fn without_what_is_published_they_break() -> Result<()> {
     if !require_root()? {
         return Ok(());
     }
-    let mut bed = Bed::start("")?;
-    let mut old = bed.open()?;
-    bed.exclude_one()?;
-    let mut young = bed.open()?;
+    let (mut bed, mut old, mut young) = in_transit()?;
     let nothing = json!({"spec": {"transit": null}});
     let merged = bed
         .site

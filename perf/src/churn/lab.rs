@@ -15,7 +15,7 @@ use lb::control::{self, Request, StatusView};
 use nix::sys::signal::Signal;
 
 use super::{report::Row, scenario::Scenario, world::Design};
-use crate::{interrupt::Interrupt, progress::Progress};
+use crate::{interrupt::Interrupt, progress::Progress, vipline::vipline};
 
 pub(super) const WORKERS: usize = 6;
 pub(super) const LBS: u8 = 2;
@@ -396,15 +396,7 @@ fn socket(directory: &Path, node: &Node) -> PathBuf {
 }
 
 fn start(role: &str, node: &Node, directory: &Path, words: &[&Path]) -> Result<Process> {
-    let vipline = std::env::current_exe()?.with_file_name("vipline");
-    ensure!(
-        vipline.exists(),
-        "{} is not there: `cargo build --release -p lb` makes it",
-        vipline.display()
-    );
-    let mut command = node
-        .ns()
-        .command(vipline.to_str().context("the path of this program is not UTF-8")?);
+    let mut command = node.ns().command(&vipline()?);
     let log = fs::File::options()
         .create(true)
         .append(true)

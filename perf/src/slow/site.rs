@@ -14,7 +14,7 @@ use lb::control::{self, CountedBy, CounterView, Request, StatusView};
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::frames::Addresses;
-use crate::prog::Sink;
+use crate::{prog::Sink, vipline::vipline};
 
 const GENERATOR: &str = "generator";
 const BALANCER: &str = "balancer";
@@ -69,13 +69,7 @@ impl Site {
         fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
         let (config, control) = (directory.join("lb.yaml"), directory.join("lb.sock"));
         fs::write(&config, file(&control, unbounded))?;
-        let vipline = std::env::current_exe()?.with_file_name("vipline");
-        ensure!(
-            vipline.exists(),
-            "{} is not there: `cargo build --release -p lb` makes it",
-            vipline.display()
-        );
-        let mut command = far.command(vipline.to_str().context("the path of this program is not UTF-8")?);
+        let mut command = far.command(&vipline()?);
         command.arg("run").arg("--no-pin").arg("--config").arg(&config);
         command.stderr(fs::File::create(directory.join("log"))?);
         let site = Self {

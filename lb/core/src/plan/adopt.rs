@@ -32,7 +32,7 @@ use super::{
     schedules::only_slot,
     tables::{SetKey, build, check_set, digest_of, pack},
     transit,
-    vips::{ALLOWED_SOURCES, OPTION_WORDS, PACKET_RATE, SCHEDULE, SYN_RATE, meta_of},
+    vips::{ALLOWED_SOURCES, LIMITS, PACKET_RATE, SCHEDULES, SYN_RATE, meta_of},
 };
 use crate::{
     config::Capacity,
@@ -315,14 +315,7 @@ impl Planner {
         let set = vip.and_then(|vip| self.recognise(key, vip, table, desired, built));
         let recognised = set.is_some();
         let set = set.unwrap_or_else(|| nobody("table", table.unit.0, table.slots));
-        // An equal one stands in for it: long lists are kept once.
-        let known = self
-            .books
-            .lookup
-            .sets
-            .get_key_value(&set)
-            .map(|(known, _)| known.clone());
-        let set = known.unwrap_or(set);
+        let set = self.books.lookup.known(set);
         match self.books.lookup.sets.get_mut(&set) {
             // It has its table by itself.
             _ if table.is_wide => {}
@@ -428,31 +421,19 @@ impl Planner {
         (stands && !elsewhere).then(|| set.clone())
     }
 
-    /// Options that are no VIP's, or of a VIP that has none.
+    /// Options that are no VIP's, or of a VIP that has none of that kind.
     fn find_loose_options(&mut self) {
-        let mut used = BTreeMap::new();
-        for state in self.books.vips.values() {
-            let meta = meta_of(state);
-            used.insert(
-                state.index.0,
-                [meta.has(VipMeta::OPTIONS), meta.has(VipMeta::SCHEDULED)],
-            );
-        }
-        let written = |index: u32, word: u32| self.image.load(MapId::VipOptions, index, word) != 0;
-        for (index, [is_limited, is_scheduled]) in &used {
-            let has = |word: &u32| if *word < SCHEDULE { *is_limited } else { *is_scheduled };
-            if *is_limited || *is_scheduled {
-                let loose = (0..OPTION_WORDS).filter(|word| !has(word) && written(*index, *word));
-                self.books
-                    .leftovers
-                    .words
-                    .extend(loose.map(|word| (VipIndex(*index), word)));
+        let metas = self.books.vips.values().map(|state| (state.index.0, meta_of(state)));
+        let metas: BTreeMap<u32, VipMeta> = metas.collect();
+        for index in 0..self.image.option_entries() {
+            for (flag, words) in [(VipMeta::OPTIONS, LIMITS), (VipMeta::SCHEDULED, SCHEDULES)] {
+                let is_used = metas.get(&index).is_some_and(|meta| meta.has(flag));
+                let is_written = |word| self.image.load(MapId::VipOptions, index, word) != 0;
+                if !is_used && words.clone().any(is_written) {
+                    self.books.leftovers.options.push((VipIndex(index), words));
+                }
             }
         }
-        let is_used = |index: &u32| used.get(index).is_some_and(|flags| flags.contains(&true));
-        let loose = (0..self.image.option_entries())
-            .filter(|index| !is_used(index) && (0..OPTION_WORDS).any(|word| written(*index, word)));
-        self.books.leftovers.options = loose.map(VipIndex).collect();
     }
 }
 

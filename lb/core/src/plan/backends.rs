@@ -7,6 +7,7 @@ use super::{
     books::BackendState,
     draft::Draft,
     error::PlanError,
+    transit::backends_named,
     write::{MapId, Write},
 };
 use crate::{
@@ -78,7 +79,7 @@ impl Planning<'_> {
         if !self.books.backends.values().any(departed) {
             return Vec::new();
         }
-        let named = self.backends_named();
+        let named = backends_named(&self.books.lookup, self.draft.image());
         let forgettable = self.books.backends.iter().filter(|(_, state)| {
             state.has_departed && !named.contains(&state.index) && !(self.moment.named)(state.index)
         });

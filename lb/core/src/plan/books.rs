@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
+    ops::Range,
     sync::Arc,
 };
 
@@ -62,10 +63,8 @@ pub(super) struct Books {
 pub(super) struct Leftovers {
     /// Second copies of entries, and the word that clears each.
     pub(super) ways: Vec<(MapId, Place, u32)>,
-    /// Options that no VIP has.
-    pub(super) options: Vec<VipIndex>,
-    /// Words of options that a VIP does not have, beside some that it has.
-    pub(super) words: Vec<(VipIndex, u32)>,
+    /// Words of options that no VIP has.
+    pub(super) options: Vec<(VipIndex, Range<u32>)>,
 }
 
 #[derive(Clone, Debug)]

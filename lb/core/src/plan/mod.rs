@@ -62,6 +62,7 @@ mod write;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    ops::Range,
     sync::Arc,
 };
 
@@ -368,13 +369,10 @@ struct Planning<'a> {
 #[derive(Default)]
 struct Leaving {
     vips: Vec<VipIndex>,
-    /// VIPs whose options are cleared.
-    options: Vec<VipIndex>,
+    /// Words of VIPs' options that are cleared.
+    options: Vec<(VipIndex, Range<u32>)>,
     tables: Vec<Hold>,
     schedules: Vec<Rule>,
-    /// VIPs that have a scheduler no more, and other options; and the other way about.
-    unscheduled: Vec<VipIndex>,
-    unlimited: Vec<VipIndex>,
     range_sets: Vec<Arc<RangeSet>>,
     /// Those that nothing desired names since this plan.
     backends: Vec<BackendId>,
@@ -417,19 +415,11 @@ impl Planning<'_> {
 
     /// Clears what an interrupted plan left that is nobody's.
     fn clear_leftovers(&mut self) {
-        let books::Leftovers { ways, options, words } = std::mem::take(&mut self.books.leftovers);
+        let books::Leftovers { ways, options } = std::mem::take(&mut self.books.leftovers);
         for (map, place, word) in ways {
             self.draft.vacate(map, place, word);
         }
         self.leaving.options.extend(options);
-        let (of_schedules, of_limits): (Vec<_>, Vec<_>) =
-            words.into_iter().partition(|(_, word)| *word >= vips::SCHEDULE);
-        self.leaving
-            .unscheduled
-            .extend(of_schedules.into_iter().map(|(index, _)| index));
-        self.leaving
-            .unlimited
-            .extend(of_limits.into_iter().map(|(index, _)| index));
     }
 
     /// Waits for a grace period and frees what nothing uses any more; `false` if there is no such thing.
@@ -439,34 +429,17 @@ impl Planning<'_> {
             options,
             tables,
             schedules,
-            unscheduled,
-            unlimited,
             range_sets,
             backends: _,
         } = &mut self.leaving;
-        let is_nothing = vips.is_empty()
-            && options.is_empty()
-            && tables.is_empty()
-            && schedules.is_empty()
-            && unscheduled.is_empty()
-            && unlimited.is_empty()
-            && range_sets.is_empty();
+        let is_nothing =
+            vips.is_empty() && options.is_empty() && tables.is_empty() && schedules.is_empty() && range_sets.is_empty();
         if is_nothing {
             return false;
         }
         self.draft.grace();
-        for index in options.drain(..) {
-            for word in 0..vips::OPTION_WORDS {
-                self.draft.store(MapId::VipOptions, index.0, word, 0);
-            }
-        }
-        for index in unscheduled.drain(..) {
-            for word in vips::SCHEDULE..vips::OPTION_WORDS {
-                self.draft.store(MapId::VipOptions, index.0, word, 0);
-            }
-        }
-        for index in unlimited.drain(..) {
-            for word in 0..vips::SCHEDULE {
+        for (index, words) in options.drain(..) {
+            for word in words {
                 self.draft.store(MapId::VipOptions, index.0, word, 0);
             }
         }

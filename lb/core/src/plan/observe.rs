@@ -1,14 +1,14 @@
 //! What the planner knows, for whoever shows it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use xdp_prog::abi::{Activity, BackendIndex, BackendLine, SlotWord, VipIndex};
 
-use super::{Planner, Table, books::VipState, transit::words};
+use super::{
+    Planner, Table,
+    books::VipState,
+    transit::{backends_named, words},
+};
 use crate::{
     desired::{BackendId, BackendSet, VipKey},
     health::Unfit,
@@ -75,33 +75,27 @@ impl Planner {
         activity: impl Fn(Table, usize) -> Activity,
         (now, lately): (u32, u32),
     ) -> BTreeMap<BackendIndex, Remains> {
-        let mut all = BTreeMap::<BackendIndex, Remains>::new();
-        for table in self.books.lookup.all().filter(|table| !table.is_wide) {
-            for backend in self.image.targets(table) {
-                all.entry(BackendIndex(backend)).or_default().is_named = true;
-            }
-        }
+        let named = backends_named(&self.books.lookup, &self.image).into_iter();
+        let mut all: BTreeMap<BackendIndex, Remains> = named
+            .map(|backend| {
+                let remains = Remains {
+                    is_named: true,
+                    ..Remains::default()
+                };
+                (backend, remains)
+            })
+            .collect();
         for (table, wide) in &self.books.lookup.wide {
-            for backend in &wide.past {
-                all.entry(*backend).or_default().is_named = true;
-            }
             for (slot, word) in words(&self.image, *table).into_iter().map(SlotWord).enumerate() {
-                for backend in [word.cur(), word.base(), word.udp_base()] {
-                    all.entry(BackendIndex(backend)).or_default().is_named = true;
-                }
-                let mut were_here = BTreeSet::new();
-                were_here.extend(word.has(SlotWord::TCP).then_some(word.base()));
-                were_here.extend(word.has(SlotWord::LEARNING).then_some(word.udp_base()));
-                were_here.remove(&word.cur());
-                if were_here.is_empty() {
-                    continue;
-                }
-                let noted = activity(*table, slot);
-                // When a slot enters transit it is written as if a packet had come: that is none.
-                let began = wide.began_at(slot);
-                let seen = [noted.tcp(), noted.udp()].into_iter().filter(|tick| *tick != began);
-                let silent = seen.map(|tick| elapsed(now, tick)).min();
-                for backend in were_here {
+                let of = |flag, backend| (word.has(flag) && backend != word.cur()).then_some(backend);
+                let base = of(SlotWord::TCP, word.base());
+                let udp_base = of(SlotWord::LEARNING, word.udp_base()).filter(|backend| Some(*backend) != base);
+                for backend in [base, udp_base].into_iter().flatten() {
+                    let noted = activity(*table, slot);
+                    // When a slot enters transit it is written as if a packet had come: that is none.
+                    let began = wide.began_at(slot);
+                    let seen = [noted.tcp(), noted.udp()].into_iter().filter(|tick| *tick != began);
+                    let silent = seen.map(|tick| elapsed(now, tick)).min();
                     let remains = all.entry(BackendIndex(backend)).or_default();
                     remains.slots += 1;
                     remains.active += usize::from(silent.is_some_and(|silent| silent <= lately));

@@ -258,6 +258,12 @@ impl Lookup {
         self.wide.get(&table).is_some_and(|wide| wide.is_over)
     }
 
+    /// The equal set that is known, where there is one: long lists are kept once, and from here on they compare by where they stand.
+    pub(super) fn known(&self, set: SetKey) -> SetKey {
+        let known = self.sets.get_key_value(&set).map(|(known, _)| known.clone());
+        known.unwrap_or(set)
+    }
+
     /// Nobody reads these units any more.
     pub(super) fn release_units(&mut self, unit: TableUnit, log2: u32) {
         self.units.release(unit.0, log2);
@@ -319,14 +325,7 @@ impl Planning<'_> {
             None => {
                 check_set(key, &vip.set, slots, self.desired)?;
                 let set = SetKey::new(vip.set.clone(), unfit.cloned(), slots, only);
-                // An equal set that is known stands in for it: from here on they compare by where they stand.
-                let known = self
-                    .books
-                    .lookup
-                    .sets
-                    .get_key_value(&set)
-                    .map(|(known, _)| known.clone());
-                let set = known.unwrap_or(set);
+                let set = self.books.lookup.known(set);
                 self.set_keys.insert(seen, set.clone());
                 Ok(set)
             }

@@ -312,25 +312,24 @@ impl Planning<'_> {
             None => true,
         }
     }
+}
 
-    /// Backends that a table of this planner names, or records may.
-    pub(super) fn backends_named(&self) -> BTreeSet<BackendIndex> {
-        let image = self.draft.image();
-        let mut named = BTreeSet::new();
-        for table in self.books.lookup.all() {
-            if table.is_wide {
-                for word in words(image, table).into_iter().map(SlotWord) {
-                    named.extend([word.cur(), word.base(), word.udp_base()].map(BackendIndex));
-                }
-            } else {
-                named.extend(slots_of(image.table(table.unit, table.slots)).map(BackendIndex));
+/// Backends that a table names, or records may.
+pub(super) fn backends_named(lookup: &Lookup, image: &Image) -> BTreeSet<BackendIndex> {
+    let mut named = BTreeSet::new();
+    for table in lookup.all() {
+        if table.is_wide {
+            for word in words(image, table).into_iter().map(SlotWord) {
+                named.extend([word.cur(), word.base(), word.udp_base()].map(BackendIndex));
             }
+        } else {
+            named.extend(slots_of(image.table(table.unit, table.slots)).map(BackendIndex));
         }
-        for wide in self.books.lookup.wide.values() {
-            named.extend(&wide.past);
-        }
-        named
     }
+    for wide in lookup.wide.values() {
+        named.extend(&wide.past);
+    }
+    named
 }
 
 /// For who takes over from these maps: the slots of a VIP that has some in transit, or a scheduler.

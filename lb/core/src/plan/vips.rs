@@ -1,6 +1,6 @@
 //! VIPs: their tables, options and match entries.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, ops::Range, sync::Arc};
 
 use xdp_prog::{
     abi::{MIN_TABLE_SLOTS, SetRef, TableUnit, VipIndex, VipMeta, VipOptions},
@@ -69,7 +69,7 @@ impl Planning<'_> {
             self.leaving
                 .schedules
                 .extend(state.scheduled.map(|scheduled| scheduled.rule));
-            self.leaving.options.push(state.index);
+            self.leaving.options.push((state.index, OPTIONS));
             self.leaving.range_sets.extend(state.range_set);
             self.leaving.vips.push(state.index);
             self.summary.vips_removed += 1;
@@ -237,11 +237,7 @@ impl Planning<'_> {
             }
             self.write_options(before.index, &vip.limits, allowed.unwrap_or(SetRef(current)));
         } else if had {
-            if after.scheduled.is_none() {
-                self.leaving.options.push(before.index);
-            } else {
-                self.leaving.unlimited.push(before.index);
-            }
+            self.leaving.options.push((before.index, LIMITS));
         }
         self.write_schedule_options(&after);
         self.leave_schedule(&before, &after);
@@ -330,11 +326,7 @@ impl Planning<'_> {
             Some(_) => self.leaving.schedules.push(was.rule.clone()),
             None => {
                 self.leaving.schedules.push(was.rule.clone());
-                if meta_of(after).has(VipMeta::OPTIONS) {
-                    self.leaving.unscheduled.push(before.index);
-                } else {
-                    self.leaving.options.push(before.index);
-                }
+                self.leaving.options.push((before.index, SCHEDULES));
             }
         }
     }
@@ -356,8 +348,10 @@ pub(super) const SYN_RATE: u32 = 2;
 pub(super) const ALLOWED_SOURCES: u32 = 4;
 pub(super) const SCHEDULE: u32 = 5;
 pub(super) const AFFINITY: u32 = 6;
-/// Words that may be other than 0.
-pub(super) const OPTION_WORDS: u32 = 7;
+/// Words that may be other than 0, and whose they are: under [`VipMeta::OPTIONS`], and under [`VipMeta::SCHEDULED`].
+pub(super) const OPTIONS: Range<u32> = LIMITS.start..SCHEDULES.end;
+pub(super) const LIMITS: Range<u32> = PACKET_RATE..SCHEDULE;
+pub(super) const SCHEDULES: Range<u32> = SCHEDULE..AFFINITY + 1;
 const _: () = assert!(
     std::mem::offset_of!(VipOptions, packet_rate) == 8 * PACKET_RATE as usize
         && std::mem::offset_of!(VipOptions, packet_burst) == 8 * (PACKET_RATE as usize + 1)

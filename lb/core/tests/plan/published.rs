@@ -191,8 +191,8 @@ fn after_one_change_the_whole_word_is_the_same_whenever_one_joins() {
     }
 }
 
-#[test]
-fn silence_ends_a_published_transit_only_when_it_is_not_published_any_more() {
+/// A member has left every set, and that is published.
+fn one_left() -> World {
     let mut world = World::new(feature::TRANSIT, Restarts::Never);
     world.plan_in_silence();
     let (first, since_s) = (world.set(), world.unix_s());
@@ -201,6 +201,12 @@ fn silence_ends_a_published_transit_only_when_it_is_not_published_any_more() {
     world.set_all(members, first.table_slots);
     world.publish(&first, since_s);
     world.plan_in_silence();
+    world
+}
+
+#[test]
+fn silence_ends_a_published_transit_only_when_it_is_not_published_any_more() {
+    let mut world = one_left();
     let lively = |world: &World| world.planner.lively_transits(&world.desired).len();
     assert_eq!(lively(&world), 1);
     world.silence(90);
@@ -231,14 +237,7 @@ fn silence_ends_a_published_transit_only_when_it_is_not_published_any_more() {
 
 #[test]
 fn a_published_transit_that_is_too_old_ends_by_itself() {
-    let mut world = World::new(feature::TRANSIT, Restarts::Never);
-    world.plan_in_silence();
-    let (first, since_s) = (world.set(), world.unix_s());
-    let mut members = first.members.clone();
-    members.remove(1);
-    world.set_all(members, first.table_slots);
-    world.publish(&first, since_s);
-    world.plan_in_silence();
+    let mut world = one_left();
     world.now += u64::from(TRANSIT.max_s + 1) * u64::from(HZ);
     world.plan_in_silence();
     world.now += u64::from(HZ);

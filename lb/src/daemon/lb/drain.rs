@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use lb_core::{desired::BackendId, drain::Drains};
 
-use super::{Lb, Source, View, capture, desired};
+use super::{Lb, Source, View, capture};
 use crate::{
     cli::report,
     control::{DrainView, UndrainView},
@@ -89,7 +89,7 @@ impl Lb {
         drains::write(&self.kept.0, &after).map_err(|error| error.to_string())?;
         self.tables.drains = after;
         let now = view.borrow().clone();
-        let desired = desired(&self.file.config, &now);
+        let desired = self.desired(&now);
         if let Err(error) = self.tables.reach(&desired, &now.next_hops) {
             self.tables.drains = before;
             let back = drains::write(&self.kept.0, &self.tables.drains);
@@ -102,8 +102,7 @@ impl Lb {
             return Err(format!("{what}: {}{back}", report(&error)));
         }
         self.revision += 1;
-        let (drained, overlay) = (self.tables.drained(&desired), &self.tables.overlay);
-        self.slow.publish(&self.file.config, &drained, &now.next_hops, overlay);
+        self.publish(&desired, &now);
         capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
         Ok(())
     }

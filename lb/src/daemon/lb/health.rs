@@ -8,7 +8,7 @@ use lb_core::{
     nexthop::NextHopView,
 };
 
-use super::{Lb, capture, desired};
+use super::{Lb, capture};
 use crate::{
     cli::report,
     control::{BackendView, CheckView, HealthSums},
@@ -36,7 +36,7 @@ impl Lb {
     /// The probes came to another overlay: the tables are made to say it.
     pub(super) fn heed_health(&mut self, overlay: Overlay, view: &NextHopView) {
         self.tables.overlay = overlay;
-        let desired = desired(&self.file.config, view);
+        let desired = self.desired(view);
         match self.tables.reach(&desired, &view.next_hops) {
             Ok(0) => {}
             Ok(writes) => {
@@ -50,9 +50,8 @@ impl Lb {
                 report(&error)
             ),
         }
-        let (drained, overlay) = (self.tables.drained(&desired), &self.tables.overlay);
-        self.slow.publish(&self.file.config, &drained, &view.next_hops, overlay);
-        let left = Left::of(&drained, overlay);
+        self.publish(&desired, view);
+        let left = Left::of(&desired, &self.tables.overlay);
         left.say(self.left);
         self.left = left;
     }
@@ -93,7 +92,7 @@ impl Lb {
         if facts.sums.checks == 0 && facts.backends.is_empty() {
             return None;
         }
-        let drained = self.tables.drained(&self.file.config.desired);
+        let drained = self.tables.drains.applied(&self.file.config.desired);
         let Left { in_panic, refused } = Left::of(&drained, &self.tables.overlay);
         Some(HealthFacts {
             vips_in_panic: in_panic,

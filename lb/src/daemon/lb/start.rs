@@ -39,8 +39,7 @@ impl Lb {
             Source::File(_) => drains::read(&keeping.drains)?,
             Source::Kube(_) => Drains::default(),
         };
-        let mut desired = desired(&file.config, &view.borrow());
-        drains.apply(&mut desired);
+        let desired = desired(&file.config, &drains, &view.borrow());
         let hops = view.borrow().next_hops.clone();
         let mut pins = keeping.place.as_ref().map(Pins::open).transpose()?;
         let left = match &pins {
