@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_core::plan::{MapId, Write};
+use lb_core::{
+    plan::{MapId, Write},
+    sweep::{Look, look},
+};
 use xdp_prog::abi::{BackendIndex, FlowLives, FlowWord, VipIndex};
 
 use super::{Balancer, DatapathError, Mapped, grace_period};
@@ -115,7 +118,7 @@ impl Balancer {
         Ok(())
     }
 
-    /// Flow records that live, by backend. Reads all of them: some milliseconds.
+    /// Flows that live, as recorded, by backend. Reads all records: some milliseconds.
     ///
     /// # Errors
     ///
@@ -124,9 +127,8 @@ impl Balancer {
         let mut counts = BTreeMap::new();
         for bucket in 0..self.flows.entries() {
             for way in (0..self.flows.words()).step_by(2) {
-                let word = FlowWord(self.flows.load(bucket, way)?);
-                if word.0 != 0 && !word.is_expired(now, lives) {
-                    *counts.entry(BackendIndex(word.backend())).or_default() += 1;
+                if let Look::Flow(backend) = look(FlowWord(self.flows.load(bucket, way)?), now, lives) {
+                    *counts.entry(BackendIndex(backend)).or_default() += 1;
                 }
             }
         }

@@ -362,6 +362,9 @@ fn a_client_stays_with_its_backend_over_ports_while_that_takes_new_flows() -> Re
         // Clients take turns; their later flows do not.
         assert!(first.windows(2).all(|pair| pair[1] == pair[0] % 3 + 1), "{first:?}");
     }
+    let lives = FlowLives::new(256, 4096, 480, 480);
+    let recorded: u64 = site.balancer().records(site.jiffies.ticks(), lives)?.values().sum();
+    assert_eq!(recorded, 2 * 6 * 4, "flows, and not the clients that are remembered");
     // Backend 2 takes no new flows any more: its clients go elsewhere, and stay there; their old flows stay with it.
     let schedule = site.tables.schedule(Method::Turn, &[(1, 1), (3, 1)], &[1, 3]);
     for (_, _, index) in VIPS {
