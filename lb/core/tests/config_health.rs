@@ -61,7 +61,11 @@ vips:
     };
     let expect = |probe, timing| Checks {
         panic_percent: 40,
-        ..Checks::new([Check { probe, timing }])
+        ..Checks::new([Check {
+            probe,
+            timing,
+            needs_proof: false,
+        }])
     };
     assert_eq!(*checks(1).unwrap(), expect(Probe::Http(http.clone()), timing));
     assert!(

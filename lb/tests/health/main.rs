@@ -38,7 +38,11 @@ fn desired(addresses: &[IpAddr], probe: Probe, timing: Timing) -> (Desired, Arc<
             .collect(),
         table_slots: None,
     };
-    let checks = Arc::new(Checks::new([Check { probe, timing }]));
+    let checks = Arc::new(Checks::new([Check {
+        probe,
+        timing,
+        needs_proof: false,
+    }]));
     let key = VipKey {
         address: [203, 0, 113, 1].into(),
         protocol: Protocol::Tcp,

@@ -108,13 +108,18 @@ impl Health {
             (Type::Https, Some(port)) => Some(http(port, true)),
         };
         let timing = self.timing();
-        let itself = probe.map(|probe| Check { probe, timing });
+        let itself = probe.map(|probe| Check {
+            probe,
+            timing,
+            needs_proof: false,
+        });
         let tunnel = self.tunnel.unwrap_or_default().then_some(Check {
             probe: Probe::Tunnel,
             timing: Timing {
                 startup_ms: TUNNEL_TIMING.startup_ms,
                 ..timing
             },
+            needs_proof: true,
         });
         let checks: Vec<Check> = itself.into_iter().chain(tunnel).collect();
         (!checks.is_empty()).then(|| Checks {

@@ -49,6 +49,9 @@ pub struct Check {
     pub probe: Probe,
     /// When, and how many answers count.
     pub timing: Timing,
+    /// While no backend has answered it lately, its failures count against nobody: it is not known that it can be answered at all.
+    /// So with what nobody has configured by hand, or what the network between may not let through.
+    pub needs_proof: bool,
 }
 
 /// How it is asked.
@@ -207,6 +210,7 @@ impl Check {
                 body: None,
             }),
             timing: KUBE_TIMING,
+            needs_proof: true,
         }
     }
 
@@ -215,6 +219,7 @@ impl Check {
         Self {
             probe: Probe::Tunnel,
             timing: TUNNEL_TIMING,
+            needs_proof: true,
         }
     }
 }
@@ -273,6 +278,7 @@ mod tests {
         let tcp = Check {
             probe: Probe::Tcp { port: 80 },
             timing: Timing::default(),
+            needs_proof: false,
         };
         let https = Check {
             probe: Probe::Http(HttpProbe { tls: true, ..http() }),

@@ -37,9 +37,7 @@ pub use check::{
     Check, Checks, DEFAULT_PANIC_PERCENT, HttpProbe, KUBE_TIMING, Probe, Statuses, TUNNEL_TIMING, Timing, WhenNone,
 };
 pub use fsm::{Change, FORGIVEN_AFTER, Fsm, MAX_STRIKES, State};
-pub use monitor::{
-    Launch, MAX_FLYING, MAX_TARGETS, Monitor, SWEEP_EVERY, TUNNEL_WORKS_FOR, Ticket, VIP_SETTLES, Wanted,
-};
+pub use monitor::{Launch, MAX_FLYING, MAX_TARGETS, Monitor, PROOF_HOLDS, SWEEP_EVERY, Ticket, VIP_SETTLES, Wanted};
 pub use outcome::{Failure, Fault, Outcome};
 pub use overlay::{Health, Overlay, Unfit};
 pub use report::{CheckReport, Sums};

@@ -32,9 +32,10 @@ pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How long a VIP must have been desired before it is asked for through the tunnel: its Service's status comes after the maps, and
 /// nodes take it up after that.
 pub const VIP_SETTLES: Duration = Duration::from_secs(30);
-/// While nobody has answered through the tunnel for so long, silence counts against nobody: where nodes drop what comes from this
-/// node's own address, or answers do not come back, all of them would be taken for down.
-pub const TUNNEL_WORKS_FOR: Duration = Duration::from_secs(60);
+/// How long an answer shows that a check which [needs proof](Check::needs_proof) can be answered. Where nodes drop what comes through
+/// the tunnel from this node's own address, or no kube-proxy serves its health port, all of them would be taken for down, one after
+/// the other, and by each LB node in another order.
+pub const PROOF_HOLDS: Duration = Duration::from_secs(60);
 /// VIPs that a tunnel probe looks at before it gives up finding one that has settled.
 const LOOKS: usize = 8;
 /// Of neighbours: the kernel has asked often enough before it says that one does not answer.
@@ -174,8 +175,8 @@ pub struct Monitor {
     /// Of those whose neighbour ever failed to answer.
     neighbours: BTreeMap<BackendId, Fsm>,
     sweep: Duration,
-    /// When a probe through the tunnel was last answered, by anybody.
-    answered: Option<Duration>,
+    /// When checks that need proof were last answered, by anybody.
+    answered: BTreeMap<Arc<Check>, Duration>,
     overlay: Overlay,
     outcomes: BTreeMap<(&'static str, &'static str), u64>,
     /// Of health, of all checks and neighbours.
@@ -253,6 +254,8 @@ impl Monitor {
             self.note_answers(&target.backend);
         }
         self.ids.retain(|_, ids| !ids.is_empty());
+        let checks: BTreeSet<&Arc<Check>> = wanted.keys().map(|(_, check)| check).collect();
+        self.answered.retain(|check, _| checks.contains(check));
         for ((backend, check), (address, vips)) in wanted {
             let ids = self.ids.entry(backend.clone()).or_default();
             if let Some(target) = ids.get(&check).and_then(|id| self.targets.get_mut(id)) {
@@ -393,13 +396,11 @@ impl Monitor {
         self.flying -= 1;
         self.schedule.put_back(ticket.target, now);
         let mut outcome = outcome;
-        if target.check.probe == Probe::Tunnel {
-            if outcome == Outcome::Success {
-                self.answered = Some(now);
-            } else if self
-                .answered
-                .is_none_or(|then| now.saturating_sub(then) >= TUNNEL_WORKS_FOR)
-            {
+        if target.check.needs_proof {
+            let answered = self.answered.get(&target.check);
+            if outcome.is_answer() {
+                self.answered.insert(Arc::clone(&target.check), now);
+            } else if answered.is_none_or(|then| now.saturating_sub(*then) >= PROOF_HOLDS) {
                 outcome = Outcome::Skipped(Fault::NobodyAnswers);
             }
         }

@@ -12,6 +12,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Whether the check was answered, for better or worse: that it can be, is known by this.
+    pub const fn is_answer(self) -> bool {
+        matches!(self, Self::Success | Self::Failure(Failure::Status(_) | Failure::Body))
+    }
+
     /// As a counter label.
     pub const fn name(self) -> &'static str {
         match self {
@@ -136,8 +141,8 @@ pub enum Fault {
     /// No next hop to send through the tunnel by, or the backend is this node: there is no tunnel then.
     #[error("no way to send it through a tunnel")]
     NoWay,
-    /// No probe through the tunnel was answered by anybody lately: what is wrong is likelier here, or on the way back, than everywhere.
-    #[error("no probe through the tunnel is answered by any node: does the answer reach this node?")]
+    /// No backend has answered this check lately: what is wrong is likelier here, or with the check, than everywhere.
+    #[error("no node answers this check: is it served at all, and does the answer reach this node?")]
     NobodyAnswers,
     /// No VIP that can be asked for: none of TCP without source ranges that has settled.
     #[error("no VIP to ask for")]

@@ -14,6 +14,7 @@ fn tcp() -> Arc<Checks> {
     Arc::new(Checks::new([Check {
         probe: Probe::Tcp { port: 80 },
         timing: Timing::default(),
+        needs_proof: false,
     }]))
 }
 
@@ -316,10 +317,49 @@ fn while_nobody_answers_through_the_tunnel_silence_counts_against_nobody() {
 }
 
 #[test]
+fn a_health_port_that_no_node_serves_counts_against_nobody_until_one_does() {
+    let checks = Arc::new(Checks::new([Check::kube(10256)]));
+    let mut world = World::new(&desired(3, [(vip(1), set(0..3), Some(Arc::clone(&checks)))]));
+    let drive = |world: &mut World, long: Duration, answer: &dyn Fn(usize) -> Outcome| {
+        let until = world.now + long;
+        while world.now < until {
+            world.now += ms(100);
+            while let Some(launch) = world.monitor.launch(world.now) {
+                let index = (0..3).find(|index| launch.backend == id(*index));
+                world
+                    .monitor
+                    .finish(launch.ticket, answer(index.expect("one of them")), world.now);
+            }
+        }
+    };
+    let refused = Outcome::Failure(Failure::Refused);
+    let unfit = |world: &World| {
+        let health = |index: &usize| world.monitor.overlay().health(&id(*index), &checks) != Health::Eligible;
+        (0..3).filter(health).collect::<Vec<_>>()
+    };
+    drive(&mut world, 300 * SECOND, &|_| refused);
+    assert_eq!(unfit(&world), [0; 0]);
+    assert!(world.monitor.states().values().all(|state| *state == State::Unknown));
+    assert!(world.monitor.outcomes()[&("http", "nobody_answers")] > 100);
+    // A word against itself is one, too: a node without endpoints answers 503 at a `healthCheckNodePort`.
+    drive(&mut world, 30 * SECOND, &|index| match index {
+        1 => Outcome::Failure(Failure::Status(503)),
+        _ => refused,
+    });
+    assert_eq!(unfit(&world), [0, 1, 2]);
+    // What is known stays when all fall silent at once.
+    drive(&mut world, 30 * SECOND, &|_| Outcome::Success);
+    assert_eq!(unfit(&world), [0; 0]);
+    drive(&mut world, 300 * SECOND, &|_| refused);
+    assert_eq!(unfit(&world), [0, 1, 2]);
+}
+
+#[test]
 fn who_answers_at_one_port_is_not_dead_for_the_silence_of_another() {
     let check = |port| Check {
         probe: Probe::Tcp { port },
         timing: Timing::default(),
+        needs_proof: false,
     };
     let [silent, speaks] = [1, 2].map(|port| Arc::new(Checks::new([check(port)])));
     let mut world = World::new(&desired(
