@@ -23,9 +23,15 @@ fn bed(more: &str) -> Result<Bed> {
     })
 }
 
-/// How many of `count` echo requests were answered, and right.
+/// How many of `count` echo requests were answered, and right; one after the other, since `ping` gives the last of several only
+/// twice the time that another took.
 fn pong(bed: &Bed, address: IpAddr, count: u32, options: &str) -> Result<u32> {
-    let line = format!("ping -n -c {count} -W 2 {options} {address}");
+    (0..count).map(|_| pongs(bed, address, 1, options)).sum()
+}
+
+/// As [`pong`], by one `ping`.
+fn pongs(bed: &Bed, address: IpAddr, count: u32, options: &str) -> Result<u32> {
+    let line = format!("ping -n -c {count} -W 1 {options} {address}");
     let said = bed.topology.client().ns().within(Duration::from_secs(10), &line)?.said;
     assert!(!said.contains("wrong") && !said.contains("DUP"), "{said}");
     let received = said.split(" received").next().and_then(|text| text.rsplit(' ').next());
@@ -43,7 +49,7 @@ fn echo_requests_of_every_size_are_answered_with_what_they_carried() -> Result<(
     let capture = Capture::start(bed.topology.client().ns(), "eth0", "icmp or icmp6")?;
     for vip in VIPS {
         for size in [0, 1, 3, 15, 16, 17, 56, 57, 1400, 1452] {
-            let answered = pong(&bed, vip().ip(), 2, &format!("-i 0.01 -s {size}"))?;
+            let answered = pong(&bed, vip().ip(), 2, &format!("-s {size}"))?;
             assert_eq!(answered, 2, "{size} bytes to {}", vip());
         }
     }
@@ -72,7 +78,7 @@ fn echo_requests_in_fragments_are_answered() -> Result<()> {
     let bed = bed("")?;
     for vip in VIPS {
         for size in [1473, 4000, 20_000, 65_000] {
-            let answered = pong(&bed, vip().ip(), 2, &format!("-i 0.1 -s {size}"))?;
+            let answered = pong(&bed, vip().ip(), 2, &format!("-s {size}"))?;
             assert_eq!(answered, 2, "{size} bytes to {}: {:?}", vip(), bed.lb().slow()?);
         }
     }
@@ -87,7 +93,7 @@ fn without_the_slow_path_nobody_answers() -> Result<()> {
     let bed = bed("slow_path: { enabled: false }")?;
     for vip in VIPS {
         let before = bed.lb().counted()?;
-        assert_eq!(pong(&bed, vip().ip(), 2, "-i 0.01")?, 0);
+        assert_eq!(pong(&bed, vip().ip(), 2, "")?, 0);
         let counted = bed.lb().counted()?;
         let dropped: u64 = ["slow icmp", "drop no_slow_path"]
             .iter()
@@ -106,10 +112,16 @@ fn a_flood_is_answered_up_to_what_one_source_gets() -> Result<()> {
     }
     let bed = bed("")?;
     for vip in VIPS {
-        assert_eq!(pong(&bed, vip().ip(), 80, "-q -f")?, 80, "within the share");
+        let before = bed.lb().slow()?;
+        let answered = pongs(&bed, vip().ip(), 80, "-q -f")?;
+        let seen = bed.lb().slow()?.since(&before);
+        assert!(
+            answered >= 79 && seen["echo/echo_reply"] == 80,
+            "within the share: {answered}, {seen:?}"
+        );
         std::thread::sleep(Duration::from_secs(1));
         let (before, start) = (bed.lb().slow()?, Instant::now());
-        let answered = pong(&bed, vip().ip(), 400, "-q -i 0.0005 -l 3")?;
+        let answered = pongs(&bed, vip().ip(), 400, "-q -i 0.0005 -l 3")?;
         let most = 100.0 * (1.0 + start.elapsed().as_secs_f64()) + 1.0;
         let seen = bed.lb().slow()?.since(&before);
         println!("{}: {answered} of 400 answered, {seen:?}", vip());
@@ -131,7 +143,7 @@ fn a_vip_address_is_silent_while_none_of_its_vips_has_a_backend_that_can_be_reac
         for vip in VIPS {
             let before = bed.lb().slow()?;
             let wanted = if expected { 2 } else { 0 };
-            let answered = pong(&bed, vip().ip(), 2, "-i 0.01")?;
+            let answered = pong(&bed, vip().ip(), 2, "")?;
             let seen = bed.lb().slow()?.since(&before);
             assert_eq!(answered, wanted, "{}: {seen:?}", vip());
             let what = if expected { "echo/echo_reply" } else { "echo/unhealthy" };
