@@ -2,6 +2,7 @@
 //!
 //! | module | what it decides |
 //! |---|---|
+//! | [`announce`] | which VIP addresses this node announces, and which of several LB nodes answers for one |
 //! | [`config`] | what the files of both roles say, with every error at once; what a live reload may change |
 //! | [`desired`] | the state that every source asks for and the planner reaches |
 //! | [`explain`] | where a flow would go, from the tables as they are |
@@ -18,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod announce;
 pub mod config;
 pub mod desired;
 pub mod drain;

@@ -1,0 +1,15 @@
+//! Which VIP addresses this node makes reachable, by whom they are answered for on a segment, and why.
+//!
+//! Never speaks a protocol: how an address is announced is [`slow`](crate::slow)'s (ARP, neighbour discovery) and the routing
+//! speaker's.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `decide` | [`decide()`]: one decision with its reason per VIP address |
+//! | `group` | [`Group`]: which of several LB nodes on one segment owns an address |
+
+mod decide;
+mod group;
+
+pub use decide::{Decision, Facts, NodeState, Policy, Reason, WhenNone, decide};
+pub use group::{Group, Member, START_PATIENCE, YIELD, owner};
