@@ -51,6 +51,9 @@ pub struct StatusView {
     /// VIPs whose change of backends waits for room for its transit.
     #[serde(default)]
     pub waiting_vips: usize,
+    /// VIP addresses that this node would answer for on its segments if another host did not have them.
+    #[serde(default)]
+    pub in_use: Vec<InUseView>,
     /// Backends by their health, where any is probed.
     #[serde(default)]
     pub health: Option<HealthSums>,
@@ -70,6 +73,15 @@ pub struct StatusView {
     /// Where links and maps are pinned; absent where the data plane ends with the daemon.
     #[serde(default)]
     pub pinned: Option<String>,
+}
+
+/// A VIP address that another host has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InUseView {
+    /// Which.
+    pub address: IpAddr,
+    /// The host's MAC address.
+    pub mac: String,
 }
 
 /// Flow records: of slots in transit, and of VIPs with a scheduler.

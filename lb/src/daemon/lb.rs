@@ -265,7 +265,7 @@ impl Lb {
                     self.driver.want(backend.clone());
                 }
             }
-            Some(Event::AddressConflict(address, mac)) => self.slow.warn_of_conflict(address, mac),
+            Some(Event::AddressConflict(address, mac)) => self.slow.hear_of_owner(address, mac),
             None => {}
         }
     }
@@ -327,6 +327,7 @@ impl Lb {
         self.file = new;
         self.forget_drains();
         self.watch_health();
+        self.slow.ask_again();
         self.revision += 1;
         self.say_own();
         tracing::info!(revision = self.revision, "configuration applied");
@@ -450,6 +451,7 @@ impl Lb {
             tables: sizes.tables,
             flow_table: self.tables.flow_table()?,
             waiting_vips: self.tables.planner.waiting(),
+            in_use: self.slow.in_use(),
             health: self.health_sums(),
             slow_path: self.slow.view(&self.tables.shed()?),
             kube: self.standing().as_ref().map(views::kube),

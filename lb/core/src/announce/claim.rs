@@ -69,6 +69,15 @@ impl Claims {
         }
     }
 
+    /// What somebody else has is asked for at once.
+    pub fn ask_again(&mut self, now: Duration) {
+        for claim in self.claims.values_mut() {
+            if let Claim::InUse { again, .. } = claim {
+                *again = now;
+            }
+        }
+    }
+
     /// Addresses to be asked for now.
     pub fn turn(&mut self, now: Duration) -> Vec<IpAddr> {
         let mut questions = Vec::new();

@@ -9,10 +9,22 @@ use ipnet::IpNet;
 use super::{address, read::At};
 
 /// `l2`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct L2Config {
     /// Networks whose VIP addresses this node owns: it answers ARP and neighbour discovery for them. Sorted; empty: VIPs are routed.
     pub owned: Vec<IpNet>,
+    /// Whether it asks for an address before it answers for it, and leaves it alone where somebody else has it.
+    pub probe: bool,
+}
+
+impl Default for L2Config {
+    /// Nothing is owned; what would be is asked for.
+    fn default() -> Self {
+        Self {
+            owned: Vec::new(),
+            probe: true,
+        }
+    }
 }
 
 impl L2Config {
@@ -27,6 +39,7 @@ pub(super) fn l2(at: &At<'_>) -> Option<L2Config> {
     at.fields(|fields| {
         Some(L2Config {
             owned: fields.or("owned", Vec::new(), |at| address::networks(&at))?,
+            probe: fields.or("probe", true, |at| at.bool())?,
         })
     })
 }

@@ -57,7 +57,7 @@ impl Lb {
         unclaimed.set(&names(&file.config), &prefixes).await?;
         let serving = async {
             let (Start { mut tables, before }, kept) = left.start(&file, &desired, &hops, &drains)?;
-            let slow = Slow::start(&file.config, &mut tables, &desired, &hops)?;
+            let slow = Slow::start(&file.config, &mut tables, &desired, &hops, !is_first)?;
             // Attached last: the first packet finds whole tables, and sockets.
             if let Some(before) = &before {
                 tables.take_records(before)?;
