@@ -1,10 +1,17 @@
-//! VIP addresses on this node's own segments: asked for before they are answered for. Never answers a question itself: the slow path
-//! does, for what [`L2::owns`] says.
+//! VIP addresses on this node's own segments: shared with the other LB nodes of its group, and asked for before they are answered for.
+//! Never answers a question itself: the slow path does, for what [`L2::owns`] says.
 
-use std::{collections::BTreeSet, future::pending, io, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::pending,
+    io,
+    net::IpAddr,
+    time::Duration,
+};
 
 use lb_core::{
-    announce::{Claim, Claims, Mac},
+    announce::{Claim, Claims, Group, Mac, Member},
+    config::L2Group,
     slow::{claimed, question},
 };
 use tokio::time::{Instant, sleep_until};
@@ -17,9 +24,16 @@ pub struct L2 {
     start: Instant,
     /// Where addresses are asked for: index and MAC address of each interface.
     interfaces: Vec<(u32, Mac)>,
+    /// With whom it shares addresses, if with anybody, and where they are.
+    group: Option<(Group, BTreeMap<IpAddr, Member>)>,
+    /// Its segment is away.
+    is_cut_off: bool,
     claims: Claims,
-    /// What was wanted last; `None` before the first time.
+    /// All addresses of the group, as last told; `None` before the first time.
     wanted: Option<BTreeSet<IpAddr>>,
+    /// Addresses that somebody of the group answers for: they have been asked for.
+    known: BTreeSet<IpAddr>,
+    probes: bool,
     /// What a process before this one answered for until now is not asked for again.
     goes_on: bool,
     ours: BTreeSet<IpAddr>,
@@ -48,24 +62,80 @@ impl L2 {
         Self {
             start: Instant::now(),
             interfaces: Vec::new(),
+            group: None,
+            is_cut_off: false,
             claims: Claims::default(),
             wanted: None,
+            known: BTreeSet::new(),
+            probes: true,
             goes_on,
             ours: BTreeSet::new(),
             wire: None,
         }
     }
 
-    /// Addresses that this node is to answer for from now on, on these interfaces; `probes`: after asking for them.
+    /// Addresses that this node, or its group, is to answer for from now on, on these interfaces; `probes`: after asking for them.
     pub fn want(&mut self, wanted: BTreeSet<IpAddr>, interfaces: Vec<(u32, Mac)>, probes: bool) {
         self.interfaces = interfaces;
-        if self.wanted.as_ref() == Some(&wanted) {
+        self.probes = probes;
+        if self.wanted.as_ref() != Some(&wanted) {
+            self.wanted = Some(wanted);
+            self.turn();
+        }
+    }
+
+    /// With whom addresses are shared from now on. Members that stay are heard as before. One that goes on from a process before it
+    /// answers at once for what that one did: nobody else does.
+    pub fn set_group(&mut self, group: Option<&L2Group>) {
+        let now = self.now();
+        self.group = group.map(|config| {
+            let others = || config.others.keys().cloned();
+            let group = match self.group.take() {
+                Some((mut group, _)) if *group.me() == config.name => {
+                    group.set_others(others(), now);
+                    group
+                }
+                Some(_) | None => Group::new(config.name.clone(), others(), now),
+            };
+            let places = config.others.iter().map(|(name, at)| (*at, name.clone()));
+            (group, places.collect())
+        });
+        self.turn();
+    }
+
+    /// A member is heard at this address from now on, or is not any more. Of one that is no member nothing is noted.
+    pub fn hear_member(&mut self, at: IpAddr, is_heard: bool) {
+        let now = self.now();
+        let Some((group, places)) = &mut self.group else {
+            return;
+        };
+        let Some(name) = places.get(&at) else { return };
+        if is_heard {
+            tracing::info!(member = %name, "is heard: it answers for its part of the addresses");
+        } else {
+            tracing::warn!(member = %name, "is not heard any more: its part of the addresses goes to the others");
+        }
+        group.hear(name, is_heard, now);
+        self.turn();
+    }
+
+    /// Whether an interface of this node is down: it answers for nothing then, and others of its group do.
+    pub fn cut_off(&mut self, is_cut_off: bool) {
+        if self.is_cut_off == is_cut_off {
             return;
         }
-        let goes_on = self.goes_on && self.wanted.is_none();
-        let is_asked_for = probes && !goes_on;
-        self.claims.want(&wanted, |_| !is_asked_for, self.now());
-        self.wanted = Some(wanted);
+        self.is_cut_off = is_cut_off;
+        let now = self.now();
+        if let Some((group, _)) = &mut self.group {
+            if is_cut_off {
+                tracing::warn!("an interface is down: this node gives up its part of the addresses");
+                group.go_out();
+                self.known.clear();
+            } else {
+                tracing::info!("all interfaces are up: this node takes its part of the addresses again");
+                group.come_back(now);
+            }
+        }
         self.turn();
     }
 
@@ -77,6 +147,12 @@ impl L2 {
     /// How many addresses this node answers for.
     pub fn owned(&self) -> usize {
         self.ours.len()
+    }
+
+    /// The member of the group that answers for an address, where that is another than this node.
+    pub fn owner(&self, address: IpAddr) -> Option<&Member> {
+        let (group, _) = self.group.as_ref()?;
+        Some(group.owner(address)).filter(|owner| *owner != group.me())
     }
 
     /// Addresses that somebody else has are asked for again at once.
@@ -114,7 +190,9 @@ impl L2 {
     /// Waits until [`Self::owns`] says something else. Nothing is lost when it is dropped while it waits.
     pub async fn next(&mut self) {
         loop {
-            let due = self.claims.deadline().map(|due| self.start + due);
+            let group = self.group.as_ref().and_then(|(group, _)| group.deadline(self.now()));
+            let due = [self.claims.deadline(), group].into_iter().flatten().min();
+            let due = due.map(|due| self.start + due);
             let frame = tokio::select! {
                 () = until(due) => None,
                 frame = receive(self.wire.as_ref()) => Some(frame),
@@ -138,6 +216,21 @@ impl L2 {
 
     /// Does what is due; whether this node answers for something else than before.
     fn turn(&mut self) -> bool {
+        let now = self.now();
+        if let Some(wanted) = &self.wanted {
+            let group = self.group.as_ref().map(|(group, _)| group);
+            let is_mine = |address: &&IpAddr| group.is_none_or(|group| group.owns(**address, now));
+            let mine: BTreeSet<IpAddr> = wanted.iter().filter(is_mine).copied().collect();
+            // Others have answered for it until now, or a process before this one did: it has been asked for.
+            let is_new = self.known.is_empty();
+            let was_served = self.goes_on || group.is_some_and(Group::is_heard_of);
+            let known = &self.known;
+            let is_taken_over = |address| !self.probes || known.contains(&address) || is_new && was_served;
+            self.claims.want(&mine, is_taken_over, now);
+            if group.is_none_or(|group| group.deadline(now).is_none()) {
+                self.known.clone_from(wanted);
+            }
+        }
         for address in self.claims.turn(self.now()) {
             self.ask(address);
         }

@@ -118,6 +118,11 @@ impl Group {
         (!self.is_out && now < self.from).then_some(self.from)
     }
 
+    /// Whether any other is heard.
+    pub fn is_heard_of(&self) -> bool {
+        self.others.values().any(|is_heard| *is_heard)
+    }
+
     /// This node's own name.
     pub const fn me(&self) -> &Member {
         &self.me

@@ -143,6 +143,18 @@ impl Slow {
         self.l2.ask_again();
     }
 
+    /// A member of the group is heard at this address from now on, or is not any more.
+    pub(super) fn hear_member(&mut self, at: IpAddr, is_heard: bool) {
+        self.l2.hear_member(at, is_heard);
+        self.own_again();
+    }
+
+    /// Whether an interface of this node is down.
+    pub(super) fn cut_off(&mut self, is_cut_off: bool) {
+        self.l2.cut_off(is_cut_off);
+        self.own_again();
+    }
+
     /// Another host says that it has a VIP address.
     pub(super) fn hear_of_owner(&mut self, address: IpAddr, mac: [u8; 6]) {
         if !self.l2.hear(address, mac) && self.l2.owns(address) {
@@ -284,6 +296,7 @@ impl Slow {
         self.whole = Book::new(desired, hops, overlay, config.protection, &config.l2.owned);
         let interfaces = self.interfaces.iter();
         let interfaces = interfaces.map(|interface| (interface.index, interface.mac)).collect();
+        self.l2.set_group(config.l2.group.as_ref());
         self.l2.want(self.whole.owned().collect(), interfaces, config.l2.probe);
         let bounds = config.slow_path.bounds();
         let mut scene = self.shared.write().unwrap_or_else(PoisonError::into_inner);
