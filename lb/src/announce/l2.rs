@@ -16,7 +16,10 @@ use lb_core::{
 };
 use tokio::time::{Instant, sleep_until};
 
-use crate::xsk::{FrameSender, NeighbourReceiver};
+use crate::{
+    control::{GroupView, MemberView},
+    xsk::{FrameSender, NeighbourReceiver},
+};
 
 /// What this node answers for, and what it asks for before.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub struct L2 {
     interfaces: Vec<(u32, Mac)>,
     /// With whom it shares addresses, if with anybody, and where they are.
     group: Option<(Group, BTreeMap<IpAddr, Member>)>,
+    /// When the group says something else although nothing was heard, as of the last turn: it may have passed since.
+    due: Option<Duration>,
     /// Its segment is away.
     is_cut_off: bool,
     claims: Claims,
@@ -63,6 +68,7 @@ impl L2 {
             start: Instant::now(),
             interfaces: Vec::new(),
             group: None,
+            due: None,
             is_cut_off: false,
             claims: Claims::default(),
             wanted: None,
@@ -149,6 +155,24 @@ impl L2 {
         self.ours.len()
     }
 
+    /// With whom addresses are shared.
+    pub fn group(&self) -> Option<GroupView> {
+        let (group, places) = self.group.as_ref()?;
+        let heard: BTreeMap<&Member, bool> = group.others().collect();
+        let others = places.iter().map(|(address, name)| MemberView {
+            name: name.to_string(),
+            address: *address,
+            heard: heard.get(name).copied().unwrap_or_default(),
+        });
+        Some(GroupView {
+            name: group.me().to_string(),
+            owned: self.owned(),
+            addresses: self.wanted.as_ref().map_or(0, BTreeSet::len),
+            waits: self.is_cut_off || self.due.is_some(),
+            others: others.collect(),
+        })
+    }
+
     /// The member of the group that answers for an address, where that is another than this node.
     pub fn owner(&self, address: IpAddr) -> Option<&Member> {
         let (group, _) = self.group.as_ref()?;
@@ -190,8 +214,7 @@ impl L2 {
     /// Waits until [`Self::owns`] says something else. Nothing is lost when it is dropped while it waits.
     pub async fn next(&mut self) {
         loop {
-            let group = self.group.as_ref().and_then(|(group, _)| group.deadline(self.now()));
-            let due = [self.claims.deadline(), group].into_iter().flatten().min();
+            let due = [self.claims.deadline(), self.due].into_iter().flatten().min();
             let due = due.map(|due| self.start + due);
             let frame = tokio::select! {
                 () = until(due) => None,
@@ -217,8 +240,9 @@ impl L2 {
     /// Does what is due; whether this node answers for something else than before.
     fn turn(&mut self) -> bool {
         let now = self.now();
+        let group = self.group.as_ref().map(|(group, _)| group);
+        self.due = group.and_then(|group| group.deadline(now));
         if let Some(wanted) = &self.wanted {
-            let group = self.group.as_ref().map(|(group, _)| group);
             let is_mine = |address: &&IpAddr| group.is_none_or(|group| group.owns(**address, now));
             let mine: BTreeSet<IpAddr> = wanted.iter().filter(is_mine).copied().collect();
             // Others have answered for it until now, or a process before this one did: it has been asked for.
@@ -227,7 +251,7 @@ impl L2 {
             let known = &self.known;
             let is_taken_over = |address| !self.probes || known.contains(&address) || is_new && was_served;
             self.claims.want(&mine, is_taken_over, now);
-            if group.is_none_or(|group| group.deadline(now).is_none()) {
+            if self.due.is_none() {
                 self.known.clone_from(wanted);
             }
         }

@@ -2,9 +2,11 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`bfd`] | whether peers still answer, told within milliseconds |
 //! | `groups` | [`Groups`]: hearing neighbour solicitations |
 //! | `l2` | [`L2`]: whose the addresses on this node's segments are |
 
+pub mod bfd;
 mod groups;
 mod l2;
 

@@ -44,6 +44,7 @@ pub(super) fn status(
         tables: 0,
         waiting_vips: 0,
         in_use: Vec::new(),
+        group: None,
         health: None,
         packets: by_fate(counts),
         flow_table: None,

@@ -78,7 +78,9 @@ fn group(fields: &mut Fields<'_>) -> Option<L2Group> {
     let name = fields.required("name");
     let members = fields.required("members").and_then(|at| {
         let entries = at.entries()?;
-        let entries = entries.into_iter().map(|(key, at)| Some((Member::from(key.name.as_str()), address::unicast(&at)?)));
+        let entries = entries
+            .into_iter()
+            .map(|(key, at)| Some((Member::from(key.name.as_str()), address::unicast(&at)?)));
         // All of them are read, so that all that is wrong is told.
         let entries: Vec<Option<(Member, IpAddr)>> = entries.collect();
         let members: BTreeMap<Member, IpAddr> = entries.into_iter().collect::<Option<_>>()?;
@@ -97,5 +99,9 @@ fn group(fields: &mut Fields<'_>) -> Option<L2Group> {
     if others.remove(&me).is_none() {
         return name.fail(Problem::NotInGroup { name: Quoted::new(&me) });
     }
-    Some(L2Group { name: me, others, timers })
+    Some(L2Group {
+        name: me,
+        others,
+        timers,
+    })
 }

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use lb_core::{drain::Drains, worker::unclaimed_prefixes};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{AGING, Lb, Source, View, desired, drain, metrics::Read, names};
+use super::{AGING, Lb, Source, View, desired, drain, metrics::Read, names, paths::Paths};
 use crate::{
     daemon::{
         attach::{check_free, detach_all, give_up, put_in_place},
@@ -108,7 +108,10 @@ impl Lb {
             metrics,
             aging,
             kept: drain::Kept(keeping.drains.clone()),
+            paths: Paths::default(),
         };
+        lb.listen();
+        lb.slow.cut_off(!view.borrow().down.is_empty());
         lb.forget_drains();
         for (backend, drain) in lb.tables.drains.iter() {
             tracing::info!(%backend, since = drain.since, deadline = drain.deadline, "is drained, from before");

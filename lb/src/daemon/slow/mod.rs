@@ -26,7 +26,7 @@ use xdp_prog::verdict::Verdict;
 use super::tables::Tables;
 use crate::{
     announce::{Groups, InUse, L2},
-    control::{InUseView, SlowPathView},
+    control::{GroupView, InUseView, SlowPathView},
     datapath::{Balancer, Sockets},
     metrics::{SlowFacts, WorkerFacts},
     xsk::{BusyPoll, Register, SlowPath, WorkerStatus, XskError, XskInterface, XskSettings},
@@ -127,6 +127,11 @@ impl Slow {
     /// VIP addresses that are answered for.
     pub(super) fn owned(&self) -> usize {
         self.l2.owned()
+    }
+
+    /// With whom addresses are shared.
+    pub(super) fn group(&self) -> Option<GroupView> {
+        self.l2.group()
     }
 
     /// VIP addresses that another host has.
