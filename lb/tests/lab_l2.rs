@@ -255,8 +255,10 @@ fn an_lb_node_whose_link_is_cut_is_replaced_within_a_second_and_takes_its_part_a
     let vip = one_of(&before, &site.mac(2))?;
     let watch = Watch::start(site.client(), vip);
     thread::sleep(Duration::from_millis(1500));
+    let cut = Instant::now();
     site.router(&format!("ip link set {} down", site.port(2)))?;
     site.wait_for(&[0, 1])?;
+    println!("link down: others answer for all after {:?}", cut.elapsed());
     let group = |index: usize| -> Result<_> { site.lb(index).status()?.group.context("it is in a group") };
     eventually("who is cut off gives up what it has", || {
         Ok(group(2)?.owned == 0 && group(2)?.waits)
@@ -266,10 +268,8 @@ fn an_lb_node_whose_link_is_cut_is_replaced_within_a_second_and_takes_its_part_a
     })?;
     let (answered, longest) = watch.stop()?;
     println!("link down: longest time without an answer {longest:?}, {answered} answered");
-    assert!(
-        longest < Duration::from_secs(5),
-        "a dead owner is replaced at all: {longest:?}"
-    );
+    // The bridge floods what it has no port for any more, and XDP takes it whoever it is for: others forward it before they own it.
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
     site.router(&format!("ip link set {} up", site.port(2)))?;
     site.wait_for(&[0, 1, 2])?;
     assert_eq!(site.assert_one_owner(&[0, 1, 2])?, before);
