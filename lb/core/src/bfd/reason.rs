@@ -20,7 +20,7 @@ pub enum Discard {
     StateWithoutDiscriminator,
     /// It is authenticated, and no session here is.
     Authentication,
-    /// It came from further away than the session allows: a forged one, usually (RFC 5881 §5).
+    /// It came through a router, to a session on one link: a forged one, usually (RFC 5881 §5).
     Hops,
     /// It names a session that is not there.
     UnknownDiscriminator,

@@ -38,11 +38,9 @@ impl Peer {
 pub enum Reach {
     /// On the same link: its packets arrive with the TTL that they were sent with (RFC 5881 §5).
     SingleHop,
-    /// Behind at most so many hops less one routers (RFC 5883); 1 is the same link.
-    Multihop {
-        /// 1 to 255.
-        hops: u8,
-    },
+    /// Behind routers (RFC 5883). Whatever the TTL: BIRD sends such packets with the system's own, 64 mostly, so that it says nothing
+    /// of how far they came.
+    Multihop,
 }
 
 impl Reach {
@@ -50,14 +48,15 @@ impl Reach {
     pub const fn port(self) -> u16 {
         match self {
             Self::SingleHop => SINGLE_HOP_PORT,
-            Self::Multihop { .. } => MULTIHOP_PORT,
+            Self::Multihop => MULTIHOP_PORT,
         }
     }
 
-    const fn least_ttl(self) -> u8 {
+    /// Whether a packet with this TTL left can be from the peer.
+    const fn allows(self, ttl: Option<u8>) -> bool {
         match self {
-            Self::SingleHop => SENT_TTL,
-            Self::Multihop { hops } => SENT_TTL.saturating_sub(hops.saturating_sub(1)),
+            Self::SingleHop => matches!(ttl, Some(SENT_TTL)),
+            Self::Multihop => true,
         }
     }
 }
@@ -238,7 +237,7 @@ impl Sessions {
         if reach.port() != arrival.port {
             return Err(Discard::UnknownPeer);
         }
-        if arrival.ttl.is_none_or(|ttl| ttl < reach.least_ttl()) {
+        if !reach.allows(arrival.ttl) {
             return Err(Discard::Hops);
         }
         if entry.session.is_disabled() {
