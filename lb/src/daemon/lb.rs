@@ -263,13 +263,6 @@ impl Lb {
         self.say_lively();
     }
 
-    /// Listens to those that the configuration in force names.
-    fn listen(&mut self) {
-        if let Err(error) = self.paths.set(&self.file.config) {
-            tracing::error!("other LB nodes are not listened to: {}", report(&error));
-        }
-    }
-
     /// Does what the slow path asks for.
     fn heed(&mut self, event: Option<Event>) {
         match event {
@@ -340,7 +333,7 @@ impl Lb {
         self.file = new;
         self.forget_drains();
         self.watch_health();
-        self.listen();
+        self.paths.set(&self.file.config);
         self.slow.ask_again();
         self.revision += 1;
         self.say_own();

@@ -13,19 +13,27 @@ use lb_core::{
 
 use crate::announce::bfd::{Bfd, Changes, Liveness};
 
-/// The sessions, while there is anybody to be heard.
-#[derive(Debug, Default)]
+/// The sessions of the group. Others may share the thread: [`Bfd::another`].
+#[derive(Debug)]
 pub(super) struct Paths {
-    bfd: Option<(Bfd, Changes)>,
+    bfd: Bfd,
+    changes: Changes,
 }
 
 impl Paths {
-    /// Listens to those that a configuration names.
+    /// Listens to nobody yet.
     ///
     /// # Errors
     ///
     /// When there can be no thread.
-    pub(super) fn set(&mut self, config: &LbConfig) -> anyhow::Result<()> {
+    pub(super) fn start() -> anyhow::Result<Self> {
+        let seed = RandomState::new().build_hasher().finish();
+        let (bfd, changes) = Bfd::start(seed).context("cannot start BFD")?;
+        Ok(Self { bfd, changes })
+    }
+
+    /// Listens to those that a configuration names.
+    pub(super) fn set(&self, config: &LbConfig) {
         let group = config.l2.group.iter();
         let wanted = group.flat_map(|group| {
             let others = group.others.values();
@@ -37,28 +45,12 @@ impl Paths {
                 timers: group.timers,
             })
         });
-        let wanted: Vec<Wanted> = wanted.collect();
-        if wanted.is_empty() {
-            self.bfd = None;
-            return Ok(());
-        }
-        let bfd = match &mut self.bfd {
-            Some((bfd, _)) => bfd,
-            none => {
-                let seed = RandomState::new().build_hasher().finish();
-                &mut none.insert(Bfd::start(seed).context("cannot start BFD")?).0
-            }
-        };
-        bfd.set(wanted);
-        Ok(())
+        self.bfd.set(wanted);
     }
 
     /// Waits for somebody to be heard, or not any more.
     pub(super) async fn next(&mut self) -> (Peer, Liveness) {
-        let Some((_, changes)) = &mut self.bfd else {
-            return pending().await;
-        };
-        match changes.recv().await {
+        match self.changes.recv().await {
             Some(change) => change,
             // Its thread is gone, which it never is before `self.bfd`.
             None => pending().await,

@@ -108,9 +108,9 @@ impl Lb {
             metrics,
             aging,
             kept: drain::Kept(keeping.drains.clone()),
-            paths: Paths::default(),
+            paths: Paths::start()?,
         };
-        lb.listen();
+        lb.paths.set(&lb.file.config);
         lb.slow.cut_off(!view.borrow().down.is_empty());
         lb.forget_drains();
         for (backend, drain) in lb.tables.drains.iter() {
