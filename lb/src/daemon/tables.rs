@@ -29,8 +29,8 @@ use xdp_prog::{
 
 use crate::{
     control::{DrainCause, DrainView, FlowTableView},
-    datapath::{Attachment, Balancer, Generation, Jiffies, Pins, Readings, Record, Sweep, grace_period},
-    metrics::{MAX_BACKEND_SERIES, MAX_VIP_SERIES, Meters, Place},
+    datapath::{Attachment, Balancer, Generation, Jiffies, Pins, Readings, Record, Sweep, grace_period, unrecorded},
+    metrics::{FlowFacts, MAX_BACKEND_SERIES, MAX_VIP_SERIES, Meters, Place},
     source::file::LbFile,
 };
 
@@ -270,17 +270,25 @@ impl Tables {
         if self.planner.config().features & feature::TRANSIT == 0 {
             return Ok(None);
         }
-        let unrecorded = self.balancer.counters.flows.sum(0)?;
+        let unrecorded = unrecorded(self.balancer.counters.flows.sum(0)?);
+        let (records, flows) = self.flow_records();
         Ok(Some(FlowTableView {
-            records: self.balancer.flows.entries() as usize * FLOW_WAYS,
-            flows: self.sweep.flows(),
-            unrecorded: vec![
-                ("syns".to_owned(), unrecorded.syns),
-                ("datagrams".to_owned(), unrecorded.datagrams),
-                ("scheduled".to_owned(), unrecorded.scheduled),
-                ("clients".to_owned(), unrecorded.clients),
-            ],
+            records,
+            flows,
+            unrecorded: unrecorded.map(|(kind, count)| (kind.to_owned(), count)).into(),
         }))
+    }
+
+    /// Flow records there is room for, and those that live, as counted last.
+    fn flow_records(&self) -> (usize, Option<u64>) {
+        (self.balancer.flows.entries() as usize * FLOW_WAYS, self.sweep.flows())
+    }
+
+    /// The same for the metrics.
+    pub(super) fn flow_facts(&self) -> Option<FlowFacts> {
+        let is_kept = self.planner.config().features & feature::TRANSIT != 0;
+        let (room, live) = self.flow_records();
+        is_kept.then_some(FlowFacts { room, live })
     }
 
     /// Open flows of VIPs with a scheduler at a backend.

@@ -59,6 +59,17 @@ pub struct TableFacts {
     pub lookup_tables: usize,
     /// VIPs whose change of backends waits for room.
     pub waiting: usize,
+    /// The flow table, where flows are recorded.
+    pub flows: Option<FlowFacts>,
+}
+
+/// The flow table.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowFacts {
+    /// Records there is room for.
+    pub room: usize,
+    /// Those of flows that live, as counted last; none before the first time.
+    pub live: Option<u64>,
 }
 
 /// Backends' health.

@@ -65,6 +65,7 @@ impl Lb {
                 unresolved: sizes.backends - sizes.ready,
                 lookup_tables: sizes.tables,
                 waiting: self.tables.planner.waiting(),
+                flows: self.tables.flow_facts(),
             }),
             interfaces: self.attachments.iter().map(views::attached).collect(),
             health: self.health_facts(),
