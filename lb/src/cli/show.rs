@@ -8,7 +8,7 @@ use std::{
 use super::output::{bytes, number, table};
 use crate::control::{
     Affinity, BackendView, CheckView, CountedBy, CounterView, DrainCause, DrainView, ExplainView, FlowTableView,
-    HealthSums, KubeView, NextHopKind, Role, SlowPathView, StatusView, VipView,
+    HealthSums, KubeView, NextHopKind, PlacedBy, Role, SlowPathView, StatusView, VipView,
 };
 
 pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<()> {
@@ -481,8 +481,21 @@ pub(super) fn explain(out: &mut dyn io::Write, view: &ExplainView) -> io::Result
         };
         writeln!(out, "slot      {slot} of {slots}{by}")?;
     }
+    if let Some(scheduler) = &view.scheduler {
+        let by = match view.placed_by {
+            None => "",
+            Some(PlacedBy::Slot) => "; this flow goes by its slot",
+            Some(PlacedBy::Record) => "; this flow, or its client, is known: it goes by its record",
+            Some(PlacedBy::Scheduler) => "; this flow is new: the scheduler chose",
+        };
+        writeln!(out, "scheduler {scheduler}{by}")?;
+    }
     if let (Some(backend), Some(address)) = (&view.backend, view.address) {
-        writeln!(out, "backend   {backend} ({address})")?;
+        let health = view
+            .health
+            .as_ref()
+            .map_or_else(String::new, |health| format!(", {health}"));
+        writeln!(out, "backend   {backend} ({address}){health}")?;
     }
     if let Some(kind) = &view.next_hop {
         writeln!(out, "next hop  {}", next_hop(kind))?;

@@ -417,9 +417,9 @@ impl Lb {
                     .attachments
                     .first()
                     .map_or(0, |attachment| attachment.interface().index);
-                let (tables, view, protocol) = (&mut self.tables, view.borrow(), protocol.into());
-                let answer = explain::explain(tables, &view, ingress, protocol, source, destination);
-                question.with(answer.map_err(text));
+                let (tables, protocol) = (&self.tables, protocol.into());
+                let answer = explain::explain(tables, &view.borrow(), ingress, protocol, source, destination);
+                question.with(answer.map(|view| self.with_health(view)).map_err(text));
             }
             Request::Drain {
                 backend,
