@@ -14,7 +14,7 @@ use crate::{
         slow::Slow,
         unclaimed::{Priority, Unclaimed},
     },
-    datapath::Pins,
+    datapath::{PinnedLink, Pins},
     health::HealthDriver,
     metrics::Metrics,
     nexthop::NextHopDriver,
@@ -42,13 +42,15 @@ impl Lb {
         let desired = desired(&file.config, &drains, &view.borrow());
         let hops = view.borrow().next_hops.clone();
         let mut pins = keeping.place.as_ref().map(Pins::open).transpose()?;
-        let left = match &pins {
+        let mut left = match &pins {
             Some(pins) => Left::find(pins, &desired, file.config.transit)?,
             None => Left::default(),
         };
-        check_free(&file.config.interfaces, &left.attachments)?;
+        let served = left.interfaces();
+        check_free(&file.config.interfaces, &served)?;
         left.check_seed(&file, keeping.new_seed)?;
-        let is_first = left.attachments.is_empty();
+        let is_first = served.is_empty();
+        let orphans = left.take_orphans();
         let health = HealthDriver::start().context("cannot start the health thread")?;
 
         let mut unclaimed = Unclaimed::new(Priority::Lb).await?;
@@ -62,6 +64,7 @@ impl Lb {
             if let Some(before) = &before {
                 tables.take_records(before)?;
             }
+            orphans.into_iter().try_for_each(PinnedLink::remove)?;
             let attachments = put_in_place(&mut tables, &mut pins, kept, &file.config.interfaces)?;
             if let Some(before) = &before {
                 // Those that the old program made while the tables were filled.
