@@ -253,6 +253,7 @@ impl Lb {
         if self.tables.planner.backends().count() != backends {
             self.driver.set_backends(self.tables.addresses());
             self.forget_drains();
+            self.watch_health();
         }
         self.say_lively();
     }

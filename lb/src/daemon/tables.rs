@@ -301,7 +301,10 @@ impl Tables {
     /// Everybody who takes no new flows, by a word, by weight 0 or because no set has them any more; and what still lives there.
     pub(super) fn drain_views(&self) -> anyhow::Result<Vec<DrainView>> {
         let mut causes: BTreeMap<&BackendId, DrainCause> = self.idle_backends();
-        causes.extend(self.drains.iter().map(|(id, _)| (id, DrainCause::Word)));
+        // A cluster also names those of which nothing was ever here.
+        let drained = self.drains.iter().map(|(id, _)| id);
+        let known = drained.filter(|id| self.planner.backend_index(id).is_some());
+        causes.extend(known.map(|id| (id, DrainCause::Word)));
         if causes.is_empty() {
             return Ok(Vec::new());
         }
@@ -318,7 +321,8 @@ impl Tables {
         };
         let views = causes.into_iter().map(|(id, cause)| {
             let drain = self.drains.of(id);
-            let is_over = drain.is_some_and(|drain| drain.is_over(unix));
+            let is_dead = cause == DrainCause::Left && self.overlay.is_gone(id);
+            let is_over = is_dead || drain.is_some_and(|drain| drain.is_over(unix));
             let (index, address) = places.get(id).copied().unzip();
             let remains = index.and_then(|index| remains.get(&index)).copied().unwrap_or_default();
             // Of one that was given up, records are none, wherever they stand.

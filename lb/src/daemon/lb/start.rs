@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Context as _;
-use lb_core::{drain::Drains, worker::unclaimed_prefixes};
+use lb_core::worker::unclaimed_prefixes;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{AGING, Lb, Source, View, desired, drain, metrics::Read, names};
@@ -37,7 +37,7 @@ impl Lb {
         }
         let drains = match &source {
             Source::File(_) => drains::read(&keeping.drains)?,
-            Source::Kube(_) => Drains::default(),
+            Source::Kube(kube) => kube.drains().clone(),
         };
         let desired = desired(&file.config, &drains, &view.borrow());
         let hops = view.borrow().next_hops.clone();
