@@ -142,10 +142,7 @@ fn without_any_room_for_a_plain_table_a_vip_is_refused_by_name() {
     };
     let hops = resolved(&world.desired);
     let error = world.planner.plan_at(&world.desired, &hops, &moment).unwrap_err();
-    assert!(
-        matches!(error, PlanError::SlotMemoryFull { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, PlanError::SlotMemoryFull { .. }), "{error}");
 }
 
 /// Why what is wanted is not planned; nothing has changed then.
@@ -191,7 +188,10 @@ fn who_has_departed_keeps_a_position_and_a_change_that_finds_none_is_named_and_l
     change_all(&mut world);
     let wanted = world.desired.clone();
     let full = |error: Option<PlanError>| matches!(error, Some(PlanError::TooManyBackends { capacity: 27, .. }));
-    assert!(full(refused(&mut world, &wanted)), "four come, and there is room for two");
+    assert!(
+        full(refused(&mut world, &wanted)),
+        "four come, and there is room for two"
+    );
     // As the daemon does: what was before goes on. The half that fits is a change like any other.
     world.desired = before.clone();
     world.plan(&mut dice);
@@ -200,7 +200,10 @@ fn who_has_departed_keeps_a_position_and_a_change_that_finds_none_is_named_and_l
     world.plan(&mut dice);
     assert_eq!(current(&world).len(), 4, "all go by the sets that they were given");
     world.pass(60);
-    assert!(full(refused(&mut world, &wanted)), "two have left, and flows live there");
+    assert!(
+        full(refused(&mut world, &wanted)),
+        "two have left, and flows live there"
+    );
     world.plan(&mut dice);
     world.pass(60);
     assert_eq!(world.broken, 0);
@@ -223,5 +226,8 @@ fn who_has_departed_keeps_a_position_and_a_change_that_finds_none_is_named_and_l
     world.plan(&mut dice);
     world.pass(60);
     assert_eq!((world.broken, current(&world).len()), (0, 4));
-    assert!(world.living.iter().any(|flow| others.contains(&flow.vip)), "somebody lived through it");
+    assert!(
+        world.living.iter().any(|flow| others.contains(&flow.vip)),
+        "somebody lived through it"
+    );
 }
