@@ -81,7 +81,7 @@ pub struct NodeSetSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transit: Option<NodeSetTransit>,
     /// Nodes that are not in the chunk any more and whose connections are not to be waited for without end, sorted by name; of
-    /// more than 500 the first. About 110 B each.
+    /// more than 500 the first. About 155 B each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 500))]
     pub leaving: Vec<LeavingNode>,
@@ -95,6 +95,14 @@ pub struct LeavingNode {
     /// Name of the node.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
+    /// Its address of IPv4 when it was in the chunk: an LB node that starts knows it by that in its maps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 7, max = 15))]
+    pub ipv4: Option<String>,
+    /// Its address of IPv6, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 39))]
+    pub ipv6: Option<String>,
     /// Since when this is known of it.
     pub since: Time,
     /// When LB nodes give up what still lives there: the annotation `vipline.dev/drain-deadline` of a node that is excluded.

@@ -83,7 +83,8 @@ fn node_set_transit(departed: usize, arrived: usize) -> usize {
 fn node_set_leaving(nodes: usize) -> usize {
     let entry = |n: usize| {
         json!({"name": format!("worker-{n:04}.rack-17.example.net"), "since": "2026-01-01T00:00:00Z",
-               "deadline": "2026-01-01T00:10:00Z"})
+               "deadline": "2026-01-01T00:10:00Z", "ipv4": format!("10.17.{}.{}", n / 250, n % 250),
+               "ipv6": format!("fd00:17::{n:x}")})
     };
     let spec = json!({"set": WORKERS, "chunk": 0, "chunks": 1, "epoch": 1, "tableSlots": 65536, "seedFingerprint": "0123456789abcdef",
         "nodes": [], "leaving": (0..nodes).map(entry).collect::<Vec<_>>()});
@@ -163,7 +164,7 @@ fn objects_weigh_what_the_documents_say() {
     weighs(100, node_set_transit(0, 0));
     weighs(105, (node_set_transit(500, 0) - node_set_transit(0, 0)) / 500);
     weighs(33, (node_set_transit(0, 500) - node_set_transit(0, 0)) / 500);
-    weighs(110, node_set_leaving(500) / 500);
+    weighs(155, node_set_leaving(500) / 500);
     weighs(100, table_transit(0));
     weighs(65, (table_transit(5000) - table_transit(0)) / 5000);
     weighs(580, claim("203.0.113.107", "203.0.113.107"));

@@ -60,11 +60,16 @@ fn leaving_node(
         None => was.and_then(|was| was.deadline.clone()),
     };
     let is_old = now.duration_since(since.0) >= MAX_TRANSIT;
-    let transit = chunk.transit.as_ref().filter(|_| !is_over);
+    let transit = chunk.transit.as_ref();
+    let departed = transit.iter().flat_map(|transit| &transit.departed);
+    let entry = chunk.nodes.iter().chain(departed).find(|node| node.name == name);
+    let transit = transit.filter(|_| !is_over);
     let has_departed = transit.is_some_and(|transit| transit.departed.iter().any(|node| node.name == name));
     let is_forgotten = node.is_none() && is_old && !has_departed && !chunk.nodes.iter().any(|node| node.name == name);
     (!is_forgotten).then(|| LeavingNode {
         name: name.to_owned(),
+        ipv4: entry.map_or_else(|| was?.ipv4.clone(), |node| node.ipv4.clone()),
+        ipv6: entry.map_or_else(|| was?.ipv6.clone(), |node| node.ipv6.clone()),
         since,
         deadline,
         gone: node.is_none(),

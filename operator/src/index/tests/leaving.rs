@@ -64,7 +64,9 @@ impl Cluster {
         let leaving = chunks[&0].leaving.iter().map(|node| {
             let until = node.deadline.as_ref().map_or("-".to_owned(), |time| time.0.to_string());
             let gone = if node.gone { " gone" } else { "" };
-            format!("{} since {} until {until}{gone}", node.name, node.since.0)
+            // One that left when nobody said anything of it is known by its name alone.
+            let address = if node.ipv4.is_some() { "" } else { " somewhere" };
+            format!("{}{address} since {} until {until}{gone}", node.name, node.since.0)
         });
         (writes, nodes.join(" "), leaving.collect())
     }
@@ -114,7 +116,10 @@ fn a_deadline_alone_drains_nobody_and_one_of_a_node_that_left_long_ago_is_publis
     assert_eq!(cluster.published(), (1, "n1 n3".to_owned(), vec![]));
     assert_eq!(cluster.put("n2", drained(DEADLINE)), news());
     let since = cluster.now;
-    assert_eq!(cluster.published().2, [format!("n2 since {since} until {DEADLINE}")]);
+    assert_eq!(
+        cluster.published().2,
+        [format!("n2 somewhere since {since} until {DEADLINE}")]
+    );
 }
 
 #[test]

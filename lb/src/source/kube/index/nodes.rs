@@ -88,8 +88,10 @@ impl Node {
 }
 
 /// A node that is being drained until a time, or that the cluster does not have any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Leaving {
+    /// Where it was, if that is known.
+    node: Option<Node>,
     drain: Option<Drain>,
     is_gone: bool,
 }
@@ -98,7 +100,14 @@ impl Leaving {
     fn new(node: &LeavingNode) -> Self {
         let seconds = |time: &Time| u64::try_from(time.0.as_second()).unwrap_or(0);
         let deadline = node.deadline.as_ref();
+        let entry = NodeEntry {
+            name: node.name.clone(),
+            ipv4: node.ipv4.clone(),
+            ipv6: node.ipv6.clone(),
+            zone: None,
+        };
         Self {
+            node: Node::new(&entry),
             drain: deadline.map(|deadline| Drain {
                 since: seconds(&node.since),
                 deadline: Some(seconds(deadline)),
@@ -162,7 +171,10 @@ impl NodeSets {
     /// Addresses of nodes that have left, as long as flows may live there; one that is back has the address that it has now.
     pub(super) fn departed(&self) -> impl Iterator<Item = &(BackendId, IpAddr)> {
         let transits = self.sets.values().filter_map(|set| set.transit.as_ref());
-        transits.flat_map(|transit| transit.departed.values().flat_map(Node::addresses))
+        let departed = transits.flat_map(|transit| transit.departed.values());
+        // With a scheduler flows may live at one long after the last transit.
+        let leaving = self.leaving().filter_map(|(_, leaving)| leaving.node.as_ref());
+        leaving.chain(departed).flat_map(Node::addresses)
     }
 
     /// Backends at nodes that are being drained until a time.
@@ -179,9 +191,8 @@ impl NodeSets {
         gone.flat_map(|(name, _)| names(name))
     }
 
-    fn leaving(&self) -> impl Iterator<Item = (&Arc<str>, Leaving)> {
-        let sets = self.sets.values();
-        sets.flat_map(|set| set.leaving.iter().map(|(name, leaving)| (name, *leaving)))
+    fn leaving(&self) -> impl Iterator<Item = (&Arc<str>, &Leaving)> {
+        self.sets.values().flat_map(|set| &set.leaving)
     }
 
     /// The address of a backend.

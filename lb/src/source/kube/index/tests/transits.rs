@@ -182,6 +182,8 @@ fn nodes_that_are_drained_until_a_time_or_gone_are_told_by_their_backends_names(
     let mut index = index();
     let leaving = |name: &str, deadline: Option<i64>, gone| LeavingNode {
         name: name.to_owned(),
+        ipv4: Some("10.0.0.9".to_owned()).filter(|_| name == "n5"),
+        ipv6: None,
         since: time(100),
         deadline: deadline.map(time),
         gone,
@@ -193,6 +195,7 @@ fn nodes_that_are_drained_until_a_time_or_gone_are_told_by_their_backends_names(
         leaving("n3", None, true),
         leaving("n4", Some(900), true),
         leaving("n1", Some(1), true),
+        leaving("n5", None, true),
     ];
     let sequence = index.sequence();
     index.apply_node_set(object.clone());
@@ -214,7 +217,17 @@ fn nodes_that_are_drained_until_a_time_or_gone_are_told_by_their_backends_names(
         drain("n4/ipv4", 900),
         drain("n4/ipv6", 900),
     ];
-    assert_eq!(told(&index), (drains, "n3/ipv4 n3/ipv6 n4/ipv4 n4/ipv6".to_owned()));
+    assert_eq!(
+        told(&index),
+        (drains, "n3/ipv4 n3/ipv6 n4/ipv4 n4/ipv6 n5/ipv4 n5/ipv6".to_owned())
+    );
+    let departed = index.snapshot().departed;
+    let departed: Vec<String> = departed.keys().map(ToString::to_string).collect();
+    assert_eq!(
+        departed,
+        ["n2/ipv4", "n3/ipv6", "n4/ipv4", "n5/ipv4"],
+        "with who left before the transit"
+    );
     // Another deadline is news; the end is, too.
     object.spec.as_mut().unwrap().leaving[0].deadline = Some(time(100));
     object.revision += 1;
