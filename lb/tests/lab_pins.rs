@@ -294,7 +294,7 @@ fn a_generation_that_is_not_whole_serves_until_another_is_ready_and_detach_takes
     let ns = bed.topology.lb(0).ns().clone();
     let generations = |bed: &Bed| -> Result<Vec<PathBuf>> {
         let versions = fs::read_dir(bed.lb().pins().join(format!("v{ABI_VERSION}")))?;
-        Ok(versions.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?)
+        versions.map(|entry| Ok(entry?.path())).collect()
     };
     let mut open = Vec::new();
     for _ in 0..20 {

@@ -365,8 +365,8 @@ impl Site {
             Event::Die(worker) => {
                 let dead = self.worker(worker)?;
                 dead.ns().ip(&["link", "set", &dead.eth0().name, "down"])?;
-                let lbs = self.lbs.iter();
-                lbs.map(|lb| self.wait_for_death(&lb.node, dead.name())).collect()
+                let mut lbs = self.lbs.iter();
+                lbs.try_for_each(|lb| self.wait_for_death(&lb.node, dead.name()))
             }
             Event::SecondLeaves => self.route(1),
             Event::SecondJoins => self.route(2),
