@@ -1,6 +1,7 @@
 //! Flows that live while plans are carried out: a packet pump runs at every prefix of every plan, through the packet logic itself,
 //! and no flow whose backend lives is ever sent elsewhere.
 
+mod deaths;
 mod histories;
 
 use std::{
@@ -274,27 +275,6 @@ impl World {
             .collect();
         let named: BTreeSet<_> = named.into_iter().cloned().collect();
         self.desired.backends.retain(|backend, _| named.contains(backend));
-    }
-
-    /// One who has departed dies.
-    fn bury(&mut self, dice: &mut Dice) {
-        let departed = self.planner.backends().filter(|backend| {
-            let comes_back = self.desired.backends.contains_key(backend.id);
-            backend.has_departed && !comes_back && !self.dead.contains(backend.id)
-        });
-        let departed: Vec<(BackendId, u16)> = departed.map(|backend| (backend.id.clone(), backend.index.0)).collect();
-        if let Some((id, index)) = departed.get(dice.below(departed.len().max(1))) {
-            self.dead.insert(id.clone());
-            self.dead_at.insert(*index);
-        }
-    }
-
-    /// Whether nothing lives at a position, because who has or had it died after departing.
-    fn was_buried(&self, backend: u16) -> bool {
-        match self.planner.backend_at(BackendIndex(backend)) {
-            Some(id) => self.dead.contains(id),
-            None => self.dead_at.contains(&backend),
-        }
     }
 
     /// The daemon ends, and another one goes on from the maps as they are.
