@@ -465,6 +465,33 @@ fn a_node_of_a_cluster_is_drained_for_all_lb_nodes_by_its_label() {
     assert!(drain("worker-1", &["--undo"]).status.success());
     assert_eq!(labels(), json!({"zone": "a"}));
 
+    // A deadline stands beside the label: a second word keeps it unless it has one of its own, and the end takes it away.
+    let deadline = || {
+        let node = server.read("nodes", "", "worker-1").expect("a node");
+        let text = node["metadata"]["annotations"]["vipline.dev/drain-deadline"]
+            .as_str()?
+            .to_owned();
+        Some(text.parse::<jiff::Timestamp>().expect("RFC 3339").as_second())
+    };
+    assert_eq!(deadline(), None);
+    let before = jiff::Timestamp::now().as_second();
+    let output = drain("worker-1", &["--deadline", "10m"]);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && told.contains(" until 20"), "{output:?}");
+    assert_eq!(labels(), excluded);
+    let first = deadline().expect("a deadline");
+    assert!((before + 600..before + 660).contains(&first), "{first}");
+    let output = drain("worker-1", &[]);
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("already"),
+        "{output:?}"
+    );
+    assert_eq!(deadline(), Some(first));
+    assert!(drain("worker-1", &["--now"]).status.success());
+    assert!((before..before + 60).contains(&deadline().expect("a deadline")));
+    assert!(drain("worker-1", &["--undo"]).status.success());
+    assert_eq!((labels(), deadline()), (json!({"zone": "a"}), None));
+
     let output = drain("worker-9", &[]);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(

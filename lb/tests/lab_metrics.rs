@@ -8,9 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
-use lab::{Proto, require_root};
-use lab_support::{Bed, METRICS, Scrape, eventually, vip_v4};
+use anyhow::{Context as _, Result};
+use lab::{Proto, Topology, require_root};
+use lab_support::{Bed, LbFile, METRICS, Scrape, Vip, eventually, vip_v4};
 use nix::sys::signal::Signal;
 
 const VIP: &str = "address=\"203.0.113.1\",protocol=\"tcp\",port=\"80\"";
@@ -108,6 +108,55 @@ fn metrics_say_what_the_other_commands_say_and_go_on_over_another_program_and_a_
     bed.lb().reload_lb(&bed.file())?;
     eventually("the port is closed", || Ok(Scrape::of(bed.topology.lb(0)).is_err()))?;
     assert_eq!(bed.lb().status()?.metrics, None);
+    Ok(())
+}
+
+#[test]
+fn a_flow_table_that_is_full_is_seen() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    const RECORDS: usize = 1024;
+    let bed = Bed::start(Topology::builder().workers(2).build()?, |topology, lb| {
+        let mut file = LbFile::new(topology, lb)
+            .more(&format!("metrics: {{ listen: {METRICS} }}"))
+            .more(&format!("transit: {{ flow_records: {RECORDS} }}"));
+        file.vips.push(Vip {
+            options: ", scheduler: rr".to_owned(),
+            ..Vip::new(Proto::Tcp, vip_v4(1, 80), "v4")
+        });
+        file
+    })?;
+    eventually("metrics are there", || Ok(Scrape::of(bed.topology.lb(0)).is_ok()))?;
+    let of = |shown: &Scrape, kind: &str| shown.value(&format!("vipline_flows_unrecorded_total{{kind=\"{kind}\"}}"));
+    let client = bed.topology.client();
+    client.http_get(vip_v4(1, 80), RECORDS / 8)?;
+    let before = scrape(&bed)?;
+    assert_eq!(before.value("vipline_flow_table_capacity"), Some(RECORDS as f64));
+    assert_eq!(
+        before.sum("vipline_flows_unrecorded_total"),
+        0.0,
+        "the control: there is room"
+    );
+    // Records of connections that have ended stay for a while.
+    client.http_get(vip_v4(1, 80), 2 * RECORDS)?;
+    let shown = scrape(&bed)?;
+    assert!(of(&shown, "scheduled") > Some(0.0), "{shown:?}");
+    assert_eq!(of(&shown, "datagrams"), Some(0.0));
+    let table = bed.lb().status()?.flow_table.context("flows are recorded")?;
+    let unrecorded: u64 = table.unrecorded.iter().map(|(_, count)| count).sum();
+    assert_eq!(shown.sum("vipline_flows_unrecorded_total"), unrecorded as f64);
+    assert!(bed.lb().cli(&["status"])?.contains("NO ROOM for"));
+    let counted = || -> Result<Option<f64>> { Ok(scrape(&bed)?.value("vipline_flow_table_records")) };
+    let until = Instant::now() + Duration::from_secs(60);
+    while counted()?.is_none_or(|records| records < 0.8 * RECORDS as f64) {
+        assert!(
+            Instant::now() < until,
+            "the table is swept in half a minute: {:?}",
+            counted()?
+        );
+    }
+    assert!(counted()? <= Some(RECORDS as f64));
     Ok(())
 }
 

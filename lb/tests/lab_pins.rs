@@ -2,9 +2,13 @@
 
 mod lab_support;
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use aya::maps::{Array, Map, MapData};
 use lab::{Bpffs, Netns, Proto, Topology, require_root};
 use lab_support::{Bed, Daemon, LbFile, SEED, vip_v4};
@@ -276,6 +280,61 @@ fn a_record_of_another_abi_under_our_path_is_not_believed() -> Result<()> {
     bed.lbs[0].start_again()?;
     let said = bed.lb().log()?;
     assert!(said.contains("whatever their path says"), "{said}");
+    bed.topology.client().http_get(vip(), 20)?;
+    Ok(())
+}
+
+/// Somebody has taken the program's pin away, and the interface runs it still.
+#[test]
+fn a_generation_that_is_not_whole_serves_until_another_is_ready_and_detach_takes_it_away() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let mut bed = Bed::simple(2, &[(Proto::Tcp, vip())])?;
+    let ns = bed.topology.lb(0).ns().clone();
+    let generations = |bed: &Bed| -> Result<Vec<PathBuf>> {
+        let versions = fs::read_dir(bed.lb().pins().join(format!("v{ABI_VERSION}")))?;
+        versions.map(|entry| Ok(entry?.path())).collect()
+    };
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        let mut connection = bed.topology.client().connect(vip())?;
+        let server = connection.get()?.server;
+        open.push((connection, server));
+    }
+    let halve = |bed: &mut Bed| -> Result<()> {
+        bed.lbs[0].end(Signal::SIGKILL)?;
+        let [generation] = generations(bed)?.try_into().map_err(|found| anyhow!("{found:?}"))?;
+        fs::remove_file(generation.join("PROGRAM"))?;
+        bed.topology.client().http_get(vip(), 20)?;
+        Ok(())
+    };
+    halve(&mut bed)?;
+    bed.lbs[0].start_again()?;
+    let said = bed.lb().log()?;
+    for line in ["the pin of its program is gone", "is of such a generation"] {
+        assert!(said.contains(line), "{line} in {said}");
+    }
+    bed.topology.client().http_get(vip(), 20)?;
+    for (connection, server) in &mut open {
+        assert_eq!(connection.get()?.server, *server, "by its slot, as ever");
+    }
+    assert_eq!(programs(&ns, "eth0")?, 1);
+    let whole = generations(&bed)?;
+    assert!(whole.len() == 1 && whole[0].join("PROGRAM").exists(), "{whole:?}");
+    // It is as good as any other: the next start goes on with it.
+    bed.lbs[0].end(Signal::SIGTERM)?;
+    bed.lbs[0].start_again()?;
+    assert!(bed.lb().log()?.contains("goes on with the maps of the process before"));
+
+    halve(&mut bed)?;
+    let said = bed.lb().detach()?;
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let said = String::from_utf8(said.stdout)?;
+    assert!(said.contains("detached eth0") && said.contains("pins"), "{said}");
+    assert_eq!(programs(&ns, "eth0")?, 0);
+    assert!(!bed.lb().pins().exists());
+    bed.lbs[0].start_again()?;
     bed.topology.client().http_get(vip(), 20)?;
     Ok(())
 }

@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use lab::{Conn, Proto, Topology, require_root};
 use lab_support::{Bed, LbFile, Vip, eventually, vip_v4, vip_v6};
+use lb::control::{ExplainView, PlacedBy, ProtocolName, Request};
 
 const WORKERS: u8 = 4;
 /// How long clients are remembered on [`STICKY`].
@@ -169,6 +170,54 @@ fn turns_are_even_whatever_the_hash_says_and_weights_are_exact() -> Result<()> {
     let table = bed.lb().cli(&["vips"])?;
     assert_eq!(table.matches("scheduler wrr").count(), 2, "{table}");
     assert!(bed.lb().status()?.features.contains(&"schedulers".to_owned()));
+    Ok(())
+}
+
+#[test]
+fn explain_names_the_scheduler_and_what_says_where_a_flow_goes() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let bed = bed(&[MAGLEV, RR, STICKY])?;
+    let explain = |source: SocketAddr, port: u16| -> Result<ExplainView> {
+        let protocol = ProtocolName::Tcp;
+        let destination = vip_v4(1, port);
+        bed.lb().explain(&Request::Explain {
+            protocol,
+            source,
+            destination,
+        })
+    };
+    let known = open_many(&bed, vip_v4(1, RR), 12)?;
+    for (connection, server) in &known {
+        let view = explain(connection.local_addr(), RR)?;
+        assert_eq!(
+            (view.scheduler.as_deref(), view.placed_by, view.backend.as_ref()),
+            (Some("rr"), Some(PlacedBy::Record), Some(server)),
+            "{view:?}"
+        );
+        let hashed = explain(connection.local_addr(), MAGLEV)?;
+        assert_eq!(
+            (hashed.scheduler.as_deref(), hashed.placed_by),
+            (Some("mh"), Some(PlacedBy::Slot))
+        );
+    }
+    // Who asks takes nobody's turn, and is told whose it is.
+    let new = source(client(&bed, vip_v4(1, RR)));
+    let told = explain(new, RR)?;
+    assert_eq!(told.placed_by, Some(PlacedBy::Scheduler), "{told:?}");
+    assert_eq!(explain(new, RR)?.backend, told.backend);
+    let mut connection = bed.topology.client().connect_from(new, vip_v4(1, RR))?;
+    assert_eq!(Some(connection.get()?.server), told.backend);
+    // By a record of the client's: another connection of it.
+    let sticky = open_many(&bed, vip_v4(1, STICKY), 1)?;
+    let view = explain(source(client(&bed, vip_v4(1, STICKY))), STICKY)?;
+    assert_eq!(
+        (view.placed_by, view.backend.as_ref()),
+        (Some(PlacedBy::Record), Some(&sticky[0].1)),
+        "{view:?}"
+    );
+    assert_eq!(view.health, None, "nobody is probed here");
     Ok(())
 }
 

@@ -39,7 +39,14 @@ fn no_living_flow_breaks_by_one_cause_where_the_two_other_designs_break_some() -
     assert!(broken(&report, "receive queues, in a transit", "LRU of all flows")? > 20);
     assert!(broken(&report, "a SYN flood, and a tenth is replaced", "LRU of all flows")? > 20);
     // What is known not to hold yet is measured, not hidden.
-    assert!(broken(&report, "in a transit an LB node reboots", "Vipline")? > 0);
+    for what in ["in a transit an LB node joins", "in a transit an LB node reboots"] {
+        let (unknown, known) = (what.to_owned(), format!("{what}, knows its base"));
+        let (unknown, known) = (
+            broken(&report, &unknown, "Vipline")?,
+            broken(&report, &known, "Vipline")?,
+        );
+        assert!(known < unknown && unknown > 0, "{what}: {known} and {unknown}");
+    }
     Ok(())
 }
 
@@ -63,5 +70,24 @@ fn real_connections_stay_where_a_plain_maglev_breaks_some() -> Result<()> {
     assert!(output.status.success(), "{report:#}");
     assert_eq!(broken(&report, scenario, "Vipline")?, 0);
     assert!(broken(&report, scenario, "stateless Maglev")? > 20);
+    Ok(())
+}
+
+#[test]
+fn real_connections_of_the_others_stay_where_a_backend_dies() -> Result<()> {
+    if !lab::require_root()? {
+        return Ok(());
+    }
+    let scenario = "a backend dies, and is taken out";
+    let output = perf(&["churn", "--lab", "--flows", "400", "--filter", scenario, "-o", "json"])?;
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let report: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("no JSON; stderr: {stderr}"))?;
+    assert!(output.status.success(), "{report:#}");
+    assert_eq!(broken(&report, scenario, "Vipline")?, 0);
+    let rows = report["rows"].as_array().context("rows")?;
+    assert!(
+        rows.iter().all(|row| row["died"].as_u64() > Some(400 / 12)),
+        "a sixth of them: {rows:?}"
+    );
     Ok(())
 }

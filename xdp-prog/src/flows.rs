@@ -27,6 +27,9 @@ pub trait FlowTable {
     fn backend(&self, index: u32) -> Option<*const BackendLine>;
     /// Told of a flow that found no room.
     fn unrecorded(&self, packet: Unrecorded);
+    /// Told that a record says where a packet goes.
+    #[inline(always)]
+    fn relied(&self) {}
     /// Whether flows of VIPs with a scheduler are counted.
     #[inline(always)]
     fn is_counting(&self) -> bool {
@@ -297,6 +300,7 @@ pub struct New {
 /// and lets be what somebody else changed meanwhile.
 #[inline(always)]
 pub fn renew<T: FlowTable>(table: &T, found: &Found, state: FlowState, now: u32) -> bool {
+    table.relied();
     let renewed = found.word.renewed(state, now);
     if renewed != found.word && !table.is_passive() {
         // SAFETY: `at` points to a record of the map, as `find` set it.

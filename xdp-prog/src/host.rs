@@ -11,8 +11,8 @@ use std::{
 
 use crate::{
     abi::{
-        BackendIndex, BackendLine, BucketV4, BucketV6, Config, FlowBucket, KeyV4, KeyV6, LimitState, MAX_PORTS, Range,
-        SEGMENT_WORDS, Traffic, VipIndex, VipMeta, VipOptions, feature,
+        BackendIndex, BackendLine, BucketV4, BucketV6, Config, FlowBucket, KeyV4, KeyV6, LimitState, MAX_PORTS, Method,
+        Range, SEGMENT_WORDS, Schedule, Traffic, VipIndex, VipMeta, VipOptions, feature,
     },
     balance::{
         self,
@@ -170,8 +170,21 @@ pub struct Choice {
     pub vip: VipIndex,
     /// Slot of its lookup table.
     pub slot: u32,
-    /// What the slot held; [`BackendIndex::NONE`] where there is no backend.
+    /// Where it goes; [`BackendIndex::NONE`] where there is no backend.
     pub backend: BackendIndex,
+    /// What said so.
+    pub by: Placed,
+}
+
+/// What said where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// Its slot.
+    Slot,
+    /// The record of its flow, or of its client.
+    Record,
+    /// The VIP's scheduler: the flow is new.
+    Scheduler,
 }
 
 /// A frame and the tables it meets.
@@ -184,6 +197,7 @@ pub struct Host<M> {
     jiffies: u64,
     records: bool,
     unrecorded: Cell<[u64; 4]>,
+    placed: Cell<Placed>,
     traffic: UnsafeCell<Traffic>,
     /// Token buckets by VIP, of those that have been asked for; boxed, so that they stay where they are.
     limits: RefCell<BTreeMap<u32, Box<UnsafeCell<LimitState>>>>,
@@ -205,6 +219,7 @@ impl<M: Memory> Host<M> {
             jiffies: 1,
             records: false,
             unrecorded: Cell::default(),
+            placed: Cell::new(Placed::Slot),
             traffic: UnsafeCell::default(),
             limits: RefCell::default(),
             choice: None,
@@ -271,6 +286,7 @@ impl<M: Memory> Host<M> {
         self.buffer.extend_from_slice(frame);
         self.start = HEADROOM;
         self.choice = None;
+        self.placed.set(Placed::Slot);
         self.port = None;
     }
 
@@ -381,6 +397,10 @@ impl<M: Memory> FlowTable for Host<M> {
         self.unrecorded.set(counts);
     }
 
+    fn relied(&self) {
+        self.placed.set(Placed::Record);
+    }
+
     fn is_counting(&self) -> bool {
         self.features & feature::SCHEDULERS != 0
     }
@@ -426,6 +446,13 @@ impl<M: Memory> BalancerTables for Host<M> {
     }
 
     fn pick(&self, vip: u32, slot: u16) -> u16 {
+        // SAFETY: the memory's promise.
+        let schedule = self
+            .options(vip)
+            .map(|options| unsafe { word(&raw const (*options).schedule) });
+        if schedule.is_some_and(|schedule| Schedule(schedule).method() > Method::Slot as u64) {
+            self.placed.set(Placed::Scheduler);
+        }
         schedule::pick(self, vip, slot)
     }
 
@@ -491,6 +518,7 @@ impl<M: Memory> BalancerTables for Host<M> {
             vip: VipIndex(vip),
             slot,
             backend: BackendIndex(backend as u16),
+            by: self.placed.get(),
         });
     }
 }

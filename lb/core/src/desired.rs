@@ -238,6 +238,9 @@ pub struct Desired {
     pub backends: BTreeMap<BackendId, Backend>,
     /// Backends that only a [`Base`] names, where somebody knows their address still.
     pub departed: BTreeMap<BackendId, Backend>,
+    /// Backends that are in no set any more and of which the source knows that they are no more: nothing lives there, unless they
+    /// answer all the same.
+    pub gone: BTreeSet<BackendId>,
     /// Sources whose packets to any VIP are dropped.
     pub denied_sources: Vec<IpNet>,
     /// Addresses that this node uses itself: where one is a VIP address too, unserved ports pass to the kernel.

@@ -46,20 +46,23 @@ pub fn first_frame(protocol: Protocol, source: SocketAddr, destination: SocketAd
     Ok(frame)
 }
 
-/// What the program does with a flow's first packet, coming in by interface `ingress_ifindex`. Limits are taken as not yet used up.
+/// What the program does with a flow's first packet, coming in by interface `ingress_ifindex`, at a time in jiffies, by which records
+/// of flows live. Limits are taken as not yet used up.
 ///
 /// # Errors
 ///
 /// As [`first_frame`].
 pub fn explain(
     memory: impl Memory,
-    ingress_ifindex: u32,
+    (ingress_ifindex, jiffies): (u32, u64),
     protocol: Protocol,
     source: SocketAddr,
     destination: SocketAddr,
 ) -> Result<Outcome, ExplainError> {
     let frame = first_frame(protocol, source, destination)?;
-    Ok(Host::new(memory, ingress_ifindex).balance(&frame))
+    let mut host = Host::new(memory, ingress_ifindex);
+    host.set_jiffies(jiffies);
+    Ok(host.balance(&frame))
 }
 
 #[cfg(test)]
@@ -143,7 +146,7 @@ mod tests {
                 let source = ([198, 51, 100, 7], port).into();
                 explain(
                     planner.image().view(&config),
-                    1,
+                    (1, 1),
                     Protocol::Tcp,
                     source,
                     ([203, 0, 113, 10], 80).into(),
@@ -161,7 +164,7 @@ mod tests {
         assert!(ids.iter().all(|id| seen[id] > 120), "{seen:?}");
         let elsewhere = ([203, 0, 113, 10], 81).into();
         let source = ([198, 51, 100, 7], 1).into();
-        let outcome = explain(planner.image().view(&config), 1, Protocol::Tcp, source, elsewhere).unwrap();
+        let outcome = explain(planner.image().view(&config), (1, 1), Protocol::Tcp, source, elsewhere).unwrap();
         assert_eq!(outcome.verdict, Verdict::SlowUnservedPort);
     }
 

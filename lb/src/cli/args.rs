@@ -101,12 +101,13 @@ pub(super) enum DrainCommand {
                       slots that still have packets of theirs.\n\n\
                       With --kube the backend is a node of the cluster, and the label \
                       node.kubernetes.io/exclude-from-external-load-balancers is set on it, with your own rights: all LB nodes \
-                      take it out, and their transit keeps its connections.",
+                      take it out, and their transit keeps its connections. A deadline is the annotation \
+                      vipline.dev/drain-deadline: a time, which all LB nodes go by, each with its own clock.",
         after_help = "Examples: vipline drain backend worker-3\n          \
                       vipline drain backend worker-3 --deadline 30m --wait\n          \
                       vipline drain backend worker-3 --now\n          \
                       vipline drain backend worker-3 --undo\n          \
-                      vipline drain backend worker-3 --kube --kubeconfig admin.conf"
+                      vipline drain backend worker-3 --kube --kubeconfig admin.conf --deadline 10m"
     )]
     Backend(DrainArgs),
     /// All backends that take no new connections, by a drain, weight 0 or because no set has them any more; and what still lives there.
@@ -119,10 +120,10 @@ pub(super) struct DrainArgs {
     #[arg(value_name = "NAME")]
     pub(super) name: String,
     /// Give up what still lives there after this long: `30m`, `1h 30m`.
-    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with_all = ["undo", "kube"])]
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "undo")]
     pub(super) deadline: Option<Duration>,
     /// Give up at once what lives there: its connections break.
-    #[arg(long, conflicts_with_all = ["deadline", "undo", "kube"])]
+    #[arg(long, conflicts_with_all = ["deadline", "undo"])]
     pub(super) now: bool,
     /// Also where it is the last backend that takes new connections of a VIP.
     #[arg(long, conflicts_with_all = ["undo", "kube"])]

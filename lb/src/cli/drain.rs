@@ -7,13 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
+
 use super::{
     args::{AskArgs, DrainArgs, DrainCommand, Format},
     output, show,
 };
 use crate::{
     control::{self, BackendView, DrainView, Request, UndrainView},
-    source::kube,
+    source::kube::{self, Outcome, Wish},
 };
 
 /// Between two looks while it waits.
@@ -112,13 +114,20 @@ fn undo(args: &DrainArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn of_cluster(args: &DrainArgs) -> anyhow::Result<ExitCode> {
+    let after = if args.now { Some(Duration::ZERO) } else { args.deadline };
+    // In whole seconds, as LB nodes count.
+    let at =
+        |after: Duration| Timestamp::from_second(Timestamp::now().as_second().saturating_add_unsigned(after.as_secs()));
+    let wish = if args.undo {
+        Wish::In
+    } else {
+        Wish::Out {
+            deadline: after.map(at).transpose()?,
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let changed = runtime.block_on(kube::set_excluded(
-        args.kubeconfig.as_deref(),
-        args.context.as_deref(),
-        &args.name,
-        !args.undo,
-    ))?;
+    let (kubeconfig, context) = (args.kubeconfig.as_deref(), args.context.as_deref());
+    let Outcome { changed, deadline } = runtime.block_on(kube::exclude(kubeconfig, context, &args.name, wish))?;
     let mut out = io::stdout().lock();
     let words = match (changed, args.undo) {
         (true, false) => "is excluded: LB nodes send it no new connections, and keep those that it has",
@@ -126,12 +135,16 @@ fn of_cluster(args: &DrainArgs) -> anyhow::Result<ExitCode> {
         (false, false) => "was excluded already",
         (false, true) => "was not excluded",
     };
+    let until = deadline.map_or_else(String::new, |time| format!(" until {time}"));
     match args.ask.output {
-        Format::Json => output::json(
-            &mut out,
-            &serde_json::json!({"node": args.name, "excluded": !args.undo, "changed": changed}),
-        )?,
-        Format::Table => writeln!(out, "{} {words}", args.name)?,
+        Format::Json => {
+            let mut said = serde_json::json!({"node": args.name, "excluded": !args.undo, "changed": changed});
+            if let Some(deadline) = deadline {
+                said["deadline"] = deadline.to_string().into();
+            }
+            output::json(&mut out, &said)?;
+        }
+        Format::Table => writeln!(out, "{} {words}{until}", args.name)?,
     }
     Ok(ExitCode::SUCCESS)
 }

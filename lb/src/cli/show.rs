@@ -8,7 +8,7 @@ use std::{
 use super::output::{bytes, number, table};
 use crate::control::{
     Affinity, BackendView, CheckView, CountedBy, CounterView, DrainCause, DrainView, ExplainView, FlowTableView,
-    HealthSums, InUseView, KubeView, MemberView, NextHopKind, Role, SlowPathView, StatusView, VipView,
+    HealthSums, InUseView, KubeView, MemberView, NextHopKind, PlacedBy, Role, SlowPathView, StatusView, VipView,
 };
 
 /// Addresses that other hosts have which a status lists.
@@ -503,8 +503,21 @@ pub(super) fn explain(out: &mut dyn io::Write, view: &ExplainView) -> io::Result
         };
         writeln!(out, "slot      {slot} of {slots}{by}")?;
     }
+    if let Some(scheduler) = &view.scheduler {
+        let by = match view.placed_by {
+            None => "",
+            Some(PlacedBy::Slot) => "; this flow goes by its slot",
+            Some(PlacedBy::Record) => "; this flow, or its client, is known: it goes by its record",
+            Some(PlacedBy::Scheduler) => "; this flow is new: the scheduler chose",
+        };
+        writeln!(out, "scheduler {scheduler}{by}")?;
+    }
     if let (Some(backend), Some(address)) = (&view.backend, view.address) {
-        writeln!(out, "backend   {backend} ({address})")?;
+        let health = view
+            .health
+            .as_ref()
+            .map_or_else(String::new, |health| format!(", {health}"));
+        writeln!(out, "backend   {backend} ({address}){health}")?;
     }
     if let Some(kind) = &view.next_hop {
         writeln!(out, "next hop  {}", next_hop(kind))?;

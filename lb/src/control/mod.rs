@@ -15,8 +15,8 @@ pub use server::{Answer, ListenError, Listener};
 pub use view::{
     AcceptView, Affinity, AwayView, BackendView, CheckView, CountedBy, CounterView, DrainCause, DrainView, ExplainView,
     FlowTableView, GroupView, HealthSums, HeldView, InUseView, InterfaceView, KubeView, MemberView, MetricsView,
-    NextHopKind, ReloadView, Role, SetView, SlowKindView, SlowPathView, StatusView, UndrainView, VipView, WaitView,
-    WorkerView,
+    NextHopKind, PlacedBy, ReloadView, Role, SetView, SlowKindView, SlowPathView, StatusView, UndrainView, VipView,
+    WaitView, WorkerView,
 };
 
 use std::net::SocketAddr;

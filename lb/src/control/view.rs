@@ -384,6 +384,18 @@ pub struct InterfaceView {
     pub native_refused: Option<String>,
 }
 
+/// What says where a flow goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlacedBy {
+    /// Its slot of the lookup table.
+    Slot,
+    /// A record: of the flow, or of its client.
+    Record,
+    /// The scheduler: nothing is known of the flow.
+    Scheduler,
+}
+
 /// What of a flow chooses its backend, in the words of the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -552,8 +564,17 @@ pub struct ExplainView {
     /// What chose the slot, where one was chosen.
     #[serde(default)]
     pub affinity: Option<Affinity>,
+    /// How the VIP's new flows are spread.
+    #[serde(default)]
+    pub scheduler: Option<String>,
     /// Slots of its table, and the flow's slot.
     pub slot: Option<(usize, u32)>,
+    /// What says that the flow goes to this backend.
+    #[serde(default)]
+    pub placed_by: Option<PlacedBy>,
+    /// The worst that the backend's checks say: `unknown`, `healthy`, `unhealthy` or `dead`; absent where none is made.
+    #[serde(default)]
+    pub health: Option<String>,
     /// The backend's name.
     pub backend: Option<String>,
     /// The backend's address.

@@ -7,14 +7,13 @@ use lb_core::config::{AttachMode, Interface};
 use super::{tables::Tables, unclaimed::Unclaimed, views};
 use crate::datapath::{Attachment, DatapathError, Mode, Pins, Program, refuse_if_taken};
 
-/// Refuses interfaces that have an XDP program which is not one of `ours`: before anything of this node is touched, so that a second
+/// Refuses interfaces that have an XDP program which is not `ours`: before anything of this node is touched, so that a second
 /// daemon does the first no harm.
 ///
 /// # Errors
 ///
 /// [`DatapathError::Occupied`] names the program; [`DatapathError::NoInterface`].
-pub(super) fn check_free(interfaces: &[Interface], ours: &[Attachment]) -> Result<(), DatapathError> {
-    let ours: BTreeSet<&str> = ours.iter().map(|at| &*at.interface().name).collect();
+pub(super) fn check_free(interfaces: &[Interface], ours: &BTreeSet<String>) -> Result<(), DatapathError> {
     interfaces
         .iter()
         .filter(|interface| !ours.contains(&*interface.name))

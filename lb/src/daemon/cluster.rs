@@ -185,6 +185,7 @@ pub(super) fn compose(local: &LbConfig, snapshot: Snapshot, before: Option<&LbCo
         vips: snapshot.vips,
         backends: snapshot.backends,
         departed: snapshot.departed,
+        gone: snapshot.gone,
         denied_sources: local.desired.denied_sources.clone(),
         own_addresses: BTreeSet::new(),
         tunnel,

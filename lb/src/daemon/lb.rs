@@ -259,6 +259,7 @@ impl Lb {
         if self.tables.planner.backends().count() != backends {
             self.driver.set_backends(self.tables.addresses());
             self.forget_drains();
+            self.watch_health();
         }
         self.say_lively();
     }
@@ -425,9 +426,9 @@ impl Lb {
                     .attachments
                     .first()
                     .map_or(0, |attachment| attachment.interface().index);
-                let (tables, view, protocol) = (&mut self.tables, view.borrow(), protocol.into());
-                let answer = explain::explain(tables, &view, ingress, protocol, source, destination);
-                question.with(answer.map_err(text));
+                let (tables, protocol) = (&self.tables, protocol.into());
+                let answer = explain::explain(tables, &view.borrow(), ingress, protocol, source, destination);
+                question.with(answer.map(|view| self.with_health(view)).map_err(text));
             }
             Request::Drain {
                 backend,

@@ -2,7 +2,7 @@
 //!
 //! Never takes anything away that packets go by.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use anyhow::Context as _;
 use lb_core::{
@@ -38,6 +38,8 @@ pub struct Keeping {
 pub(super) struct Left {
     /// Its links, with the programs that they run.
     pub(super) attachments: Vec<Attachment>,
+    /// Links whose program is of a generation that is not whole any more.
+    orphans: Vec<PinnedLink>,
     /// Its maps, if they can be read.
     tables: Option<Tables>,
     /// What they were made for, if they cannot be gone on with.
@@ -58,13 +60,25 @@ impl Left {
     ///
     /// When something is pinned that nobody of ours can have left.
     pub(super) fn find(pins: &Pins, desired: &Desired, transit: TransitConfig) -> anyhow::Result<Self> {
+        let halves = pins.halves()?;
         let generations = pins.generations()?;
-        let mut serving = Vec::new();
-        let mut attachments = Vec::new();
+        let (mut serving, mut attachments, mut orphans) = (Vec::new(), Vec::new(), Vec::new());
         for link in pins.links()? {
             serving.push(link.program_id);
-            attachments.extend(adopt(link, &generations)?);
+            match adopt(link, &generations)? {
+                Adopted::Gone => {}
+                Adopted::Whole(attachment) => attachments.push(attachment),
+                Adopted::Orphan(link) if !halves.is_empty() => orphans.push(link),
+                Adopted::Orphan(link) => anyhow::bail!(
+                    "{} runs program {} at {}, which no generation beside it has: somebody else has put it there; `vipline \
+                     detach` takes it away",
+                    link.path().display(),
+                    link.program_id,
+                    name_of(&link)
+                ),
+            }
         }
+        say_halves(&halves, &orphans);
         let serving: Vec<&Generation> = generations
             .iter()
             .filter(|generation| serving.contains(&generation.program_id))
@@ -82,9 +96,21 @@ impl Left {
         let record = given_up.and_then(|generation| Record::read(generation).ok().flatten());
         Ok(Self {
             attachments,
+            orphans,
             tables,
             record,
         })
+    }
+
+    /// Names of interfaces that are served.
+    pub(super) fn interfaces(&self) -> BTreeSet<String> {
+        let kept = self.attachments.iter().map(|at| at.interface().name.clone());
+        kept.chain(self.orphans.iter().map(name_of)).collect()
+    }
+
+    /// Links that nothing can be put in the place of: they are to be taken away when all else is ready.
+    pub(super) fn take_orphans(&mut self) -> Vec<PinnedLink> {
+        std::mem::take(&mut self.orphans)
     }
 
     /// Refuses another seed than that of the VIPs that are served.
@@ -173,13 +199,47 @@ impl Left {
     }
 }
 
+/// What became of a link.
+enum Adopted {
+    /// Its interface is gone, and so is it.
+    Gone,
+    Whole(Attachment),
+    /// No generation has its program.
+    Orphan(PinnedLink),
+}
+
+fn name_of(link: &PinnedLink) -> String {
+    link.interface
+        .as_ref()
+        .map_or_else(String::new, |interface| interface.name.clone())
+}
+
+/// Says what becomes of what is not whole.
+fn say_halves(halves: &[PathBuf], orphans: &[PinnedLink]) {
+    for half in halves {
+        tracing::warn!(
+            "{}: the pin of its program is gone, so its maps are nobody's: they are taken away",
+            half.display()
+        );
+    }
+    for orphan in orphans {
+        tracing::warn!(
+            "{}: its program (id {}) is of such a generation: it serves until all is ready, then goes, and a new program comes; \
+             packets of the moment between are lost, counters begin anew, slots in transit and records of flows are forgotten, and \
+             whether the seed is the same is not known",
+            name_of(orphan),
+            orphan.program_id
+        );
+    }
+}
+
 /// Goes on with a link; one whose interface is gone goes, too.
-fn adopt(link: PinnedLink, generations: &[Generation]) -> anyhow::Result<Option<Attachment>> {
+fn adopt(link: PinnedLink, generations: &[Generation]) -> anyhow::Result<Adopted> {
     let path = link.path().display().to_string();
     let Some(interface) = link.interface.clone() else {
         tracing::info!("{path} is left of an interface that is gone: it goes, too");
         link.remove()?;
-        return Ok(None);
+        return Ok(Adopted::Gone);
     };
     anyhow::ensure!(
         link.mode.is_some(),
@@ -188,13 +248,8 @@ fn adopt(link: PinnedLink, generations: &[Generation]) -> anyhow::Result<Option<
         interface.index
     );
     match link.adopt(generations)? {
-        Ok(attachment) => Ok(Some(attachment)),
-        Err(link) => anyhow::bail!(
-            "{path} runs program {} at {}, which no generation beside it has: somebody else has put it there; `vipline detach` \
-             takes it away",
-            link.program_id,
-            interface.name
-        ),
+        Ok(attachment) => Ok(Adopted::Whole(attachment)),
+        Err(link) => Ok(Adopted::Orphan(link)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The worker node's agent: the decapsulation program, its four sets, and the rules for what nothing claims.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
@@ -201,7 +201,7 @@ impl Node {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
-        check_free(&config.interfaces, &[])?;
+        check_free(&config.interfaces, &BTreeSet::new())?;
         let decapsulator = Decapsulator::load(&Config::EMPTY, RANGES)?;
         let mut unclaimed = Unclaimed::new(Priority::Node).await?;
         set_rules(&mut unclaimed, &config).await?;

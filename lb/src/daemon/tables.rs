@@ -29,8 +29,8 @@ use xdp_prog::{
 
 use crate::{
     control::{DrainCause, DrainView, FlowTableView},
-    datapath::{Attachment, Balancer, Generation, Jiffies, Pins, Readings, Record, Sweep, grace_period},
-    metrics::{MAX_BACKEND_SERIES, MAX_VIP_SERIES, Meters, Place},
+    datapath::{Attachment, Balancer, Generation, Jiffies, Pins, Readings, Record, Sweep, grace_period, unrecorded},
+    metrics::{FlowFacts, MAX_BACKEND_SERIES, MAX_VIP_SERIES, Meters, Place},
     source::file::LbFile,
 };
 
@@ -270,17 +270,25 @@ impl Tables {
         if self.planner.config().features & feature::TRANSIT == 0 {
             return Ok(None);
         }
-        let unrecorded = self.balancer.counters.flows.sum(0)?;
+        let unrecorded = unrecorded(self.balancer.counters.flows.sum(0)?);
+        let (records, flows) = self.flow_records();
         Ok(Some(FlowTableView {
-            records: self.balancer.flows.entries() as usize * FLOW_WAYS,
-            flows: self.sweep.flows(),
-            unrecorded: vec![
-                ("syns".to_owned(), unrecorded.syns),
-                ("datagrams".to_owned(), unrecorded.datagrams),
-                ("scheduled".to_owned(), unrecorded.scheduled),
-                ("clients".to_owned(), unrecorded.clients),
-            ],
+            records,
+            flows,
+            unrecorded: unrecorded.map(|(kind, count)| (kind.to_owned(), count)).into(),
         }))
+    }
+
+    /// Flow records there is room for, and those that live, as counted last.
+    fn flow_records(&self) -> (usize, Option<u64>) {
+        (self.balancer.flows.entries() as usize * FLOW_WAYS, self.sweep.flows())
+    }
+
+    /// The same for the metrics.
+    pub(super) fn flow_facts(&self) -> Option<FlowFacts> {
+        let is_kept = self.planner.config().features & feature::TRANSIT != 0;
+        let (room, live) = self.flow_records();
+        is_kept.then_some(FlowFacts { room, live })
     }
 
     /// Open flows of VIPs with a scheduler at a backend.
@@ -293,7 +301,10 @@ impl Tables {
     /// Everybody who takes no new flows, by a word, by weight 0 or because no set has them any more; and what still lives there.
     pub(super) fn drain_views(&self) -> anyhow::Result<Vec<DrainView>> {
         let mut causes: BTreeMap<&BackendId, DrainCause> = self.idle_backends();
-        causes.extend(self.drains.iter().map(|(id, _)| (id, DrainCause::Word)));
+        // A cluster also names those of which nothing was ever here.
+        let drained = self.drains.iter().map(|(id, _)| id);
+        let known = drained.filter(|id| self.planner.backend_index(id).is_some());
+        causes.extend(known.map(|id| (id, DrainCause::Word)));
         if causes.is_empty() {
             return Ok(Vec::new());
         }
@@ -310,7 +321,8 @@ impl Tables {
         };
         let views = causes.into_iter().map(|(id, cause)| {
             let drain = self.drains.of(id);
-            let is_over = drain.is_some_and(|drain| drain.is_over(unix));
+            let is_dead = cause == DrainCause::Left && self.overlay.is_gone(id);
+            let is_over = is_dead || drain.is_some_and(|drain| drain.is_over(unix));
             let (index, address) = places.get(id).copied().unzip();
             let remains = index.and_then(|index| remains.get(&index)).copied().unwrap_or_default();
             // Of one that was given up, records are none, wherever they stand.

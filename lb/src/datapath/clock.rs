@@ -66,10 +66,14 @@ impl Jiffies {
             .max(1)
     }
 
+    /// Jiffies by now.
+    pub fn now(self) -> u64 {
+        jiffies(monotonic(), self.hz).wrapping_add(self.offset)
+    }
+
     /// Ticks by now, as the program counts them.
     pub fn ticks(self) -> u32 {
-        let jiffies = jiffies(monotonic(), self.hz).wrapping_add(self.offset);
-        (jiffies >> tick_shift(self.hz)) as u32
+        (self.now() >> tick_shift(self.hz)) as u32
     }
 }
 

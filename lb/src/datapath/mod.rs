@@ -75,7 +75,7 @@ pub use plain::Plain;
 pub use ports::Ports;
 pub use probe::{Ingress, TestRun};
 pub use program::{Program, ProgramFacts};
-pub use readings::Readings;
+pub use readings::{Readings, unrecorded};
 pub use record::Record;
 pub use samples::{Aim, SampleRing};
 pub use slots::SlotMemory;

@@ -5,18 +5,19 @@
 use std::sync::Arc;
 
 use xdp_prog::{
-    abi::{SlowState, Traffic},
+    abi::{FlowCounts, SlowState, Traffic},
     verdict::Verdict,
 };
 
 use super::{Counters, DatapathError, Passed, budgets::sheds, counters::Shares};
 
-/// The counters of a loaded program, to be read. Four descriptors.
+/// The counters of a loaded program, to be read. Five descriptors.
 pub struct Readings {
     verdicts: Shares<u64>,
     vips: Shares<Traffic>,
     backends: Shares<Traffic>,
     slow: Shares<SlowState>,
+    flows: Shares<FlowCounts>,
     passed: Arc<Passed>,
 }
 
@@ -32,6 +33,7 @@ impl Counters {
             vips: self.vips.shares()?,
             backends: self.backends.shares()?,
             slow: self.slow.shares()?,
+            flows: self.flows.shares()?,
             passed: Arc::clone(&self.passed),
         })
     }
@@ -74,6 +76,31 @@ impl Readings {
     pub fn of_backends(&self, count: u32) -> Result<Vec<Traffic>, DatapathError> {
         Ok(self.passed.with_backends(self.backends.sums(count)?))
     }
+
+    /// What found no room in the program's own flow table.
+    ///
+    /// # Errors
+    ///
+    /// bpf(2)'s.
+    pub fn of_flows(&self) -> Result<FlowCounts, DatapathError> {
+        Ok(self.flows.sums(1)?.first().copied().unwrap_or_default())
+    }
+}
+
+/// What found no room in a flow table, by what it is.
+pub fn unrecorded(counts: FlowCounts) -> [(&'static str, u64); 4] {
+    let FlowCounts {
+        syns,
+        datagrams,
+        scheduled,
+        clients,
+    } = counts;
+    [
+        ("syns", syns),
+        ("datagrams", datagrams),
+        ("scheduled", scheduled),
+        ("clients", clients),
+    ]
 }
 
 /// Of verdicts.

@@ -63,6 +63,17 @@ pub struct TableFacts {
     pub owned: usize,
     /// VIP addresses that it would answer for if another host did not have them.
     pub in_use: usize,
+    /// The flow table, where flows are recorded.
+    pub flows: Option<FlowFacts>,
+}
+
+/// The flow table.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowFacts {
+    /// Records there is room for.
+    pub room: usize,
+    /// Those of flows that live, as counted last; none before the first time.
+    pub live: Option<u64>,
 }
 
 /// Backends' health.

@@ -11,7 +11,10 @@ use std::{
 };
 
 use lb_core::desired::{BackendId, VipKey};
-use xdp_prog::{abi::Traffic, verdict::Verdict};
+use xdp_prog::{
+    abi::{FlowCounts, Traffic},
+    verdict::Verdict,
+};
 
 use crate::datapath::{DatapathError, Readings};
 
@@ -52,6 +55,8 @@ pub struct Counted {
     pub verdicts: Vec<(Verdict, u64)>,
     /// What the slow path's budgets kept from it, by verdict.
     pub shed: Vec<(Verdict, u64)>,
+    /// What found no room in the flow table.
+    pub unrecorded: FlowCounts,
     /// By VIP.
     pub vips: Vec<(VipKey, Traffic)>,
     /// By backend.
@@ -75,6 +80,7 @@ impl Meters {
         let mut counted = Counted {
             verdicts: self.readings.of_verdicts()?,
             shed: self.readings.of_sheds()?,
+            unrecorded: self.readings.of_flows()?,
             vips: Vec::with_capacity(self.vips.len()),
             backends: Vec::with_capacity(self.backends.len()),
             left_out: self.left_out,

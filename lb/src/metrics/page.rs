@@ -19,16 +19,20 @@ use prometheus_client::{
 use xdp_prog::verdict::Verdict;
 
 use super::{
-    Counted, Facts, HealthFacts, MAX_BACKEND_SERIES, Metric, Shape,
+    Counted, Facts, FlowFacts, HealthFacts, MAX_BACKEND_SERIES, Metric, Shape,
     names::{
         ADDRESSES, BACKEND_BYTES, BACKEND_PACKETS, BACKENDS, CONFIG_APPLIED, CONFIG_REFUSED, CONFIG_REVISION,
-        CONFIG_STALE, DELAY, HEALTH_BACKENDS, HEALTH_CHANGES, HEALTH_CHECKS, HEALTH_ELIGIBLE, HEALTH_LATE,
-        HEALTH_PROBES, HEALTH_VIPS, INTERFACE, KUBE_ALARM, KUBE_AWAY, KUBE_CACHED, KUBE_CONNECTED, KUBE_FAILING,
-        KUBE_HELD, LEFT_OUT, LOOKUP_TABLES, PACKETS, SERVING, SLOW_PACKETS, SLOW_REFUSED, SLOW_SHED, START_TIME,
-        VERSION, VIP_BYTES, VIP_PACKETS, VIPS, WAITING_VIPS, WORKER_RESTARTS, WORKER_UP,
+        CONFIG_STALE, DELAY, FLOW_CAPACITY, FLOW_RECORDS, FLOWS_UNRECORDED, HEALTH_BACKENDS, HEALTH_CHANGES,
+        HEALTH_CHECKS, HEALTH_ELIGIBLE, HEALTH_LATE, HEALTH_PROBES, HEALTH_VIPS, INTERFACE, KUBE_ALARM, KUBE_AWAY,
+        KUBE_CACHED, KUBE_CONNECTED, KUBE_FAILING, KUBE_HELD, LEFT_OUT, LOOKUP_TABLES, PACKETS, SERVING, SLOW_PACKETS,
+        SLOW_REFUSED, SLOW_SHED, START_TIME, VERSION, VIP_BYTES, VIP_PACKETS, VIPS, WAITING_VIPS, WORKER_RESTARTS,
+        WORKER_UP,
     },
 };
-use crate::source::kube::agent::{Kind, Standing};
+use crate::{
+    datapath::unrecorded,
+    source::kube::agent::{Kind, Standing},
+};
 
 /// Everything, in the text format of OpenMetrics.
 ///
@@ -79,6 +83,7 @@ impl Collector for Page {
             let addresses = [("owned", tables.owned), ("in_use", tables.in_use)];
             let addresses = addresses.map(|(state, count)| (vec![state.to_owned()], count as u64));
             out.family(&ADDRESSES, addresses.into_iter())?;
+            self.flows(&mut out, tables.flows)?;
         }
         if let Some(counted) = &self.counted {
             traffic(&mut out, counted)?;
@@ -101,6 +106,20 @@ impl Page {
             Some(refused) => out.only(&CONFIG_REFUSED, seconds(refused)),
             None => Ok(()),
         }
+    }
+
+    fn flows(&self, out: &mut Out<'_>, flows: Option<FlowFacts>) -> fmt::Result {
+        let Some(FlowFacts { room, live }) = flows else {
+            return Ok(());
+        };
+        out.only(&FLOW_CAPACITY, room as u64)?;
+        if let Some(live) = live {
+            out.only(&FLOW_RECORDS, live)?;
+        }
+        let Some(counted) = &self.counted else { return Ok(()) };
+        let kinds = unrecorded(counted.unrecorded);
+        let kinds = kinds.map(|(kind, count)| (vec![kind.to_owned()], count));
+        out.family(&FLOWS_UNRECORDED, kinds.into_iter())
     }
 
     fn slow(&self, out: &mut Out<'_>) -> fmt::Result {

@@ -5,6 +5,7 @@ mod joins;
 mod kube_proxies;
 #[path = "../lab_support/mod.rs"]
 mod lab_support;
+mod leaving;
 mod reach;
 mod site;
 

@@ -37,7 +37,7 @@ pub use lb_node::{
 };
 pub use lean::Lean;
 pub use names::*;
-pub use node_set::{MAX_NODES_PER_CHUNK, NodeEntry, NodeSet, NodeSetSpec, NodeSetTransit};
+pub use node_set::{LeavingNode, MAX_NODES_PER_CHUNK, NodeEntry, NodeSet, NodeSetSpec, NodeSetTransit};
 pub use pool::{AddressPool, AddressPoolSpec, AddressPoolStatus, Usage};
 pub use schema::MAX_POOL_ADDRESSES;
 pub use tunnel::{TunnelConfig, TunnelConfigSpec};

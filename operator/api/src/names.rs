@@ -58,6 +58,9 @@ pub const TAINT_LB_NODE: &str = "vipline.dev/lb-node";
 /// Keeps a node out of load balancers: present and not `false` (KEP-3458).
 pub const LABEL_EXCLUDE_NODE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
+/// On a node that [`LABEL_EXCLUDE_NODE`] keeps out: when connections that still live there are given up (RFC 3339).
+pub const ANNOTATION_DRAIN_DEADLINE: &str = "vipline.dev/drain-deadline";
+
 /// Whether a node with this value of [`LABEL_EXCLUDE_NODE`] is kept out: `false` in any spelling that Go knows does not, and nonsense
 /// does.
 pub fn excludes(value: &str) -> bool {

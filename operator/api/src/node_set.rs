@@ -80,6 +80,37 @@ pub struct NodeSetSpec {
     /// What this chunk was before changes that are not over; absent while none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transit: Option<NodeSetTransit>,
+    /// Nodes that are not in the chunk any more and whose connections are not to be waited for without end, sorted by name; of
+    /// more than 500 the first. About 155 B each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 500))]
+    pub leaving: Vec<LeavingNode>,
+}
+
+/// A node that is being drained until a time, or that the cluster does not have any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct LeavingNode {
+    /// Name of the node.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its address of IPv4 when it was in the chunk: an LB node that starts knows it by that in its maps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 7, max = 15))]
+    pub ipv4: Option<String>,
+    /// Its address of IPv6, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 39))]
+    pub ipv6: Option<String>,
+    /// Since when this is known of it.
+    pub since: Time,
+    /// When LB nodes give up what still lives there: the annotation `vipline.dev/drain-deadline` of a node that is excluded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Time>,
+    /// The cluster has no such node any more: an LB node to which it is silent, too, gives up what still lives there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
 }
 
 /// A chunk before changes that are not over: on some LB node flows may still live where they lived then. The operator

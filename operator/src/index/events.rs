@@ -390,7 +390,7 @@ impl Index {
             }
             Gone::Node(candidate) => {
                 self.eligible -= usize::from(candidate.eligible().is_some());
-                if candidate.was_candidate() {
+                if candidate.may_have_connections() {
                     dirty.insert(Subject::NodeSets);
                 }
             }

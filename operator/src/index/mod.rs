@@ -11,6 +11,7 @@
 //! | `endpoints` | which nodes have endpoints of a Service |
 //! | `nodes`, `node_set` | which nodes are backends, and the next chunk of their set |
 //! | `transits` | what is published of who the backends were, and until when |
+//! | `leaving` | nodes that are drained until a time, or not in the cluster any more |
 //! | `waiting` | which Services wait for an address, or for LB nodes |
 //! | `tunnel`, `lb_nodes`, `seed` | what workers accept; who has programmed what; what flows are hashed with |
 
@@ -19,6 +20,7 @@ mod endpoints;
 mod events;
 mod kinds;
 mod lb_nodes;
+mod leaving;
 pub(crate) mod marks;
 mod node_set;
 mod nodes;
@@ -304,13 +306,12 @@ impl Index {
     /// The next chunk of the worker set to write; `None`: all is as it should be, or there is no seed yet that it could pin.
     pub fn next_node_set(&self) -> Option<NodeSet> {
         let seed = self.seed();
-        let eligible = self.nodes.iter().filter_map(|(_, node)| node.eligible());
-        let eligible = eligible.map(|entry| (entry.name.as_str(), entry)).collect();
+        let nodes = self.nodes.iter().map(|(key, node)| (key.name.as_str(), node)).collect();
         let time = (self.is_set_over(WORKERS), self.now);
         node_set::next(
             &self.settings.namespace,
             &self.chunks(),
-            &eligible,
+            &nodes,
             seed.fingerprint()?,
             time,
         )

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use operator_api::{MAX_NODES_PER_CHUNK, NodeEntry, NodeSet, NodeSetSpec, WORKERS};
 
-use super::transits;
+use super::{leaving, nodes::Candidate, transits};
 
 /// Most chunks of a set: 128,000 nodes.
 const MAX_CHUNKS: u32 = 256;
@@ -35,7 +35,7 @@ pub(super) fn chunks<'a>(all: impl Iterator<Item = &'a NodeSet>) -> BTreeMap<u32
     ours.map(|chunk| (chunk.spec.chunk, &chunk.spec)).collect()
 }
 
-/// The next chunk to write so that the set is what `eligible` says; `None`: it is.
+/// The next chunk to write so that the set is what `nodes` say, all that there are by name; `None`: it is.
 ///
 /// A change of one chunk is one write with the same epoch. One of several raises the epoch in all: while some are behind, those
 /// that have the new epoch already are corrected first and the last one that is behind completes the set. What a chunk was before a
@@ -43,11 +43,13 @@ pub(super) fn chunks<'a>(all: impl Iterator<Item = &'a NodeSet>) -> BTreeMap<u32
 pub(super) fn next(
     namespace: &str,
     chunks: &BTreeMap<u32, &NodeSetSpec>,
-    eligible: &BTreeMap<&str, &NodeEntry>,
+    nodes: &BTreeMap<&str, &Candidate>,
     fingerprint: &str,
     (is_over, now): (bool, Timestamp),
 ) -> Option<NodeSet> {
-    let wanted = place(chunks, eligible);
+    let eligible = nodes.iter().filter_map(|(name, node)| Some((*name, node.eligible()?)));
+    let wanted = place(chunks, &eligible.collect());
+    let mut leaving = leaving::of_chunks(chunks, nodes, (is_over, now));
     let count = u32::try_from(wanted.len()).unwrap_or(MAX_CHUNKS);
     let members = wanted.iter().map(Vec::len).sum();
     let slots_now = chunks.values().map(|chunk| chunk.table_slots).max().unwrap_or(0);
@@ -57,7 +59,10 @@ pub(super) fn next(
     let content_differs = |number: &u32| {
         let nodes = wanted.get(*number as usize).map(Vec::as_slice).unwrap_or_default();
         chunks.get(number).is_none_or(|chunk| {
-            chunk.chunks != count || chunk.seed_fingerprint != fingerprint || !nodes.iter().copied().eq(&chunk.nodes)
+            chunk.chunks != count
+                || chunk.seed_fingerprint != fingerprint
+                || !nodes.iter().copied().eq(&chunk.nodes)
+                || leaving.get(number).is_some_and(|leaving| *leaving != chunk.leaving)
         })
     };
     let is_behind = |number: &u32| chunks.get(number).is_none_or(|chunk| chunk.epoch < epoch_now);
@@ -98,6 +103,7 @@ pub(super) fn next(
             seed_fingerprint: fingerprint.to_owned(),
             nodes: nodes.into_iter().cloned().collect(),
             transit,
+            leaving: leaving.remove(&number).unwrap_or_default(),
         },
     })
 }

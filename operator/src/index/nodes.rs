@@ -4,8 +4,11 @@
 
 use std::net::IpAddr;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
-use operator_api::{LABEL_EXCLUDE_NODE, NodeEntry, TAINT_LB_NODE, TAINT_TO_BE_DELETED, excludes};
+use operator_api::{
+    ANNOTATION_DRAIN_DEADLINE, LABEL_EXCLUDE_NODE, NodeEntry, TAINT_LB_NODE, TAINT_TO_BE_DELETED, excludes,
+};
 
 /// Label with a node's zone.
 const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
@@ -21,6 +24,10 @@ pub(super) struct Candidate {
     entry: Option<NodeEntry>,
     /// The autoscaler is about to delete it.
     leaving: bool,
+    /// The label keeps it out.
+    excluded: bool,
+    /// When what lives there is given up, by the annotation; only where it is excluded.
+    deadline: Option<Timestamp>,
 }
 
 impl Candidate {
@@ -31,10 +38,13 @@ impl Candidate {
             .and_then(|spec| spec.taints.as_deref())
             .unwrap_or_default();
         let tainted = |key| taints.iter().any(|taint| taint.key == key);
-        let included = node.metadata.deletion_timestamp.is_none() && !is_excluded(node) && !tainted(TAINT_LB_NODE);
+        let excluded = is_excluded(node);
+        let included = node.metadata.deletion_timestamp.is_none() && !excluded && !tainted(TAINT_LB_NODE);
         Self {
             entry: if included { entry(node) } else { None },
             leaving: tainted(TAINT_TO_BE_DELETED),
+            excluded,
+            deadline: deadline(node).filter(|_| excluded),
         }
     }
 
@@ -43,19 +53,33 @@ impl Candidate {
         self.entry.as_ref().filter(|_| !self.leaving)
     }
 
+    /// When what lives there is given up, though nothing new goes there.
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
+        self.deadline
+    }
+
     /// Whether the set is to be looked at. That a node will be deleted is no reason: its connections may end, and it goes with
     /// the next change (KEP-3458).
     pub(super) fn is_news_after(&self, old: Option<&Self>) -> bool {
         match old {
-            Some(old) => old.entry != self.entry || (self.entry.is_some() && old.leaving && !self.leaving),
-            None => self.entry.is_some(),
+            Some(old) => {
+                let stays = self.entry.is_some() && old.leaving && !self.leaving;
+                old.entry != self.entry || old.deadline != self.deadline || stays
+            }
+            None => self.entry.is_some() || self.deadline.is_some(),
         }
     }
 
-    /// Whether the set is to be looked at when it is deleted.
-    pub(super) fn was_candidate(&self) -> bool {
-        self.entry.is_some()
+    /// Whether the set is to be looked at when it is deleted: it was in it, or connections may live there still.
+    pub(super) fn may_have_connections(&self) -> bool {
+        self.entry.is_some() || self.excluded
     }
+}
+
+/// One that is no time is none.
+fn deadline(node: &Node) -> Option<Timestamp> {
+    let annotations = node.metadata.annotations.as_ref()?;
+    annotations.get(ANNOTATION_DRAIN_DEADLINE)?.trim().parse().ok()
 }
 
 fn is_excluded(node: &Node) -> bool {

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Longest transit: the default of LB nodes, which give up by themselves what still lives elsewhere then.
-const MAX_TRANSIT: SignedDuration = SignedDuration::from_hours(24);
+pub(super) const MAX_TRANSIT: SignedDuration = SignedDuration::from_hours(24);
 const SECOND: SignedDuration = SignedDuration::from_secs(1);
 
 /// The transit of a chunk whose nodes become `nodes`; `slots` are those of the whole set, now and then.

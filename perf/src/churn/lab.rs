@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use lab::{Bpffs, Client, Conn, Node, Process, Proto, Server, Topology, raise_open_files};
-use lb::control::{self, Request, StatusView};
+use lb::control::{self, BackendView, Request, StatusView};
 use nix::sys::signal::Signal;
 
 use super::{report::Row, scenario::Scenario, world::Design};
@@ -31,6 +31,11 @@ const UDP_EVERY: usize = 4;
 const YOUNG: usize = 10;
 /// Files of this process that a connection takes: the client's, the server's twice.
 const FILES: u64 = 3;
+/// Port of the workers themselves, at which they are probed.
+const PROBED: u16 = 8081;
+/// So fast that nobody waits for it.
+const HEALTH: &str =
+    "{type: tcp, port: 8081, interval_ms: 500, timeout_ms: 400, fall: 2, damping_ms: 1000, dead_after_ms: 1000}";
 /// A seed like any other: a real one is a secret.
 const SEED: &str = "3f9a1c07d2e84b56a0c7f1e92d3b5846790ab1c2d3e4f5061728394a5b6c7d8e";
 
@@ -46,6 +51,8 @@ enum Event {
     Kill,
     /// The first LB node's daemon is killed, the file changes, and it is started again.
     KillAndSet(Weights),
+    /// A worker loses its link: LB nodes find that by themselves.
+    Die(usize),
     /// The routers send everything to the first LB node.
     SecondLeaves,
     /// They send to both again.
@@ -89,6 +96,12 @@ fn scenarios() -> Vec<(Scenario, Vec<Event>)> {
             "weights change",
             true,
             vec![Set([Some(100), Some(50), Some(200), Some(100), Some(10), Some(100)])],
+        ),
+        scenario("a backend dies", true, vec![Die(2)]),
+        scenario(
+            "a backend dies, and is taken out",
+            true,
+            vec![Die(2), Set(without(&[2], None))],
         ),
         scenario("a daemon is killed and started again", true, vec![Kill]),
         scenario("an LB node leaves, and joins", true, vec![SecondLeaves, SecondJoins]),
@@ -148,13 +161,17 @@ pub(super) fn run(
                 return Ok((rows, true));
             }
             progress.at("real connections", &format!("{}: {}", scenario.name, design.name()));
-            let mut site = Site::build(design)?;
+            let is_probed = events.iter().any(|event| matches!(event, Event::Die(_)));
+            let mut site = Site::build(design, is_probed)?;
             let mut row = Row::new(&scenario, design);
             let mut open = Open::default();
             open.begin(&site, flows)?;
             ensure!(open.ask(&site) == 0, "flows break although nothing has changed yet");
             for event in events.iter().copied() {
                 site.meet(event)?;
+                if let Event::Die(worker) = event {
+                    row.died += open.bury(site.worker(worker)?.name());
+                }
                 row.broken += open.ask(&site);
                 open.begin(&site, flows / YOUNG)?;
             }
@@ -192,6 +209,14 @@ impl Open {
         Ok(())
     }
 
+    /// Those of a server that is no more; how many.
+    fn bury(&mut self, dead: &str) -> usize {
+        let before = self.connections.len() + self.datagrams.len();
+        self.connections.retain(|(_, server)| server != dead);
+        self.datagrams.retain(|(_, server)| server != dead);
+        before - self.connections.len() - self.datagrams.len()
+    }
+
     /// Asks all of them again; how many were answered by another or by nobody. Those are gone.
     fn ask(&mut self, site: &Site) -> usize {
         let client = site.client();
@@ -219,6 +244,8 @@ struct Site {
     topology: Topology,
     directory: tempfile::TempDir,
     design: Design,
+    /// LB nodes ask workers whether they serve.
+    is_probed: bool,
 }
 
 /// An LB node's daemon.
@@ -229,9 +256,12 @@ struct Lb {
 }
 
 impl Site {
-    fn build(design: Design) -> Result<Self> {
+    fn build(design: Design, is_probed: bool) -> Result<Self> {
         let topology = Topology::builder().workers(WORKERS as u8).lbs(LBS).build()?;
-        let servers = topology.serve(&[(Proto::Tcp, vip()), (Proto::Udp, vip())])?;
+        let mut servers = topology.serve(&[(Proto::Tcp, vip()), (Proto::Udp, vip())])?;
+        for worker in topology.workers() {
+            servers.push(Server::start(worker.ns(), worker.name(), PROBED)?);
+        }
         let directory = tempfile::tempdir()?;
         let sources: Vec<String> = topology.lbs().iter().map(|lb| format!("{}/32", lb.addr_v4())).collect();
         let mut workers = Vec::new();
@@ -253,6 +283,7 @@ impl Site {
             topology,
             directory,
             design,
+            is_probed,
         };
         site.configure(ALL)?;
         for node in site.topology.lbs() {
@@ -300,6 +331,9 @@ impl Site {
                     text += &format!("      - {{name: {name}, address: {address}, weight: {weight}}}\n");
                 }
             }
+            if self.is_probed {
+                text += &format!("health: {HEALTH}\n");
+            }
             text += "vips:\n";
             for protocol in ["tcp", "udp"] {
                 let (address, port) = (vip().ip(), vip().port());
@@ -328,6 +362,12 @@ impl Site {
             }
             Event::Kill => self.kill_first(None),
             Event::KillAndSet(weights) => self.kill_first(Some(weights)),
+            Event::Die(worker) => {
+                let dead = self.worker(worker)?;
+                dead.ns().ip(&["link", "set", &dead.eth0().name, "down"])?;
+                let mut lbs = self.lbs.iter();
+                lbs.try_for_each(|lb| self.wait_for_death(&lb.node, dead.name()))
+            }
             Event::SecondLeaves => self.route(1),
             Event::SecondJoins => self.route(2),
         }
@@ -355,6 +395,30 @@ impl Site {
         self.wait_for(&node, |status| {
             status.serving && status.backends_ready == status.backends
         })
+    }
+
+    fn worker(&self, number: usize) -> Result<&Node> {
+        self.topology.workers().get(number).context("there is no such worker")
+    }
+
+    /// Until an LB node says of a backend that it is dead, and its tables say it, too.
+    fn wait_for_death(&self, lb: &Node, backend: &str) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let backends: Vec<BackendView> = control::ask(&socket(self.directory.path(), lb), &Request::Backends)?;
+            let found = backends.iter().find(|found| found.name == backend);
+            let found = found.with_context(|| format!("{} knows no {backend}", lb.name()))?;
+            let is_dead = found.checks.iter().any(|check| check.state == "dead");
+            if is_dead && found.sets.iter().all(|set| set.slots == 0) {
+                return Ok(());
+            }
+            ensure!(
+                start.elapsed() < PATIENCE,
+                "{} does not find that {backend} is dead",
+                lb.name()
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn route(&self, count: usize) -> Result<()> {

@@ -137,6 +137,11 @@ impl LbNode {
         Ok(())
     }
 
+    /// Slots of a VIP's table.
+    pub(super) fn slots(&self, vip: &VipKey) -> Option<usize> {
+        Some(self.planner.vip(vip)?.table.slots)
+    }
+
     fn wide(&self) -> impl Iterator<Item = Table> {
         self.planner.vips().map(|vip| vip.table).filter(|table| table.is_wide)
     }

@@ -28,6 +28,8 @@ pub(super) enum Event {
     NodeReboots,
     /// Receive queues are dealt anew on every node: flows come to other CPUs.
     Queues,
+    /// From now on an operator publishes who the members were before the first change, as in a cluster.
+    Publish,
     /// From now on so many SYNs from addresses of nobody come with each packet of a flow.
     Flood(u32),
 }
@@ -80,6 +82,10 @@ impl Scenario {
             ("an LB node joins", vec![NodeJoins, after]),
             ("an LB node leaves", vec![NodeLeaves, after]),
             ("an LB node reboots", vec![NodeReboots, after]),
+            (
+                "a tenth is replaced, and an operator says so",
+                vec![Publish, Replace(tenth), Rounds(2), Add(1), after],
+            ),
             ("receive queues are dealt anew", vec![Queues, after]),
             (
                 "receive queues, in a transit",
@@ -102,6 +108,14 @@ impl Scenario {
             (
                 "in a transit an LB node reboots",
                 vec![Replace(tenth), Rounds(3), NodeReboots, after],
+            ),
+            (
+                "in a transit an LB node joins, knows its base",
+                vec![Publish, Replace(tenth), Rounds(3), NodeJoins, after],
+            ),
+            (
+                "in a transit an LB node reboots, knows its base",
+                vec![Publish, Replace(tenth), Rounds(3), NodeReboots, after],
             ),
             (
                 "an LB node leaves, then a tenth is replaced",

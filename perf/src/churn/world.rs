@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 use anyhow::{Context as _, Result};
 use lb_core::{
     config::TransitConfig,
-    desired::{Backend, BackendId, BackendSet, Desired, Member, NextHop, NextHops, Protocol, Via, Vip, VipKey},
+    desired::{Backend, BackendId, BackendSet, Base, Desired, Member, NextHop, NextHops, Protocol, Via, Vip, VipKey},
 };
 
 use super::{
@@ -102,6 +102,10 @@ pub(super) struct World {
     /// Turns the dealing of receive queues.
     queues: u64,
     flood: u32,
+    /// Members that an operator has seen, if there is one.
+    seen: Option<Vec<Member>>,
+    /// What it publishes of those before the first change.
+    base: Option<Arc<Base>>,
     /// In jiffies.
     now: u64,
     outcome: Outcome,
@@ -122,6 +126,8 @@ impl World {
             clients: 0,
             queues: 0,
             flood: 0,
+            seen: None,
+            base: None,
             now: 1 << 32,
             outcome: Outcome::default(),
         };
@@ -152,6 +158,7 @@ impl World {
                 return Ok(());
             }
             Event::Queues => self.queues += 1,
+            Event::Publish => self.seen = Some(self.members.clone()),
             Event::Flood(syns) => self.flood = syns,
             Event::Add(count) => self.add(count),
             Event::Remove(count) => drop(self.take(count)),
@@ -188,7 +195,25 @@ impl World {
             }
         }
         self.members.sort();
+        self.publish();
         self.reach()
+    }
+
+    /// No transit ends within a history: what was before the first change is the base until its end.
+    fn publish(&mut self) {
+        let first = self.nodes.first().and_then(|node| node.slots(&vip(Protocol::Tcp)));
+        let Some(seen) = self.seen.take_if(|seen| *seen != self.members) else {
+            return;
+        };
+        let set = BackendSet {
+            members: seen,
+            table_slots: first,
+        };
+        self.base = Some(Arc::new(Base {
+            set: Arc::new(set),
+            of: "workers".into(),
+            since_s: self.now / u64::from(HZ),
+        }));
     }
 
     fn node(&self) -> LbNode {
@@ -245,8 +270,17 @@ impl World {
             members: self.members.clone(),
             table_slots: None,
         });
+        let vip = Vip {
+            base: self.base.clone(),
+            ..Vip::new(Arc::clone(&set))
+        };
+        let before = self.base.iter().flat_map(|base| &base.set.members);
+        let departed = before.filter(|member| !set.members.iter().any(|now| now.backend == member.backend));
         let desired = Desired {
-            vips: vips().map(|key| (key, Vip::new(Arc::clone(&set)))).collect(),
+            departed: departed
+                .map(|member| (member.backend.clone(), address(&member.backend)))
+                .collect(),
+            vips: vips().map(|key| (key, vip.clone())).collect(),
             backends: set
                 .members
                 .iter()

@@ -128,7 +128,10 @@ pub fn client<M: Frame + BalancerTables>(machine: &M, vip: u32, about: About) ->
                 return Said::goes(slot);
             }
             None if about.has(About::PROVEN) => {}
-            Some(found) if is_candidate(machine, schedule, found.backend()) => return Said::goes(found.backend()),
+            Some(found) if is_candidate(machine, schedule, found.backend()) => {
+                machine.relied();
+                return Said::goes(found.backend());
+            }
             Some(_) | None => return Said::asks(slot),
         }
     }

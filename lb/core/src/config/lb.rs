@@ -285,6 +285,7 @@ fn lb(fields: &mut Fields<'_>, says: Says) -> Option<LbConfig> {
     let desired = Desired {
         backends: sets.to_desired(),
         departed: std::collections::BTreeMap::new(),
+        gone: BTreeSet::new(),
         vips: vips.vips,
         denied_sources,
         own_addresses: BTreeSet::new(),

@@ -197,7 +197,19 @@ pub const TUNNEL_TIMING: Timing = Timing {
     startup_ms: 30_000,
 };
 
+/// Any port of a node: who refuses the connection is there, too.
+const ANY_PORT: u16 = 10_256;
+
 impl Check {
+    /// Whether a host is there at all: of interest is only how long it has been silent.
+    pub fn presence() -> Self {
+        Self {
+            probe: Probe::Tcp { port: ANY_PORT },
+            timing: Timing::default(),
+            needs_proof: false,
+        }
+    }
+
     /// `GET http://NODE:port/healthz` as kube-proxy answers it: its own port (KEP-3836), or a Service's `healthCheckNodePort`.
     pub fn kube(port: u16) -> Self {
         Self {

@@ -94,6 +94,8 @@ pub struct Wanted {
     addresses: BTreeMap<BackendId, IpAddr>,
     /// In no set any more, and kept for flows that may live there.
     departed: BTreeMap<BackendId, IpAddr>,
+    /// Those of them that are no more, as far as the source knows.
+    gone: BTreeSet<BackendId>,
 }
 
 /// VIPs with the same set and the same checks.
@@ -135,11 +137,13 @@ impl Wanted {
             groups,
             addresses,
             departed: BTreeMap::new(),
+            gone: desired.gone.clone(),
         }
     }
 
-    /// With backends that are in no set any more, and kept for flows that may live there: nothing is asked of them, but where their
-    /// neighbours do not answer they are dead. Of nobody where nothing is probed.
+    /// With backends that are in no set any more, and kept for flows that may live there: where their neighbours do not answer they are
+    /// dead. Nothing is asked of them, unless the source says that they are gone: then whether they are [there](Check::presence). Of
+    /// nobody where nothing is probed.
     #[must_use]
     pub fn keeping(mut self, departed: impl IntoIterator<Item = (BackendId, IpAddr)>) -> Self {
         if !self.groups.is_empty() {
@@ -168,6 +172,8 @@ pub struct Monitor {
     vips: BTreeMap<VipKey, Duration>,
     /// Backends that anybody checks, and where they are.
     backends: BTreeMap<BackendId, IpAddr>,
+    /// Those that are only asked whether they are there.
+    gone: BTreeSet<BackendId>,
     /// Those whose neighbour does not answer, and which neighbour that is.
     silent: BTreeMap<BackendId, IpAddr>,
     /// Those whose next hop is known.
@@ -221,6 +227,16 @@ impl Monitor {
                     }
                 }
             }
+        }
+        self.gone.clear();
+        let presence = Arc::new(Check::presence());
+        for (backend, address) in wanted.departed.iter().filter(|(id, _)| wanted.gone.contains(*id)) {
+            if targets.len() >= MAX_TARGETS {
+                self.unprobed += 1;
+                continue;
+            }
+            self.gone.insert(backend.clone());
+            targets.insert((backend.clone(), Arc::clone(&presence)), (*address, Vec::new()));
         }
         self.vips.retain(|vip, _| vips.contains(vip));
         for vip in vips {
@@ -449,7 +465,7 @@ impl Monitor {
         }
     }
 
-    /// Of every backend that is probed the worst of what is known of it.
+    /// Of every backend that may take flows and is probed the worst of what is known of it.
     pub fn states(&self) -> BTreeMap<BackendId, State> {
         let worst = |(backend, ids): (&BackendId, &BTreeMap<Arc<Check>, u64>)| {
             let neighbour = self.neighbours.get(backend).map(Fsm::state);
@@ -457,7 +473,8 @@ impl Monitor {
             let worst = neighbour.into_iter().chain(checks).max_by_key(|state| state.rank());
             Some((backend.clone(), worst?))
         };
-        self.ids.iter().filter_map(worst).collect()
+        let may_take = |(backend, _): &(&BackendId, _)| !self.gone.contains(*backend);
+        self.ids.iter().filter(may_take).filter_map(worst).collect()
     }
 
     /// The checks of one backend, each with what is made of it: while one succeeds, the silence of another is no death.

@@ -159,11 +159,14 @@ impl Overlay {
         Self::left(set, &self.fallen(set, checks)) == Left::None && self.unfit(set, Some(checks)).is_some()
     }
 
-    /// Whether a backend's neighbour does not answer: it is dead for everybody.
+    /// Whether a backend is dead for everybody: its neighbour does not answer, or it is silent where it was only asked whether it is
+    /// [there](Check::presence).
     pub fn is_gone(&self, backend: &BackendId) -> bool {
-        self.of
-            .get(backend)
-            .is_some_and(|fallen| fallen.neighbour == Health::Dead)
+        let Some(fallen) = self.of.get(backend) else {
+            return false;
+        };
+        let is_silent = || fallen.checks.get(&Check::presence()) == Some(&Health::Dead);
+        fallen.neighbour == Health::Dead || is_silent()
     }
 
     /// Members that are not eligible, in the set's order. Looks through the shorter of the two lists.

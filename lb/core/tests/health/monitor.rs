@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use lb_core::{
-    desired::{NextHop, Protocol, VipKey},
+    desired::{Desired, NextHop, Protocol, VipKey},
     health::{Check, Checks, Failure, Health, HttpProbe, Outcome, Probe, State, Timing, VIP_SETTLES, Wanted},
     nexthop::{NextHopView, Unresolved},
 };
@@ -397,4 +397,57 @@ fn who_answers_at_one_port_is_not_dead_for_the_silence_of_another() {
     let states = world.monitor.states();
     assert_eq!(states[&id(0)], State::Unhealthy, "the worst of what is asked is shown");
     assert_eq!(states[&id(1)], State::Healthy);
+}
+
+/// The cluster does not have it any more, and flows may live there.
+#[test]
+fn a_backend_that_is_gone_is_dead_when_it_is_silent_and_lives_while_anything_answers() {
+    let of = |gone: &[usize]| Desired {
+        gone: gone.iter().map(|index| id(*index)).collect(),
+        ..desired(2, [(vip(1), set(0..2), Some(tcp()))])
+    };
+    let departed = || [2, 3, 4].map(|index| (id(index), [10, 0, 0, index as u8].into()));
+    let mut world = World::new(&of(&[]));
+    let watch = |world: &mut World, gone: &[usize]| {
+        world
+            .monitor
+            .watch(&Wanted::new(&of(gone)).keeping(departed()), world.now);
+        world.launched.clear();
+    };
+    // 2 is gone and silent, 3 is gone and refuses connections, 4 has only left, and is silent.
+    world.failing.insert(id(2), Failure::NoConnection);
+    world.failing.insert(id(3), Failure::Refused);
+    world.failing.insert(id(4), Failure::NoConnection);
+    watch(&mut world, &[]);
+    world.run(60 * SECOND);
+    assert!(
+        world.launched.iter().all(|(_, launch)| launch.backend < id(2)),
+        "nothing is asked of who has left"
+    );
+    watch(&mut world, &[2, 3]);
+    let dead = |world: &World| {
+        let overlay = world.monitor.overlay();
+        [2, 3, 4].map(|index| overlay.is_gone(&id(index)))
+    };
+    let dead_after = u64::from(Check::presence().timing.dead_after_ms);
+    world.run(ms(dead_after));
+    assert_eq!(dead(&world), [false; 3], "a moment of silence is none");
+    world.run(15 * SECOND);
+    assert_eq!(dead(&world), [true, false, false]);
+    world.run(600 * SECOND);
+    assert_eq!(dead(&world), [true, false, false]);
+    let states = world.monitor.states();
+    assert_eq!(states.len(), 2, "of those that may take flows: {states:?}");
+    // It was a mistake of the cluster's: the node is back, or only excluded.
+    watch(&mut world, &[3]);
+    assert_eq!(dead(&world), [false; 3]);
+    // Where nothing is probed, this is not either.
+    let unchecked = Desired {
+        gone: [id(2)].into(),
+        ..desired(2, [(vip(1), set(0..2), None)])
+    };
+    world
+        .monitor
+        .watch(&Wanted::new(&unchecked).keeping(departed()), world.now);
+    assert_eq!(world.monitor.sums().checks, 0);
 }

@@ -54,7 +54,9 @@ fn goes(image: &Image, config: &Config, key: &VipKey, random: u64) -> Option<(Op
     let source = SocketAddr::new(source, (random >> 16) as u16 | 1);
     let destination = SocketAddr::new(key.address, key.port);
     let view = image.view(&config);
-    let choice = explain(view, 1, key.protocol, source, destination).unwrap().choice?;
+    let choice = explain(view, (1, 1), key.protocol, source, destination)
+        .unwrap()
+        .choice?;
     let BackendIndex(index) = Some(choice.backend).filter(|backend| *backend != BackendIndex::NONE)?;
     let line = image.view(&config).backends[usize::from(index)];
     let read = LineMeta(line.meta).has(LineMeta::RESOLVED) || LineMeta(line.meta).has(LineMeta::LOCAL);

@@ -60,7 +60,7 @@ fn check_packets_at_every_prefix(before: &State<'_>, after: &State<'_>, plan: &P
         let source = SocketAddr::new(source, (random >> 16) as u16 | 1);
         let outcome = explain(
             image.view(&config),
-            1,
+            (1, 1),
             key.protocol,
             source,
             SocketAddr::new(key.address, key.port),

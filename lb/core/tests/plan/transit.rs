@@ -1,6 +1,7 @@
 //! Flows that live while plans are carried out: a packet pump runs at every prefix of every plan, through the packet logic itself,
 //! and no flow whose backend lives is ever sent elsewhere.
 
+mod deaths;
 mod histories;
 
 use std::{
@@ -15,7 +16,7 @@ use std::{
 use etherparse::PacketBuilder;
 use lb_core::{
     config::{Capacity, TransitConfig},
-    desired::{Backend, BackendSet, Desired, Member, Protocol, Vip, VipKey},
+    desired::{Backend, BackendId, BackendSet, Desired, Member, Protocol, Vip, VipKey},
     health::{Health, Overlay},
     plan::{Image, MapId, Moment, Planner, Table, Write},
     schedule::Scheduler,
@@ -117,6 +118,14 @@ pub(crate) struct World {
     pub(crate) moved: usize,
     /// UDP flows that stayed at one, though no plan is being carried out.
     pub(crate) stayed: usize,
+    /// Those who have departed die now and then: their deadline has come, or they are gone.
+    departed_die: bool,
+    dead: BTreeSet<BackendId>,
+    /// Positions that they had.
+    dead_at: BTreeSet<u16>,
+    /// Flows that ended with them, and packets that went to one although a plan has heard of it.
+    died: usize,
+    haunting: usize,
     is_planning: bool,
 }
 
@@ -179,6 +188,11 @@ impl World {
             elsewhere: 0,
             moved: 0,
             stayed: 0,
+            departed_die: false,
+            dead: BTreeSet::new(),
+            dead_at: BTreeSet::new(),
+            died: 0,
+            haunting: 0,
             is_planning: false,
         };
         let members: Vec<Member> = (0..5).map(|_| world.member()).collect();
@@ -286,13 +300,24 @@ impl World {
             }));
         }
         let found = (self.image.clone(), self.ticks());
-        self.planner = Planner::adopt(&CAPACITY, &self.config, HZ, found, &self.desired).unwrap();
+        let mut desired = self.desired.clone();
+        if self.departed_die {
+            // Who they are is published: the maps know no names.
+            let departed = self.planner.backends().filter(|backend| backend.has_departed);
+            let departed = departed.map(|backend| {
+                let address = backend.address;
+                (backend.id.clone(), Backend { address })
+            });
+            desired.departed = departed.collect();
+        }
+        self.planner = Planner::adopt(&CAPACITY, &self.config, HZ, found, &desired).unwrap();
     }
 
     /// Plans, and carries the plan out with packets in between.
     pub(crate) fn plan(&mut self, dice: &mut Dice) {
         let noted = std::mem::take(&mut self.noted);
         let named = self.named();
+        let dead = self.dead.clone();
         // Packets come while it is being planned, so their time may be a tick ahead.
         let now = self.ticks().wrapping_sub(dice.below(2) as u32);
         let moment = Moment {
@@ -303,6 +328,7 @@ impl World {
             activity: &|table, slot| noted.get(&(table, slot)).copied().unwrap_or_default(),
             named: &|backend| named.contains(&backend.0),
             overlay: Some(&self.overlay),
+            dead: &dead,
             ..Moment::STILL
         };
         let mut hops = resolved(&self.desired);
@@ -348,6 +374,7 @@ impl World {
             activity: &|table, slot| noted.get(&(table, slot)).copied().unwrap_or_default(),
             named: &|backend| named.contains(&backend.0),
             overlay: Some(&self.overlay),
+            dead: &dead,
             ..Moment::STILL
         };
         let again = self.planner.clone().plan_at(&self.desired, &hops, &again).unwrap();
@@ -462,6 +489,12 @@ impl World {
         let flow = Flow { ..self.living[at] };
         let went = self.send(&flow, false, before);
         self.packets += 1;
+        if self.was_buried(flow.backend) {
+            self.haunting += usize::from(went == Some(flow.backend) && !self.is_planning);
+            self.died += 1;
+            self.living.swap_remove(at);
+            return;
+        }
         // UDP leaves an unhealthy backend at once, which is when the plan is carried out.
         if flow.vip.protocol == Protocol::Udp && self.is_out(&flow.vip, flow.backend) {
             if went == Some(flow.backend) {

@@ -1,6 +1,9 @@
 //! Transit memory at its bound: changes of backends wait, nothing else does, and no flow breaks.
 
-use lb_core::desired::{Limits, Rate};
+use lb_core::{
+    desired::{BackendId, Limits, Rate},
+    plan::PlanError,
+};
 
 use super::*;
 
@@ -9,11 +12,14 @@ const SLOTS: usize = 32_768;
 
 /// Each VIP has a set of its own.
 fn world(segments: u32) -> World {
-    let capacity = Capacity {
+    world_of(&Capacity {
         table_segments: segments,
         ..CAPACITY
-    };
-    let mut world = World::with(feature::TRANSIT | feature::LIMITS, &capacity, Restarts::Never);
+    })
+}
+
+fn world_of(capacity: &Capacity) -> World {
+    let mut world = World::with(feature::TRANSIT | feature::LIMITS, capacity, Restarts::Never);
     for (number, key) in vips().into_iter().enumerate() {
         let mut members: Vec<Member> = (0..5).map(|_| world.member()).collect();
         members[0].weight = 1 + number as u16;
@@ -136,8 +142,92 @@ fn without_any_room_for_a_plain_table_a_vip_is_refused_by_name() {
     };
     let hops = resolved(&world.desired);
     let error = world.planner.plan_at(&world.desired, &hops, &moment).unwrap_err();
+    assert!(matches!(error, PlanError::SlotMemoryFull { .. }), "{error}");
+}
+
+/// Why what is wanted is not planned; nothing has changed then.
+fn refused(world: &mut World, wanted: &Desired) -> Option<PlanError> {
+    let (timeouts, lives) = (TRANSIT.timeouts(HZ), TRANSIT.lives(HZ));
+    let moment = Moment {
+        now: world.ticks(),
+        timeouts,
+        lives,
+        ..Moment::STILL
+    };
+    let before = world.planner.image().clone();
+    let error = world.planner.plan_at(wanted, &resolved(wanted), &moment).err()?;
+    assert!(*world.planner.image() == before, "nothing is half done");
+    Some(error)
+}
+
+/// What is wanted for these VIPs, and what was before for the others.
+fn in_part(before: &Desired, wanted: &Desired, vips: &[VipKey]) -> Desired {
+    let mut part = before.clone();
+    part.backends.extend(wanted.backends.clone());
+    for key in vips {
+        part.vips.insert(*key, wanted.vips[key].clone());
+    }
+    let members = part.vips.values().flat_map(|vip| &vip.set.members);
+    let named: BTreeSet<_> = members.map(|member| member.backend.clone()).collect();
+    let stays = |id: &BackendId| before.backends.contains_key(id) && wanted.backends.contains_key(id);
+    part.backends.retain(|id, _| named.contains(id) || stays(id));
+    part
+}
+
+#[test]
+fn who_has_departed_keeps_a_position_and_a_change_that_finds_none_is_named_and_loses_nothing() {
+    let mut dice = Dice(5);
+    let mut world = world_of(&Capacity {
+        backends: 27,
+        table_segments: 4,
+        ..CAPACITY
+    });
+    open(&mut world, &mut dice);
+    let before = world.desired.clone();
+    assert_eq!(before.backends.len(), 25);
+    change_all(&mut world);
+    let wanted = world.desired.clone();
+    let full = |error: Option<PlanError>| matches!(error, Some(PlanError::TooManyBackends { capacity: 27, .. }));
     assert!(
-        matches!(error, lb_core::plan::PlanError::SlotMemoryFull { .. }),
-        "{error}"
+        full(refused(&mut world, &wanted)),
+        "four come, and there is room for two"
+    );
+    // As the daemon does: what was before goes on. The half that fits is a change like any other.
+    world.desired = before.clone();
+    world.plan(&mut dice);
+    let (first, others) = (vips()[..2].to_vec(), vips()[2..].to_vec());
+    world.desired = in_part(&before, &wanted, &first);
+    world.plan(&mut dice);
+    assert_eq!(current(&world).len(), 4, "all go by the sets that they were given");
+    world.pass(60);
+    assert!(
+        full(refused(&mut world, &wanted)),
+        "two have left, and flows live there"
+    );
+    world.plan(&mut dice);
+    world.pass(60);
+    assert_eq!(world.broken, 0);
+    assert!(world.packets > 400 && world.living.iter().any(|flow| first.contains(&flow.vip)));
+    // Their flows end, then the transits, and who has left is forgotten. A position rests until no record can name who had it.
+    world.living.retain(|flow| others.contains(&flow.vip));
+    for _ in 0..40 {
+        world.pass(30);
+        world.plan(&mut dice);
+        let all = std::mem::take(&mut world.living);
+        world.living = all.into_iter().filter(|flow| others.contains(&flow.vip)).collect();
+        if world.planner.usage().backends == 25 {
+            break;
+        }
+    }
+    assert_eq!(world.planner.usage().backends, 25);
+    assert!(full(refused(&mut world, &wanted)), "it rests");
+    world.pass(TRANSIT.tcp_idle_timeout_s + 30);
+    world.desired = wanted;
+    world.plan(&mut dice);
+    world.pass(60);
+    assert_eq!((world.broken, current(&world).len()), (0, 4));
+    assert!(
+        world.living.iter().any(|flow| others.contains(&flow.vip)),
+        "somebody lived through it"
     );
 }

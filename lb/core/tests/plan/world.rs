@@ -237,6 +237,7 @@ pub(crate) fn states() -> impl Strategy<Value = Desired> {
                 vips,
                 backends: all,
                 departed: BTreeMap::new(),
+                gone: BTreeSet::new(),
                 denied_sources,
                 own_addresses,
                 tunnel,

@@ -1,6 +1,7 @@
 //! Drains by an operator's word, of a node that is told by a file.
 //!
-//! Never of a node that is told by a cluster: the other LB nodes would not know of it, and send new flows there.
+//! Never of a node that is told by a cluster: the other LB nodes would not know of it, and send new flows there. What the cluster
+//! drains until a time is told with its node sets, and is kept by nobody else.
 
 use std::path::PathBuf;
 
@@ -109,6 +110,9 @@ impl Lb {
 
     /// Forgets drains of backends that are in no set any more and where nothing lives.
     pub(super) fn forget_drains(&mut self) {
+        if self.told_by_a_file().is_err() {
+            return;
+        }
         let mut drains = self.tables.drains.clone();
         let desired = &self.file.config.desired.backends;
         let is_known = |id: &BackendId| desired.contains_key(id) || self.tables.planner.backend_index(id).is_some();

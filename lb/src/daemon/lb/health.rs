@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use lb_core::{
-    desired::{BackendSet, Desired},
+    desired::{BackendId, BackendSet, Desired},
     health::{Checks, Overlay, State},
     nexthop::NextHopView,
 };
@@ -11,7 +11,7 @@ use lb_core::{
 use super::{Lb, capture};
 use crate::{
     cli::report,
-    control::{BackendView, CheckView, HealthSums},
+    control::{BackendView, CheckView, ExplainView, HealthSums},
     health::Report,
     metrics::HealthFacts,
 };
@@ -63,6 +63,17 @@ impl Lb {
             view.checks = report.remove(&view.name).unwrap_or_default();
         }
         views
+    }
+
+    /// Where a flow goes, with what is known of the backend that it goes to.
+    pub(super) fn with_health(&self, view: ExplainView) -> ExplainView {
+        let facts = self.health.facts();
+        let id = view.backend.as_deref().map(|name| BackendId(name.into()));
+        let state = id.and_then(|id| facts.backends.get(&id).copied());
+        ExplainView {
+            health: state.map(|state| state.name().to_owned()),
+            ..view
+        }
     }
 
     /// How backends are, where any is probed.

@@ -7,6 +7,7 @@ use std::{path::PathBuf, sync::Arc, time::Instant};
 use lb_core::{
     config::LbConfig,
     desired::{BackendId, NextHop},
+    drain::Drains,
     nexthop::NextHopView,
     plan::PlanError,
     worker::unclaimed_prefixes,
@@ -45,6 +46,8 @@ pub(super) struct Kube {
     read: Option<LbConfig>,
     /// What was told last, until it is said to be in the maps.
     told: Option<Told>,
+    /// Backends that the cluster drains until a time, as it was told last.
+    drains: Drains,
 }
 
 /// An update in work.
@@ -87,7 +90,13 @@ impl Kube {
             local,
             read: None,
             told: None,
+            drains: Drains::default(),
         })
+    }
+
+    /// Backends that the cluster drains until a time.
+    pub(super) fn drains(&self) -> &Drains {
+        &self.drains
     }
 
     /// Waits for the first word; `None` when it shall stop before.
@@ -101,7 +110,8 @@ impl Kube {
         let mut still = interval(cluster::STILL_WAITING.0);
         loop {
             tokio::select! {
-                update = self.link.next() => {
+                mut update = self.link.next() => {
+                    self.drains = std::mem::take(&mut update.snapshot.drains);
                     self.told = Some(Told { sequence: update.snapshot.sequence, since: update.since });
                     let config = cluster::compose(&self.local, update.snapshot, None);
                     let file = LbFile { config, seed: update.seed };
@@ -170,6 +180,7 @@ impl Kube {
             vips: desired.vips.clone(),
             backends: desired.backends.clone(),
             departed: desired.departed.clone(),
+            gone: desired.gone.clone(),
             tunnel: desired.tunnel.as_ref().map(|tunnel| Accepts {
                 sources: tunnel.sources.clone(),
                 vip_prefixes: tunnel.vip_prefixes.clone(),
@@ -199,10 +210,12 @@ impl Kube {
 
 impl Lb {
     /// Makes the maps say what the cluster says; where that does not go, they stay as they are and it is told why.
-    pub(super) async fn absorb(&mut self, update: Update, view: &mut View) {
+    pub(super) async fn absorb(&mut self, mut update: Update, view: &mut View) {
         let Source::Kube(kube) = &mut self.source else {
             return;
         };
+        kube.drains = std::mem::take(&mut update.snapshot.drains);
+        let drained = std::mem::replace(&mut self.tables.drains, kube.drains.clone());
         kube.told = Some(Told {
             sequence: update.snapshot.sequence,
             since: update.since,
@@ -218,6 +231,7 @@ impl Lb {
                 self.say_programmed();
             }
             Err(error) => {
+                self.tables.drains = drained;
                 let why = report(&error);
                 let vip = error.downcast_ref::<PlanError>().and_then(PlanError::vip);
                 tracing::error!("what the cluster says does not go into the maps, the state before it stays: {why}");

@@ -67,6 +67,7 @@ impl Lb {
                 waiting: self.tables.planner.waiting(),
                 owned: self.slow.owned(),
                 in_use: self.slow.in_use().len(),
+                flows: self.tables.flow_facts(),
             }),
             interfaces: self.attachments.iter().map(views::attached).collect(),
             health: self.health_facts(),

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Context as _;
-use lb_core::{drain::Drains, worker::unclaimed_prefixes};
+use lb_core::worker::unclaimed_prefixes;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{AGING, Lb, Source, View, desired, drain, metrics::Read, names, paths::Paths};
@@ -14,7 +14,7 @@ use crate::{
         slow::Slow,
         unclaimed::{Priority, Unclaimed},
     },
-    datapath::Pins,
+    datapath::{PinnedLink, Pins},
     health::HealthDriver,
     metrics::Metrics,
     nexthop::NextHopDriver,
@@ -37,18 +37,20 @@ impl Lb {
         }
         let drains = match &source {
             Source::File(_) => drains::read(&keeping.drains)?,
-            Source::Kube(_) => Drains::default(),
+            Source::Kube(kube) => kube.drains().clone(),
         };
         let desired = desired(&file.config, &drains, &view.borrow());
         let hops = view.borrow().next_hops.clone();
         let mut pins = keeping.place.as_ref().map(Pins::open).transpose()?;
-        let left = match &pins {
+        let mut left = match &pins {
             Some(pins) => Left::find(pins, &desired, file.config.transit)?,
             None => Left::default(),
         };
-        check_free(&file.config.interfaces, &left.attachments)?;
+        let served = left.interfaces();
+        check_free(&file.config.interfaces, &served)?;
         left.check_seed(&file, keeping.new_seed)?;
-        let is_first = left.attachments.is_empty();
+        let is_first = served.is_empty();
+        let orphans = left.take_orphans();
         let health = HealthDriver::start().context("cannot start the health thread")?;
 
         let mut unclaimed = Unclaimed::new(Priority::Lb).await?;
@@ -62,6 +64,7 @@ impl Lb {
             if let Some(before) = &before {
                 tables.take_records(before)?;
             }
+            orphans.into_iter().try_for_each(PinnedLink::remove)?;
             let attachments = put_in_place(&mut tables, &mut pins, kept, &file.config.interfaces)?;
             if let Some(before) = &before {
                 // Those that the old program made while the tables were filled.

@@ -190,6 +190,22 @@ impl Pins {
         Ok(generations)
     }
 
+    /// Generations whose program is not pinned any more: somebody has taken a part of them away. [`Self::generations`] ends that.
+    ///
+    /// # Errors
+    ///
+    /// When a directory cannot be listed.
+    pub fn halves(&self) -> Result<Vec<PathBuf>, PinError> {
+        let mut halves = Vec::new();
+        for versions in list(&self.directory)? {
+            if !versions.ends_with(LINKS) {
+                let directories = list(&versions)?.into_iter();
+                halves.extend(directories.filter(|one| number(one).is_some() && !one.join(PROGRAM).exists()));
+            }
+        }
+        Ok(halves)
+    }
+
     /// Pins a program with its maps beside those that are there, all of it or nothing. Segments that are made later join it.
     ///
     /// # Errors

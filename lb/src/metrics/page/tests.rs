@@ -8,11 +8,14 @@ use lb_core::{
     health::{State, Sums},
     slow::{Counts, Kind as Work, Outcome},
 };
-use xdp_prog::{abi::Traffic, verdict::Verdict};
+use xdp_prog::{
+    abi::{FlowCounts, Traffic},
+    verdict::Verdict,
+};
 
 use super::text;
 use crate::{
-    metrics::{ConfigFacts, Counted, Facts, HealthFacts, METRICS, SlowFacts, TableFacts, WorkerFacts},
+    metrics::{ConfigFacts, Counted, Facts, FlowFacts, HealthFacts, METRICS, SlowFacts, TableFacts, WorkerFacts},
     source::kube::agent::{Kind, Standing},
 };
 
@@ -42,6 +45,10 @@ fn facts() -> Facts {
             waiting: 1,
             owned: 2,
             in_use: 1,
+            flows: Some(FlowFacts {
+                room: 1024,
+                live: Some(77),
+            }),
             vips: 2,
             resolved: 3,
             unresolved: 1,
@@ -90,6 +97,10 @@ fn counted() -> Counted {
     Counted {
         verdicts: vec![(Verdict::ForwardTx, 11), (Verdict::DropMartian, 2)],
         shed: vec![(Verdict::SlowIcmp, 9)],
+        unrecorded: FlowCounts {
+            syns: 8,
+            ..FlowCounts::default()
+        },
         vips: vec![(vip("203.0.113.10"), traffic(5)), (vip("2001:db8::1"), traffic(6))],
         backends: vec![(BackendId("w\"1".into()), "10.0.0.1".parse().unwrap(), traffic(11))],
         left_out: (0, 3),
@@ -137,6 +148,10 @@ fn values_stand_with_their_labels() {
         "vipline_health_late_milliseconds 70",
         "vipline_health_probes_total{probe=\"http\",outcome=\"status\"} 4",
         "vipline_health_changes_total 6",
+        "vipline_flow_table_capacity 1024",
+        "vipline_flow_table_records 77",
+        "vipline_flows_unrecorded_total{kind=\"syns\"} 8",
+        "vipline_flows_unrecorded_total{kind=\"clients\"} 0",
         "vipline_packets_total{fate=\"forward\",reason=\"tx\"} 11",
         "vipline_vip_packets_total{address=\"2001:db8::1\",protocol=\"tcp\",port=\"443\"} 6",
         "vipline_vip_bytes_total{address=\"203.0.113.10\",protocol=\"tcp\",port=\"443\"} 500",

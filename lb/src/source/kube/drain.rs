@@ -4,12 +4,13 @@
 
 use std::{path::Path, time::Duration};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
-use operator_api::{LABEL_EXCLUDE_NODE, excludes};
+use operator_api::{ANNOTATION_DRAIN_DEADLINE, LABEL_EXCLUDE_NODE, excludes};
 use serde_json::json;
 
 use super::client::{self, ConnectError};
@@ -39,17 +40,38 @@ pub enum ExcludeError {
     },
 }
 
-/// Sets or takes away the label that excludes a node from load balancing; whether that changed anything.
+/// What a node shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// In load balancing; a deadline is taken away, too.
+    In,
+    /// Out of it. What lives there is given up at the deadline; without one, one that it has stays.
+    Out {
+        /// By everybody's clock.
+        deadline: Option<Timestamp>,
+    },
+}
+
+/// What a node is then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether it had to be written.
+    pub changed: bool,
+    /// When what lives there is given up.
+    pub deadline: Option<Timestamp>,
+}
+
+/// Sets or takes away the label that excludes a node from load balancing, and the annotation with its deadline.
 ///
 /// # Errors
 ///
 /// No way to the API server, no such node, or no right to patch it.
-pub async fn set_excluded(
+pub async fn exclude(
     kubeconfig: Option<&Path>,
     context: Option<&str>,
     node: &str,
-    excluded: bool,
-) -> Result<bool, ExcludeError> {
+    wish: Wish,
+) -> Result<Outcome, ExcludeError> {
     let mut config = client::config(kubeconfig, context).await?;
     config.read_timeout = Some(PATIENCE);
     let nodes: Api<Node> = Api::all(Client::try_from(config).map_err(ConnectError::from)?);
@@ -61,14 +83,29 @@ pub async fn set_excluded(
     let found = found.ok_or_else(|| ExcludeError::NoSuchNode { node: node.to_owned() })?;
     let labels = found.metadata.labels.unwrap_or_default();
     let is_excluded = labels.get(LABEL_EXCLUDE_NODE).is_some_and(|value| excludes(value));
-    if is_excluded == excluded {
-        return Ok(false);
+    let annotations = found.metadata.annotations.unwrap_or_default();
+    let said = annotations.get(ANNOTATION_DRAIN_DEADLINE);
+    let known: Option<Timestamp> = said.and_then(|time| time.parse().ok());
+    let (shall_be_excluded, deadline) = match wish {
+        Wish::In => (false, None),
+        // One of a drain that has ended is none of this one's.
+        Wish::Out { deadline } => (true, deadline.or(known.filter(|_| is_excluded))),
+    };
+    let is_as_wished = is_excluded == shall_be_excluded && known == deadline && said.is_some() == deadline.is_some();
+    if is_as_wished {
+        let changed = false;
+        return Ok(Outcome { changed, deadline });
     }
-    let value = if excluded { json!("true") } else { json!(null) };
-    let patch = json!({"metadata": {"labels": {LABEL_EXCLUDE_NODE: value}}});
+    let mut metadata = json!({"annotations": {ANNOTATION_DRAIN_DEADLINE: deadline.map(|time| time.to_string())}});
+    if is_excluded != shall_be_excluded {
+        let value = if shall_be_excluded { json!("true") } else { json!(null) };
+        metadata["labels"] = json!({LABEL_EXCLUDE_NODE: value});
+    }
+    let patch = json!({"metadata": metadata});
     nodes
         .patch(node, &PatchParams::default(), &Patch::Merge(patch))
         .await
         .map_err(refused)?;
-    Ok(true)
+    let changed = true;
+    Ok(Outcome { changed, deadline })
 }

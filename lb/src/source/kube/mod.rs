@@ -34,4 +34,4 @@ mod watch;
 pub mod worker;
 
 pub use client::{ConnectError, KubeSettings};
-pub use drain::{ExcludeError, set_excluded};
+pub use drain::{ExcludeError, Outcome, Wish, exclude};

@@ -5,6 +5,7 @@ mod contract;
 mod endpoints;
 mod events;
 mod lb_nodes;
+mod leaving;
 mod node_sets;
 mod nodes;
 mod order;

@@ -10,14 +10,20 @@ const HISTORIES: u64 = 40;
 const PLANS: usize = 14;
 
 fn history(seed: u64, features: u64, restarts: Restarts) -> World {
+    history_of(seed, World::new(features, restarts))
+}
+
+fn history_of(seed: u64, mut world: World) -> World {
     let mut dice = Dice(seed);
-    let mut world = World::new(features, restarts);
     world.plan(&mut dice);
     for _ in 0..40 {
         world.pump(&mut dice, &BTreeMap::new());
     }
     for _ in 0..PLANS {
         world.change(&mut dice);
+        if world.departed_die {
+            world.bury(&mut dice);
+        }
         world.plan(&mut dice);
         let seconds = [0, 1, 30, 150][dice.below(4)];
         world.pass(seconds);
@@ -29,10 +35,14 @@ fn history(seed: u64, features: u64, restarts: Restarts) -> World {
 
 /// No flow breaks in any history; how many packets there were, those that went elsewhere than to `cur`, and restarts.
 fn check_histories(features: u64, restarts: Restarts) -> (usize, usize, usize) {
+    check_worlds(|| World::new(features, restarts))
+}
+
+fn check_worlds(new: impl Fn() -> World) -> (usize, usize, usize) {
     let (mut packets, mut elsewhere, mut restarted) = (0, 0, 0);
     for seed in 0..HISTORIES {
-        let mut world = history(seed, features, restarts);
-        assert_eq!(world.broken, 0, "seed {seed}");
+        let mut world = history_of(seed, new());
+        assert_eq!((world.broken, world.haunting), (0, 0), "seed {seed}");
         packets += world.packets;
         elsewhere += world.elsewhere;
         restarted += world.restarted;
@@ -79,6 +89,22 @@ fn nor_does_one_that_a_scheduler_placed() {
 fn nor_does_one_that_a_scheduler_placed_where_the_daemon_ends_at_any_moment() {
     let (.., restarted) = check_histories(feature::TRANSIT | feature::SCHEDULERS, Restarts::Adopting);
     assert!(restarted > 20, "{restarted}");
+}
+
+/// The deadline of one who has departed comes, or it is gone: its flows end at once, and no other does.
+#[test]
+fn nor_does_one_where_those_who_have_departed_die() {
+    for features in [feature::TRANSIT, feature::TRANSIT | feature::SCHEDULERS] {
+        for restarts in [Restarts::Never, Restarts::Adopting] {
+            let new = || World {
+                departed_die: true,
+                ..World::new(features, restarts)
+            };
+            check_worlds(new);
+            let died: usize = (0..HISTORIES).map(|seed| history_of(seed, new()).died).sum();
+            assert!(died > 100, "{died}");
+        }
+    }
 }
 
 #[test]

@@ -23,6 +23,7 @@ use ipnet::IpNet;
 use lb_core::{
     config::Capacity,
     desired::{Backend, BackendId, Vip, VipKey},
+    drain::Drains,
     ranges::RangeSet,
 };
 use operator_api::{NodeSetSpec, TunnelConfigSpec, VipTableSpec};
@@ -61,6 +62,10 @@ pub struct Snapshot {
     pub backends: BTreeMap<BackendId, Backend>,
     /// Nodes that have left, while flows may live there.
     pub departed: BTreeMap<BackendId, Backend>,
+    /// Backends that are being drained until a time, in no set any more.
+    pub drains: Drains,
+    /// Backends at nodes that the cluster does not have any more.
+    pub gone: BTreeSet<BackendId>,
     /// What this node decapsulates, when it is itself in a node set.
     pub tunnel: Option<Accepts>,
     /// Tables that are not in the maps as they should be, with the reason.
@@ -322,6 +327,8 @@ impl Index {
             vips: self.vips.clone(),
             backends: self.room.backends(),
             departed: self.departed(),
+            drains: Drains::new(self.node_sets.drains()),
+            gone: self.node_sets.gone().collect(),
             tunnel: tunnel.map(|(_, accepts)| accepts.clone()),
             failing: Arc::clone(&self.failing),
             revisions: self.revisions,

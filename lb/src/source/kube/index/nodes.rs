@@ -6,11 +6,13 @@ use std::{
     sync::Arc,
 };
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lb_core::{
     config::not_unicast,
     desired::{BackendId, BackendSet, Member},
+    drain::Drain,
 };
-use operator_api::{AddressFamily, NodeEntry, NodeSetSpec};
+use operator_api::{AddressFamily, LeavingNode, NodeEntry, NodeSetSpec};
 
 use super::{
     super::object::Object,
@@ -44,6 +46,11 @@ impl From<AddressFamily> for Family {
     }
 }
 
+/// What the backends at a node's two addresses are called.
+fn names(node: &str) -> [BackendId; 2] {
+    ["ipv4", "ipv6"].map(|family| BackendId(format!("{node}/{family}").into()))
+}
+
 /// A node's addresses, each with its backend's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Node {
@@ -53,14 +60,15 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(entry: &NodeEntry) -> Option<Self> {
-        let address = |text: &Option<String>, family: Family, suffix| {
+        let [v4, v6] = names(&entry.name);
+        let address = |text: &Option<String>, family: Family, id| {
             let address: IpAddr = text.as_deref()?.parse().ok()?;
             let usable = Family::of(address) == family && not_unicast(address).is_none();
-            usable.then(|| (BackendId(format!("{}/{suffix}", entry.name).into()), address))
+            usable.then_some((id, address))
         };
         let node = Self {
-            v4: address(&entry.ipv4, Family::V4, "ipv4"),
-            v6: address(&entry.ipv6, Family::V6, "ipv6"),
+            v4: address(&entry.ipv4, Family::V4, v4),
+            v6: address(&entry.ipv6, Family::V6, v6),
         };
         (node.v4.is_some() || node.v6.is_some()).then_some(node)
     }
@@ -79,6 +87,36 @@ impl Node {
     }
 }
 
+/// A node that is being drained until a time, or that the cluster does not have any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Leaving {
+    /// Where it was, if that is known.
+    node: Option<Node>,
+    drain: Option<Drain>,
+    is_gone: bool,
+}
+
+impl Leaving {
+    fn new(node: &LeavingNode) -> Self {
+        let seconds = |time: &Time| u64::try_from(time.0.as_second()).unwrap_or(0);
+        let deadline = node.deadline.as_ref();
+        let entry = NodeEntry {
+            name: node.name.clone(),
+            ipv4: node.ipv4.clone(),
+            ipv6: node.ipv6.clone(),
+            zone: None,
+        };
+        Self {
+            node: Node::new(&entry),
+            drain: deadline.map(|deadline| Drain {
+                since: seconds(&node.since),
+                deadline: Some(seconds(deadline)),
+            }),
+            is_gone: node.gone,
+        }
+    }
+}
+
 /// A complete set.
 #[derive(Clone, Debug)]
 pub(super) struct Nodes {
@@ -88,6 +126,8 @@ pub(super) struct Nodes {
     all: [Keyed; 2],
     /// What is published of its transit.
     pub(super) transit: Option<Former>,
+    /// Nodes that are in it no more, and whose flows are not to be waited for without end.
+    leaving: BTreeMap<Arc<str>, Leaving>,
     /// What it was made of.
     pub(super) chunks: Vec<Arc<Object<NodeSetSpec>>>,
 }
@@ -131,7 +171,28 @@ impl NodeSets {
     /// Addresses of nodes that have left, as long as flows may live there; one that is back has the address that it has now.
     pub(super) fn departed(&self) -> impl Iterator<Item = &(BackendId, IpAddr)> {
         let transits = self.sets.values().filter_map(|set| set.transit.as_ref());
-        transits.flat_map(|transit| transit.departed.values().flat_map(Node::addresses))
+        let departed = transits.flat_map(|transit| transit.departed.values());
+        // With a scheduler flows may live at one long after the last transit.
+        let leaving = self.leaving().filter_map(|(_, leaving)| leaving.node.as_ref());
+        leaving.chain(departed).flat_map(Node::addresses)
+    }
+
+    /// Backends at nodes that are being drained until a time.
+    pub(super) fn drains(&self) -> impl Iterator<Item = (BackendId, Drain)> {
+        let drains = self
+            .leaving()
+            .filter_map(|(name, leaving)| Some((name, leaving.drain?)));
+        drains.flat_map(|(name, drain)| names(name).map(|id| (id, drain)))
+    }
+
+    /// Backends at nodes that the cluster does not have any more.
+    pub(super) fn gone(&self) -> impl Iterator<Item = BackendId> {
+        let gone = self.leaving().filter(|(_, leaving)| leaving.is_gone);
+        gone.flat_map(|(name, _)| names(name))
+    }
+
+    fn leaving(&self) -> impl Iterator<Item = (&Arc<str>, &Leaving)> {
+        self.sets.values().flat_map(|set| &set.leaving)
     }
 
     /// The address of a backend.
@@ -236,7 +297,11 @@ fn assemble(chunks: &[Arc<Object<NodeSetSpec>>], before: Option<&Nodes>) -> Resu
     let transit = transits::of_set(&specs, &nodes, before.and_then(|before| before.transit.as_ref()));
     let all_v4 = all(Family::V4);
     let all_v6 = all(Family::V6);
+    let leaving = specs.iter().flat_map(|spec| &spec.leaving);
+    let leaving = leaving.map(|node| (Arc::<str>::from(&*node.name), Leaving::new(node)));
+    let leaving = leaving.filter(|(name, _)| !nodes.contains_key(name)).collect();
     Ok(Nodes {
+        leaving,
         fingerprint: Arc::from(&*first.seed_fingerprint),
         all: if all_v4 == all_v6 {
             [all_v4.clone(), all_v4]

@@ -109,6 +109,7 @@ fn chunk(chunk: u32, chunks: u32, epoch: i64, nodes: &[(&str, Option<&str>, Opti
         seed_fingerprint: "0123456789abcdef".to_owned(),
         nodes: nodes.iter().map(node).collect(),
         transit: None,
+        leaving: Vec::new(),
     };
     object(&format!("workers-{chunk}"), 0, 10, spec)
 }

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lb_core::desired::Base;
-use operator_api::{LocalTransit, NodeSetTransit};
+use lb_core::drain::Drain;
+use operator_api::{LeavingNode, LocalTransit, NodeSetTransit};
 
 use super::*;
 
@@ -174,4 +175,64 @@ fn a_tables_own_base_is_its_nodes_with_the_numbers_that_they_had() {
     index.apply_table(object("shop.web", 200, 22, table));
     assert_eq!(base(&index, "203.0.113.2"), "none");
     assert_eq!(index.sequence(), sequence + 1, "for the other");
+}
+
+#[test]
+fn nodes_that_are_drained_until_a_time_or_gone_are_told_by_their_backends_names() {
+    let mut index = index();
+    let leaving = |name: &str, deadline: Option<i64>, gone| LeavingNode {
+        name: name.to_owned(),
+        ipv4: Some("10.0.0.9".to_owned()).filter(|_| name == "n5"),
+        ipv6: None,
+        since: time(100),
+        deadline: deadline.map(time),
+        gone,
+    };
+    let mut object = moving((0, 1), &[N1], &[N2, N3, N4], &[], 100);
+    // The last is in the set, whatever else is said of it.
+    object.spec.as_mut().unwrap().leaving = vec![
+        leaving("n2", Some(700), false),
+        leaving("n3", None, true),
+        leaving("n4", Some(900), true),
+        leaving("n1", Some(1), true),
+        leaving("n5", None, true),
+    ];
+    let sequence = index.sequence();
+    index.apply_node_set(object.clone());
+    assert!(index.sequence() > sequence);
+    let told = |index: &Index| {
+        let snapshot = index.snapshot();
+        let drains = snapshot.drains.iter();
+        let drains: Vec<(String, Drain)> = drains.map(|(id, drain)| (id.to_string(), drain)).collect();
+        let gone: Vec<String> = snapshot.gone.iter().map(ToString::to_string).collect();
+        (drains, gone.join(" "))
+    };
+    let drain = |id: &str, deadline| {
+        let (since, deadline) = (100, Some(deadline));
+        (id.to_owned(), Drain { since, deadline })
+    };
+    let drains = vec![
+        drain("n2/ipv4", 700),
+        drain("n2/ipv6", 700),
+        drain("n4/ipv4", 900),
+        drain("n4/ipv6", 900),
+    ];
+    assert_eq!(
+        told(&index),
+        (drains, "n3/ipv4 n3/ipv6 n4/ipv4 n4/ipv6 n5/ipv4 n5/ipv6".to_owned())
+    );
+    let departed = index.snapshot().departed;
+    let departed: Vec<String> = departed.keys().map(ToString::to_string).collect();
+    assert_eq!(
+        departed,
+        ["n2/ipv4", "n3/ipv6", "n4/ipv4", "n5/ipv4"],
+        "with who left before the transit"
+    );
+    // Another deadline is news; the end is, too.
+    object.spec.as_mut().unwrap().leaving[0].deadline = Some(time(100));
+    object.revision += 1;
+    index.apply_node_set(object);
+    assert_eq!(told(&index).0[0], drain("n2/ipv4", 100));
+    index.apply_node_set(workers());
+    assert_eq!(told(&index), (Vec::new(), String::new()));
 }
