@@ -2,6 +2,8 @@
 //!
 //! | module | what it decides |
 //! |---|---|
+//! | [`announce`] | which VIP addresses this node announces, and which of several LB nodes answers for one |
+//! | [`bfd`] | whether a peer still answers, told within milliseconds |
 //! | [`config`] | what the files of both roles say, with every error at once; what a live reload may change |
 //! | [`desired`] | the state that every source asks for and the planner reaches |
 //! | [`explain`] | where a flow would go, from the tables as they are |
@@ -18,6 +20,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod announce;
+pub mod bfd;
 pub mod config;
 pub mod desired;
 pub mod drain;

@@ -5,6 +5,7 @@ mod drain;
 mod health;
 mod kube;
 mod metrics;
+mod paths;
 mod start;
 
 use std::{
@@ -43,6 +44,7 @@ use super::{
     views,
 };
 use crate::{
+    announce::bfd::Liveness,
     cli::report,
     control::{Answer, CounterView, Listener, Request, Role, StatusView},
     datapath::{Attachment, Pins},
@@ -99,6 +101,8 @@ struct Lb {
     aging: Interval,
     /// Where drains are kept.
     kept: drain::Kept,
+    /// Last: those who listen to this node are told that it goes when it answers for nothing any more.
+    paths: paths::Paths,
 }
 
 /// Serves until it is told to stop.
@@ -171,6 +175,7 @@ async fn serve_from(
             _ = lb.aging.tick(), if lb.file.config.transit.enabled => lb.age(&view),
             overlay = lb.health.changed() => lb.heed_health(overlay, &view.borrow()),
             event = lb.slow.event() => lb.heed(event),
+            (peer, liveness) = lb.paths.next() => lb.slow.hear_member(peer.address, liveness == Liveness::Up),
             question = listener.next() => match question {
                 Some(question) => lb.answer(question, &mut view).await,
                 None => anyhow::bail!("the control socket closed"),
@@ -191,6 +196,7 @@ impl Lb {
     async fn follow(&mut self, view: &mut View) {
         let view = view.borrow_and_update().clone();
         self.health.hear(&view);
+        self.slow.cut_off(!view.down.is_empty());
         self.set_rules(&view.next_hops).await;
         let followed = if view.own_addresses == self.own_addresses {
             self.tables.follow(&view.next_hops)
@@ -266,7 +272,7 @@ impl Lb {
                     self.driver.want(backend.clone());
                 }
             }
-            Some(Event::AddressConflict(address, mac)) => self.slow.warn_of_conflict(address, mac),
+            Some(Event::AddressConflict(address, mac)) => self.slow.hear_of_owner(address, mac),
             None => {}
         }
     }
@@ -328,6 +334,8 @@ impl Lb {
         self.file = new;
         self.forget_drains();
         self.watch_health();
+        self.paths.set(&self.file.config);
+        self.slow.ask_again();
         self.revision += 1;
         self.say_own();
         tracing::info!(revision = self.revision, "configuration applied");
@@ -451,6 +459,8 @@ impl Lb {
             tables: sizes.tables,
             flow_table: self.tables.flow_table()?,
             waiting_vips: self.tables.planner.waiting(),
+            in_use: self.slow.in_use(),
+            group: self.slow.group(),
             health: self.health_sums(),
             slow_path: self.slow.view(&self.tables.shed()?),
             kube: self.standing().as_ref().map(views::kube),

@@ -66,6 +66,8 @@ impl Lb {
                 lookup_tables: sizes.tables,
                 waiting: self.tables.planner.waiting(),
                 flows: self.tables.flow_facts(),
+                owned: self.slow.owned(),
+                in_use: self.slow.in_use().len(),
             }),
             interfaces: self.attachments.iter().map(views::attached).collect(),
             health: self.health_facts(),

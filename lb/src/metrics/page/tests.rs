@@ -47,6 +47,8 @@ fn facts() -> Facts {
                 room: 1024,
                 live: Some(77),
             }),
+            owned: 2,
+            in_use: 1,
             vips: 2,
             resolved: 3,
             unresolved: 1,
