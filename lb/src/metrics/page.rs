@@ -80,10 +80,10 @@ impl Collector for Page {
         if let Some(tables) = &facts.tables {
             out.only(&LOOKUP_TABLES, tables.lookup_tables as u64)?;
             out.only(&WAITING_VIPS, tables.waiting as u64)?;
+            self.flows(&mut out, tables.flows)?;
             let addresses = [("owned", tables.owned), ("in_use", tables.in_use)];
             let addresses = addresses.map(|(state, count)| (vec![state.to_owned()], count as u64));
             out.family(&ADDRESSES, addresses.into_iter())?;
-            self.flows(&mut out, tables.flows)?;
         }
         if let Some(counted) = &self.counted {
             traffic(&mut out, counted)?;

@@ -43,12 +43,12 @@ fn facts() -> Facts {
         },
         tables: Some(TableFacts {
             waiting: 1,
-            owned: 2,
-            in_use: 1,
             flows: Some(FlowFacts {
                 room: 1024,
                 live: Some(77),
             }),
+            owned: 2,
+            in_use: 1,
             vips: 2,
             resolved: 3,
             unresolved: 1,
