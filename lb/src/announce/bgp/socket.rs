@@ -80,6 +80,8 @@ pub(super) fn listen(is_v6: bool, port: u16) -> io::Result<TcpListener> {
         nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6V6Only, &true)?;
     }
     socket.set_reuseaddr(true)?;
+    // An answer to a peer that asks for RFC 5082; connections get the TTL of their peers.
+    set_ttl(&socket, is_v6, u8::MAX)?;
     socket.bind(SocketAddr::new(address, port))?;
     socket.listen(BACKLOG)
 }

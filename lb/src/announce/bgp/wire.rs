@@ -48,7 +48,7 @@ pub(super) enum Heard {
 pub(super) struct Wire {
     unsent: Arc<AtomicUsize>,
     bytes: mpsc::UnboundedSender<Vec<u8>>,
-    reader: JoinHandle<()>,
+    reader: Option<JoinHandle<()>>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -64,7 +64,7 @@ impl Wire {
         Self {
             unsent,
             bytes,
-            reader,
+            reader: Some(reader),
             writer: Some(writer),
         }
     }
@@ -79,15 +79,24 @@ impl Wire {
 
     /// Closes it when all is sent; wait for what is returned to know.
     pub(super) fn close(mut self) -> Option<JoinHandle<()>> {
-        self.writer.take()
+        let (reader, writer) = (self.reader.take()?, self.writer.take()?);
+        drop(self);
+        Some(tokio::spawn(async move {
+            // They end by themselves, and panic for no reason.
+            let _ = writer.await;
+            // What comes meanwhile is read: the kernel would answer it with a reset, which can overtake the last words.
+            let abort = reader.abort_handle();
+            if timeout(LINGER, reader).await.is_err() {
+                abort.abort();
+            }
+        }))
     }
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        self.reader.abort();
-        if let Some(writer) = &self.writer {
-            writer.abort();
+        for direction in [&self.reader, &self.writer].into_iter().flatten() {
+            direction.abort();
         }
     }
 }

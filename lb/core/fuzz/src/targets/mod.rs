@@ -13,7 +13,7 @@ use xdp_prog::{
     verdict::{Fate, Verdict},
 };
 
-pub use bgp::bgp;
+pub use self::bgp::bgp;
 use frames::{Bytes, Carries};
 use run::Run;
 use world::{IFINDEX, SCENES, Scene, world};
@@ -23,7 +23,7 @@ pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their corpora.
 pub const ALL: [(&str, Target); 9] = [
-    ("bgp", bgp::bgp),
+    ("bgp", bgp),
     ("engine", engine),
     ("fragments", fragments),
     ("mss", mss),

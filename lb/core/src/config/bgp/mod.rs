@@ -92,9 +92,10 @@ pub(super) fn bgp(at: &At<'_>) -> Option<BgpConfig> {
         });
         let peers = fields.required("peers").and_then(|at| {
             let all = Ours {
-                local_asn: local_asn?,
-                listens: listen_port?.is_some(),
-                restart_time_s: restart_time_s?,
+                local_asn,
+                // One that cannot be read has noted it.
+                listens: listen_port.is_none_or(|port| port.is_some()),
+                restart_time_s: restart_time_s.flatten(),
             };
             peers(&at, &all)
         });
@@ -109,7 +110,7 @@ pub(super) fn bgp(at: &At<'_>) -> Option<BgpConfig> {
 
 /// What all peers have of ours.
 struct Ours {
-    local_asn: u32,
+    local_asn: Option<u32>,
     listens: bool,
     restart_time_s: Option<u16>,
 }
@@ -156,7 +157,7 @@ fn peer(at: &At<'_>, ours: &Ours) -> Option<BgpPeer> {
         let port = fields.or("port", BGP_PORT, |at| at.within(1, u16::MAX));
         let password_file = fields.or("password_file", None, |at| absolute_path(&at).map(Some));
         let source = fields.or("source", None, |at| source(&at, address).map(Some));
-        let is_ebgp = peer_asn.is_none_or(|asn| asn != ours.local_asn);
+        let is_ebgp = peer_asn.zip(ours.local_asn).map(|(peer, ours)| peer != ours);
         let reach = reach(fields, is_ebgp);
         let families = fields.or("families", Families { v4: true, v6: true }, |at| families(&at));
         let hold_s = within(fields, "hold_time_s", DEFAULT_HOLD_S, HOLDS_S);
@@ -180,7 +181,7 @@ fn peer(at: &At<'_>, ours: &Ours) -> Option<BgpPeer> {
             source: source?,
             reach: reach?,
             session: PeerConfig {
-                local_asn: ours.local_asn,
+                local_asn: ours.local_asn?,
                 peer_asn: peer_asn?,
                 families: families?,
                 hold_s: hold_s?,
@@ -208,18 +209,18 @@ fn source(at: &At<'_>, peer: Option<IpAddr>) -> Option<IpAddr> {
     }
 }
 
-/// `multihop` and `ttl_security`.
-fn reach(fields: &mut Fields<'_>, is_ebgp: bool) -> Option<Reach> {
+/// `multihop` and `ttl_security`. `is_ebgp`: where it is known.
+fn reach(fields: &mut Fields<'_>, is_ebgp: Option<bool>) -> Option<Reach> {
     let security = fields.or("ttl_security", false, |at| at.bool());
     let hops = fields.or("multihop", None, |at| {
         let hops: u8 = at.within(1, u8::MAX)?;
-        if !is_ebgp && security == Some(false) {
+        if is_ebgp == Some(false) && security == Some(false) {
             return at.fail(BgpProblem::MultihopOfOurs.into());
         }
         Some(Some(hops))
     });
     // What Linux gives a packet of its own.
-    let far = if is_ebgp { 1 } else { 64 };
+    let far = if is_ebgp == Some(false) { 64 } else { 1 };
     Some(match (security?, hops?) {
         (true, hops) => Reach::Secured(hops.unwrap_or(1)),
         (false, hops) => Reach::Hops(hops.unwrap_or(far)),
@@ -253,18 +254,18 @@ fn families(at: &At<'_>) -> Option<Families> {
 }
 
 /// What a peer is told.
-fn announce(fields: &mut Fields<'_>, is_ebgp: bool) -> Option<Announce> {
+fn announce(fields: &mut Fields<'_>, is_ebgp: Option<bool>) -> Option<Announce> {
     let length_v4 = fields.or("aggregation_length_v4", 32, |at| at.within(1, 32));
     let length_v6 = fields.or("aggregation_length_v6", 128, |at| at.within(1, 128));
     let local_pref = fields.or("local_pref", None, |at| {
-        if is_ebgp {
+        if is_ebgp == Some(true) {
             return at.fail(BgpProblem::PreferenceOfOthers.into());
         }
         at.within(0, u32::MAX).map(Some)
     });
     let med = fields.or("med", None, |at| at.within(0, u32::MAX).map(Some));
     let prepend = fields.or("prepend", 0, |at| {
-        if !is_ebgp {
+        if is_ebgp == Some(false) {
             return at.fail(BgpProblem::PrependOfOurs.into());
         }
         at.within(0, MAX_PREPEND)
