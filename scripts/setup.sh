@@ -22,6 +22,9 @@ ping     iputils-ping
 tracepath iputils-tracepath
 iperf3   iperf3
 nmap     nmap
+bird     bird2
+/usr/lib/frr/bgpd frr
+gobgpd   gobgpd
 tshark   tshark
 kubectl  kubernetes-client
 openssl  openssl
@@ -79,8 +82,23 @@ debian_packages() {
     have apt-get || die "missing commands: ${missing[*]}" "there is no apt-get here: install them (in Debian: ${wanted[*]})"
     say "missing ${missing[*]}: installing Debian packages ${wanted[*]}"
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 update
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
+    without_services env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
         install --no-install-recommends --no-remove "${wanted[@]}"
+}
+
+# Runs a command as root; no package that it installs starts its service: the routers are for the tests' namespaces, not for this
+# machine. Debian asks /usr/sbin/policy-rc.d first, with systemd and without; one that is there already stays and has the word.
+# (With systemd they are started at the next boot all the same, unless you disable them.)
+without_services() {
+    local policy=/usr/sbin/policy-rc.d status=0
+    if [[ -e $policy ]]; then
+        as_root "$@"
+        return
+    fi
+    printf '#!/bin/sh\nexit 101\n' | as_root install -m 755 /dev/stdin "$policy"
+    as_root "$@" || status=$?
+    as_root rm -f "$policy"
+    return "$status"
 }
 
 rust_toolchain() {

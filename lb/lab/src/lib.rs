@@ -40,6 +40,7 @@
 //! - [`KubeProxy`]: what kube-proxy makes a worker do with a VIP.
 //! - [`RawSocket`], [`Counters`]: what was on the wire, and which way it went.
 //! - [`Capture`]: tcpdump, read back through tshark. [`Ended`]: how another tool ended that ran within a limit of time.
+//! - [`routers`]: BIRD, FRR and GoBGP, started and asked.
 //! - [`program`]: the test bed's own XDP and tc programs.
 
 mod bpffs;
@@ -58,6 +59,7 @@ mod process;
 pub mod program;
 mod raw;
 mod root;
+pub mod routers;
 mod run;
 mod server;
 mod service;
