@@ -3,9 +3,11 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`bfd`] | whether peers still answer, told within milliseconds |
+//! | [`bgp`] | telling routers, by BGP |
 //! | `groups` | [`Groups`]: hearing neighbour solicitations |
 
 pub mod bfd;
+pub mod bgp;
 mod groups;
 
 pub use groups::Groups;

@@ -1,5 +1,6 @@
 //! The LB node's daemon: one loop that owns everything, woken by signals, the file, the kernel's next hops and the control socket.
 
+mod bgp;
 mod capture;
 mod drain;
 mod health;
@@ -43,6 +44,7 @@ use super::{
     views,
 };
 use crate::{
+    announce::bgp::BgpDriver,
     cli::report,
     control::{Answer, CounterView, Listener, Request, Role, StatusView},
     datapath::{Attachment, Pins},
@@ -99,6 +101,8 @@ struct Lb {
     aging: Interval,
     /// Where drains are kept.
     kept: drain::Kept,
+    /// Who is told of VIP addresses.
+    bgp: BgpDriver,
 }
 
 /// Serves until it is told to stop.
@@ -310,8 +314,10 @@ impl Lb {
         for warning in new.config.warnings() {
             tracing::warn!("{warning}");
         }
+        self.withdraw_without(&new.config);
         let result = self.apply(&new, fresh, view).await;
         if result.is_err() {
+            self.tell_routers();
             // What was prepared for the new file goes back to what the old one says.
             self.driver.set_settings(settings(&self.file.config));
             self.driver.set_backends(self.tables.addresses());
@@ -325,6 +331,7 @@ impl Lb {
         }
         self.metrics.listen(new.config.metrics_listen);
         self.file = new;
+        self.tell_routers();
         self.forget_drains();
         self.watch_health();
         self.revision += 1;
@@ -428,6 +435,7 @@ impl Lb {
             } => question.with(self.drain(&backend, deadline_s, force, view)),
             Request::Undrain { backend } => question.with(self.undrain(&backend, view)),
             Request::Drains => question.with(self.drains()),
+            Request::Bgp => question.with(self.bgp_view()),
             Request::Capture { options } => self.start_capture(question, options, view).await,
         }
     }
@@ -452,6 +460,7 @@ impl Lb {
             waiting_vips: self.tables.planner.waiting(),
             health: self.health_sums(),
             slow_path: self.slow.view(&self.tables.shed()?),
+            bgp: self.bgp_view().unwrap_or_default(),
             kube: self.standing().as_ref().map(views::kube),
             metrics: self.metrics.standing().map(views::metrics),
             pinned: self.pinned(),

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use lb_core::{
+    bgp::SessionView,
     desired::BackendId,
     health::{State, Sums},
     slow::Counts,
@@ -27,6 +28,8 @@ pub struct Facts {
     pub health: Option<HealthFacts>,
     /// The slow path, where it is on.
     pub slow: Option<SlowFacts>,
+    /// BGP peers and their sessions; none where BGP is not configured.
+    pub bgp: Option<Vec<BgpFacts>>,
     /// The cluster, where one is the source.
     pub kube: Option<Standing>,
     /// Counters; none while nothing is served.
@@ -74,6 +77,15 @@ pub struct HealthFacts {
     pub vips_in_panic: usize,
     /// VIPs of which no backend is eligible, so that new flows are refused.
     pub vips_refused: usize,
+}
+
+/// A BGP peer.
+#[derive(Clone, Debug)]
+pub struct BgpFacts {
+    /// Its name.
+    pub name: String,
+    /// Its session.
+    pub session: SessionView,
 }
 
 /// The slow path.

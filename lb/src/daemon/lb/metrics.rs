@@ -69,6 +69,7 @@ impl Lb {
             interfaces: self.attachments.iter().map(views::attached).collect(),
             health: self.health_facts(),
             slow: self.slow.facts(),
+            bgp: self.bgp_facts(),
             kube: self.standing(),
             meters: Some(self.tables.meters()),
         }
@@ -85,6 +86,7 @@ pub(super) fn waiting(started: Instant, standing: Standing) -> Facts {
         interfaces: Vec::new(),
         health: None,
         slow: None,
+        bgp: None,
         kube: Some(standing),
         meters: None,
     }

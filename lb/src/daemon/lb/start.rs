@@ -8,6 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{AGING, Lb, Source, View, desired, drain, metrics::Read, names};
 use crate::{
+    announce::bgp::BgpDriver,
     daemon::{
         attach::{check_free, detach_all, give_up, put_in_place},
         left::{Keeping, Left, Start},
@@ -108,6 +109,7 @@ impl Lb {
             metrics,
             aging,
             kept: drain::Kept(keeping.drains.clone()),
+            bgp: BgpDriver::new(!is_first),
         };
         lb.forget_drains();
         for (backend, drain) in lb.tables.drains.iter() {
@@ -116,11 +118,14 @@ impl Lb {
         lb.health.hear(&view.borrow());
         lb.watch_health();
         lb.say_programmed();
+        // Last: what is announced is served.
+        lb.tell_routers();
         Ok(lb)
     }
 
     /// The end of the process: what is pinned serves on, what is not goes.
     pub(super) async fn stop(self) -> anyhow::Result<()> {
+        Self::leave_routers(self.bgp, self.pins.is_some()).await;
         match &self.pins {
             Some(pins) => {
                 tracing::info!(

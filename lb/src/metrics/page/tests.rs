@@ -4,6 +4,7 @@ use std::{
 };
 
 use lb_core::{
+    bgp::{Counters as BgpCounters, SessionError, SessionView, State as BgpState, TransportError},
     desired::{BackendId, Protocol, VipKey},
     health::{State, Sums},
     slow::{Counts, Kind as Work, Outcome},
@@ -12,7 +13,7 @@ use xdp_prog::{abi::Traffic, verdict::Verdict};
 
 use super::text;
 use crate::{
-    metrics::{ConfigFacts, Counted, Facts, HealthFacts, METRICS, SlowFacts, TableFacts, WorkerFacts},
+    metrics::{BgpFacts, ConfigFacts, Counted, Facts, HealthFacts, METRICS, SlowFacts, TableFacts, WorkerFacts},
     source::kube::agent::{Kind, Standing},
 };
 
@@ -70,8 +71,34 @@ fn facts() -> Facts {
                 restarts: 5,
             }],
         }),
+        bgp: Some(vec![bgp_facts()]),
         kube: Some(kube),
         meters: None,
+    }
+}
+
+fn bgp_facts() -> BgpFacts {
+    let error = SessionError::Transport(TransportError::Refused);
+    let counters = BgpCounters {
+        sent: 21,
+        received: 22,
+        routes_ignored: 23,
+        malformed: 24,
+        flaps: 25,
+        ..BgpCounters::default()
+    };
+    BgpFacts {
+        name: "tor1".to_owned(),
+        session: SessionView {
+            state: BgpState::Active,
+            since: Duration::from_secs(3),
+            connection: None,
+            remote: None,
+            announced: 0,
+            withheld: 0,
+            counters,
+            last_error: Some((Duration::from_secs(2), error)),
+        },
     }
 }
 

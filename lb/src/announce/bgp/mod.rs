@@ -1,0 +1,177 @@
+//! BGP on the wire: connections, listeners, timers. Never decides what a session says, which is [`lb_core::bgp`]'s, nor which addresses
+//! are announced; never runs on the daemon's thread, because peers wait for no table that is being built.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | here | [`BgpDriver`]: what the daemon says, and what it may see |
+//! | `speaker` | the thread: listeners, and a task for each peer |
+//! | `peer` | the task: one session, its connections and its timer |
+//! | `wire` | one connection: bytes in, bytes out, how long it may be stuck |
+//! | `socket` | making connections and listeners with what a peer asks for |
+
+mod peer;
+mod socket;
+mod speaker;
+mod wire;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use lb_core::{
+    bgp::{SessionView, StopReason},
+    config::{BgpConfig, BgpPeer},
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Longest wait for sessions to say their last words.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What is announced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// VIP addresses that are programmed here.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Whether this node drains: what it announces is the last way that anyone takes (RFC 8326).
+    pub draining: bool,
+}
+
+/// What the thread is told.
+#[derive(Debug)]
+enum Order {
+    Configure(Option<Box<BgpConfig>>),
+    Announce(Announced),
+    /// The peer is gone, says BFD.
+    LivenessLost(IpAddr),
+    Stop(StopReason, oneshot::Sender<()>),
+}
+
+/// A peer and its session.
+#[derive(Clone, Debug)]
+pub struct PeerStanding {
+    /// As configured.
+    pub peer: BgpPeer,
+    /// Its session; times are since [`Standing::start`].
+    pub session: SessionView,
+}
+
+/// All that may be seen of the speaker.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// This node's ASN.
+    pub local_asn: u32,
+    /// Its name in BGP.
+    pub router_id: Ipv4Addr,
+    /// What times are counted from.
+    pub start: Instant,
+    /// Why nobody can connect, where somebody should.
+    pub deaf: Option<String>,
+    /// Peers by their addresses.
+    pub peers: BTreeMap<IpAddr, PeerStanding>,
+}
+
+/// Speaks BGP on a thread of its own, in the network namespace of the thread that starts it. Dropping it ends the thread, and sessions
+/// without a word.
+#[derive(Debug)]
+pub struct BgpDriver {
+    orders: mpsc::UnboundedSender<Order>,
+    standing: Arc<Mutex<Option<Standing>>>,
+    config: Option<BgpConfig>,
+    announced: Announced,
+    thread: Option<JoinHandle<()>>,
+    resumed: bool,
+}
+
+impl BgpDriver {
+    /// Starts without peers. `resumed`: packets are forwarded since a process before this one, which peers are told so that they keep
+    /// its routes.
+    pub fn new(resumed: bool) -> Self {
+        // A driver that nobody configures has no thread; what it is told goes nowhere.
+        let (orders, _) = mpsc::unbounded_channel();
+        Self {
+            orders,
+            standing: Arc::default(),
+            config: None,
+            announced: Announced::default(),
+            thread: None,
+            resumed,
+        }
+    }
+
+    /// Speaks to these peers from now on: sessions of peers that did not change go on, and only what they are told changes.
+    ///
+    /// # Errors
+    ///
+    /// When the thread, or its runtime, cannot be made.
+    pub fn configure(&mut self, config: Option<&BgpConfig>) -> io::Result<()> {
+        if config != self.config.as_ref() {
+            if self.thread.is_none() {
+                let (orders, inbox) = mpsc::unbounded_channel();
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let speaker = speaker::Speaker::new(inbox, Arc::clone(&self.standing), self.resumed);
+                let thread = std::thread::Builder::new()
+                    .name("bgp".into())
+                    .spawn(move || runtime.block_on(speaker.run()))?;
+                (self.orders, self.thread) = (orders, Some(thread));
+                // Before the first session: its first table is whole.
+                self.order(Order::Announce(self.announced.clone()));
+            }
+            self.config = config.cloned();
+            self.order(Order::Configure(config.cloned().map(Box::new)));
+        }
+        Ok(())
+    }
+
+    /// Announces these and no others.
+    pub fn announce(&mut self, announced: Announced) {
+        if announced != self.announced {
+            self.order(Order::Announce(announced.clone()));
+            self.announced = announced;
+        }
+    }
+
+    /// BFD lost a peer: its session ends, and begins anew when it is back.
+    pub fn liveness_lost(&self, peer: IpAddr) {
+        self.order(Order::LivenessLost(peer));
+    }
+
+    /// Whether peers keep routes while this process is away.
+    pub fn restarts_gracefully(&self) -> bool {
+        let graceful = |peer: &BgpPeer| peer.session.restart_time_s.is_some();
+        self.config.as_ref().is_some_and(|config| config.peers.iter().any(graceful))
+    }
+
+    /// Ends all sessions, and waits a moment until everyone has been told.
+    pub async fn stop(self, reason: StopReason) {
+        let (done, waits) = oneshot::channel();
+        self.order(Order::Stop(reason, done));
+        if self.thread.is_some() && tokio::time::timeout(LAST_WORDS, waits).await.is_err() {
+            tracing::warn!("a BGP peer did not take its last message");
+        }
+    }
+
+    /// How sessions stand; `None`: BGP is not configured.
+    pub fn standing(&self) -> Option<Standing> {
+        self.config.as_ref()?;
+        lock(&self.standing).clone()
+    }
+
+    /// What is announced.
+    pub fn announced(&self) -> &Announced {
+        &self.announced
+    }
+
+    fn order(&self, order: Order) {
+        // It fails only where there is no thread.
+        let _ = self.orders.send(order);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,126 @@
+//! What routers are told of VIP addresses, and what is told of routers.
+//!
+//! Never announces an address that the tables do not have.
+
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+
+use lb_core::{bgp::StopReason, config::LbConfig};
+
+use super::Lb;
+use crate::{
+    announce::bgp::{Announced, PeerStanding, Standing},
+    control::{BgpErrorView, BgpPeerView, BgpView},
+    metrics::BgpFacts,
+};
+
+/// From the last word to routers until what they still send is not forwarded any more.
+const LEAVE: Duration = Duration::from_millis(300);
+
+impl Lb {
+    /// Tells routers what the tables have.
+    pub(super) fn tell_routers(&mut self) {
+        self.bgp.announce(Announced {
+            addresses: vip_addresses(&self.file.config),
+            draining: false,
+        });
+        if let Err(error) = self.bgp.configure(self.file.config.bgp.as_ref()) {
+            tracing::error!("BGP does not begin: {error}");
+        }
+    }
+
+    /// Withdraws addresses that a configuration has not, before the tables lose them.
+    pub(super) fn withdraw_without(&mut self, new: &LbConfig) {
+        let new = vip_addresses(new);
+        let announced = self.bgp.announced();
+        let addresses = announced.addresses.intersection(&new).copied().collect();
+        let draining = announced.draining;
+        self.bgp.announce(Announced { addresses, draining });
+    }
+
+    pub(super) fn bgp_view(&self) -> Result<Option<BgpView>, String> {
+        if self.file.config.bgp.is_none() {
+            return Ok(None);
+        }
+        let standing = self.bgp.standing();
+        let standing = standing.ok_or("BGP is configured and does not run: the log says why".to_owned())?;
+        Ok(Some(view(&standing, self.bgp.announced())))
+    }
+
+    pub(super) fn bgp_facts(&self) -> Option<Vec<BgpFacts>> {
+        let peers = self.bgp.standing()?.peers.into_values();
+        let facts = peers.map(|PeerStanding { peer, session }| BgpFacts {
+            name: peer.name.to_string(),
+            session,
+        });
+        Some(facts.collect())
+    }
+
+    /// The last words to routers.
+    ///
+    /// Where the data plane goes on and graceful restart is configured, nothing is said, so that they keep the routes for the restart
+    /// time; else they are told that this node stops. Returns after so long that what they still sent has been forwarded.
+    pub(super) async fn leave_routers(bgp: crate::announce::bgp::BgpDriver, data_plane_goes_on: bool) {
+        let Some(standing) = bgp.standing() else { return };
+        if data_plane_goes_on && bgp.restarts_gracefully() {
+            tracing::info!(
+                peers = standing.peers.len(),
+                "BGP peers that know graceful restart keep the routes to this node for the restart time"
+            );
+            bgp.stop(StopReason::Restart).await;
+            return;
+        }
+        tracing::info!(peers = standing.peers.len(), "BGP peers are told that this node stops");
+        bgp.stop(StopReason::Shutdown("vipline stops".to_owned())).await;
+        if !data_plane_goes_on {
+            tokio::time::sleep(LEAVE).await;
+        }
+    }
+}
+
+fn vip_addresses(config: &LbConfig) -> BTreeSet<IpAddr> {
+    config.desired.vips.keys().map(|vip| vip.address).collect()
+}
+
+fn view(standing: &Standing, announced: &Announced) -> BgpView {
+    let age = standing.start.elapsed();
+    BgpView {
+        local_asn: standing.local_asn,
+        router_id: standing.router_id,
+        deaf: standing.deaf.clone(),
+        addresses: announced.addresses.len(),
+        peers: standing.peers.values().map(|peer| peer_view(peer, age)).collect(),
+    }
+}
+
+fn peer_view(PeerStanding { peer, session }: &PeerStanding, age: Duration) -> BgpPeerView {
+    let counters = &session.counters;
+    BgpPeerView {
+        name: peer.name.to_string(),
+        address: peer.address,
+        asn: peer.session.peer_asn,
+        state: session.state.name().to_owned(),
+        up: session.connection.is_some(),
+        seconds: seconds(age, session.since),
+        router_id: session.remote.map(|remote| remote.router_id),
+        hold_time_s: session.remote.map(|remote| remote.hold_s),
+        graceful_restart: session.remote.map(|remote| remote.graceful_restart),
+        announced: session.announced,
+        withheld: session.withheld,
+        ignored: counters.routes_ignored,
+        malformed: counters.malformed,
+        messages_sent: counters.sent,
+        messages_received: counters.received,
+        flaps: counters.flaps,
+        last_error: session.last_error.as_ref().map(|(at, error)| BgpErrorView {
+            seconds_ago: seconds(age, *at),
+            kind: error.kind().to_owned(),
+            error: error.to_string(),
+            advice: error.advice().to_owned(),
+        }),
+    }
+}
+
+/// From one time to another, both since the same start.
+fn seconds(now: Duration, then: Duration) -> u64 {
+    now.saturating_sub(then).as_secs()
+}
