@@ -17,7 +17,9 @@ use std::{
 use clap::Parser as _;
 
 use crate::{
-    control::{self, AcceptView, BackendView, BgpView, ClientError, CounterView, ExplainView, Request, StatusView, VipView},
+    control::{
+        self, AcceptView, BackendView, BgpView, ClientError, CounterView, ExplainView, Request, StatusView, VipView,
+    },
     daemon,
 };
 use args::{Args, AskArgs, Command, Format, KubeCommand, LB_CACHE, LB_FILE, NODE_CACHE, NODE_FILE, StatusArgs};

@@ -32,7 +32,15 @@ pub(super) fn bgp(out: &mut dyn io::Write, view: &Option<BgpView>) -> io::Result
         ]
     });
     let headings = [
-        "PEER", "ADDRESS", ">AS", "STATE", ">FOR", ">ANNOUNCED", ">WITHHELD", ">IGNORED", ">FLAPS",
+        "PEER",
+        "ADDRESS",
+        ">AS",
+        "STATE",
+        ">FOR",
+        ">ANNOUNCED",
+        ">WITHHELD",
+        ">IGNORED",
+        ">FLAPS",
     ];
     table(out, &headings, rows.collect())?;
     for peer in &view.peers {
@@ -62,7 +70,13 @@ pub(super) fn status(out: &mut dyn io::Write, view: &BgpView) -> io::Result<()> 
         writeln!(out, "           NOBODY CAN CONNECT: {deaf}")?;
     }
     for peer in view.peers.iter().filter(|peer| !peer.up) {
-        writeln!(out, "           {} is DOWN ({}) for {}", peer.name, peer.state, duration(peer.seconds))?;
+        writeln!(
+            out,
+            "           {} is DOWN ({}) for {}",
+            peer.name,
+            peer.state,
+            duration(peer.seconds)
+        )?;
         trouble(out, peer, "           ")?;
     }
     Ok(())

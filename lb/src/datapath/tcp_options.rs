@@ -99,7 +99,11 @@ fn set<T>(socket: impl AsFd, level: c_int, name: c_int, value: &T) -> io::Result
             size_of::<T>() as socklen_t,
         )
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 #[cfg(test)]

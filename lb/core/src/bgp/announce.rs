@@ -37,14 +37,25 @@ impl Default for Announce {
 impl Announce {
     /// The routes for these addresses.
     pub fn routes(&self, addresses: &BTreeSet<IpAddr>, draining: bool) -> BTreeMap<IpNet, Arc<Attributes>> {
-        let attributes = if draining { self.attributes.draining() } else { self.attributes.clone() };
+        let attributes = if draining {
+            self.attributes.draining()
+        } else {
+            self.attributes.clone()
+        };
         let attributes = Arc::new(attributes);
         let network = |address: &IpAddr| {
-            let length = if address.is_ipv4() { self.length_v4 } else { self.length_v6 };
+            let length = if address.is_ipv4() {
+                self.length_v4
+            } else {
+                self.length_v6
+            };
             // A length of the other family cannot be configured; the address itself is never wrong.
             IpNet::new(*address, length).map_or(IpNet::from(*address), |network| network.trunc())
         };
-        addresses.iter().map(|address| (network(address), Arc::clone(&attributes))).collect()
+        addresses
+            .iter()
+            .map(|address| (network(address), Arc::clone(&attributes)))
+            .collect()
     }
 }
 
@@ -57,7 +68,11 @@ mod tests {
     }
 
     fn networks(announce: &Announce, texts: &[&str]) -> Vec<String> {
-        announce.routes(&addresses(texts), false).keys().map(ToString::to_string).collect()
+        announce
+            .routes(&addresses(texts), false)
+            .keys()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -68,9 +83,16 @@ mod tests {
 
     #[test]
     fn addresses_of_one_network_are_one_route() {
-        let announce = Announce { length_v4: 24, length_v6: 64, ..Announce::default() };
+        let announce = Announce {
+            length_v4: 24,
+            length_v6: 64,
+            ..Announce::default()
+        };
         let texts = ["192.0.2.1", "192.0.2.200", "198.51.100.7", "2001:db8::1", "2001:db8::2"];
-        assert_eq!(networks(&announce, &texts), ["192.0.2.0/24", "198.51.100.0/24", "2001:db8::/64"]);
+        assert_eq!(
+            networks(&announce, &texts),
+            ["192.0.2.0/24", "198.51.100.0/24", "2001:db8::/64"]
+        );
     }
 
     #[test]

@@ -55,9 +55,15 @@ fn numbers<const N: usize>(text: &str, most: u32) -> Result<[u32; N], NotACommun
     let mut parts = text.split(':');
     let mut numbers = [0; N];
     for number in &mut numbers {
-        let part = parts.next().filter(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+        let part = parts
+            .next()
+            .filter(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
         let value: u32 = part.and_then(|part| part.parse().ok()).ok_or(NotACommunity)?;
-        *number = if value <= most { value } else { return Err(NotACommunity) };
+        *number = if value <= most {
+            value
+        } else {
+            return Err(NotACommunity);
+        };
     }
     parts.next().map_or(Ok(numbers), |_| Err(NotACommunity))
 }
@@ -107,7 +113,10 @@ mod tests {
             assert_eq!(text.parse::<Community>().unwrap().to_string(), text);
         }
         assert_eq!("no-export".parse::<Community>().unwrap().to_string(), "65535:65281");
-        assert_eq!("4200000000:1:2".parse::<LargeCommunity>().unwrap().to_string(), "4200000000:1:2");
+        assert_eq!(
+            "4200000000:1:2".parse::<LargeCommunity>().unwrap().to_string(),
+            "4200000000:1:2"
+        );
         for text in ["", "1", "1:", ":1", "1:65536", "65536:1", "1:2:3", "+1:2", " 1:2"] {
             assert_eq!(text.parse::<Community>(), Err(NotACommunity), "{text}");
         }

@@ -81,7 +81,10 @@ mod tests {
                 kinds.push((kind, body.len()));
             }
         }
-        assert_eq!(kinds, [(Kind::Keepalive, 0), (Kind::RouteRefresh, 4), (Kind::Keepalive, 0)]);
+        assert_eq!(
+            kinds,
+            [(Kind::Keepalive, 0), (Kind::RouteRefresh, 4), (Kind::Keepalive, 0)]
+        );
         assert_eq!(framer.bytes.len(), framer.taken);
     }
 

@@ -15,7 +15,8 @@ use netgauze_bgp_pkt::{
     open::{BgpOpenMessage, BgpOpenMessageParameter},
     path_attribute::{
         As2PathSegment, As4Path, As4PathSegment, AsPath, AsPathSegmentType, Communities, LargeCommunities,
-        LocalPreference, MpReach, MpUnreach, MultiExitDiscriminator, NextHop, Origin, PathAttribute, PathAttributeValue,
+        LocalPreference, MpReach, MpUnreach, MultiExitDiscriminator, NextHop, Origin, PathAttribute,
+        PathAttributeValue,
     },
     update::BgpUpdateMessage,
 };
@@ -130,18 +131,17 @@ pub(super) fn open(config: &PeerConfig, offer: Offer) -> Vec<u8> {
     capabilities.push(BgpCapability::RouteRefresh);
     if offer.extended_next_hop {
         let encoding = ExtendedNextHopEncoding::new(AddressType::Ipv4Unicast, AddressFamily::IPv6);
-        capabilities.push(BgpCapability::ExtendedNextHopEncoding(ExtendedNextHopEncodingCapability::new([encoding])));
+        capabilities.push(BgpCapability::ExtendedNextHopEncoding(
+            ExtendedNextHopEncodingCapability::new([encoding]),
+        ));
     }
     if let Some(restart_time_s) = config.restart_time_s {
         let families: Vec<_> = address_types(config.families)
             .map(|family| GracefulRestartAddressFamily::new(offer.forwarding_kept, family))
             .collect();
-        capabilities.push(BgpCapability::GracefulRestartCapability(GracefulRestartCapability::new(
-            offer.restarted,
-            false,
-            restart_time_s,
-            families,
-        )));
+        capabilities.push(BgpCapability::GracefulRestartCapability(
+            GracefulRestartCapability::new(offer.restarted, false, restart_time_s, families),
+        ));
     }
     capabilities.push(BgpCapability::FourOctetAs(FourOctetAsCapability::new(config.local_asn)));
     capabilities.push(BgpCapability::EnhancedRouteRefresh);
@@ -216,10 +216,17 @@ impl Terms {
         path.extend(next_hop.and_then(|value| attribute(value, 4)));
         path.extend(med.and_then(|med| attribute(PathAttributeValue::MultiExitDiscriminator(med), 4)));
         path.extend(preference.and_then(|value| attribute(value, 4)));
-        let standard: Vec<_> = attributes.communities.iter().map(|one| community::Community::new(one.0)).collect();
+        let standard: Vec<_> = attributes
+            .communities
+            .iter()
+            .map(|one| community::Community::new(one.0))
+            .collect();
         if !standard.is_empty() {
             let bytes = 4 * standard.len();
-            path.extend(attribute(PathAttributeValue::Communities(Communities::new(standard)), bytes));
+            path.extend(attribute(
+                PathAttributeValue::Communities(Communities::new(standard)),
+                bytes,
+            ));
         }
         path.extend(reach.and_then(|reach| attribute(PathAttributeValue::MpReach(reach), MAX_MESSAGE_BYTES)));
         path.extend(as4_path);
@@ -233,7 +240,10 @@ impl Terms {
             .collect();
         if !large.is_empty() {
             let bytes = 12 * large.len();
-            path.extend(attribute(PathAttributeValue::LargeCommunities(LargeCommunities::new(large)), bytes));
+            path.extend(attribute(
+                PathAttributeValue::LargeCommunities(LargeCommunities::new(large)),
+                bytes,
+            ));
         }
         update(&[], path, nlri)
     }
@@ -259,7 +269,8 @@ impl Terms {
     fn paths(&self, prepend: u8) -> (Option<PathAttribute>, Option<PathAttribute>) {
         let count = if self.is_ebgp { 1 + usize::from(prepend) } else { 0 };
         let is_short = u16::try_from(self.local_asn);
-        let long = || (count > 0).then(|| As4PathSegment::new(AsPathSegmentType::AsSequence, vec![self.local_asn; count]));
+        let long =
+            || (count > 0).then(|| As4PathSegment::new(AsPathSegmentType::AsSequence, vec![self.local_asn; count]));
         let path = if self.asn4 {
             AsPath::as4_path_segments(Vec::from_iter(long()))
         } else {
@@ -268,7 +279,8 @@ impl Terms {
             AsPath::as2_path_segments(Vec::from_iter(segment))
         };
         let long = long().filter(|_| !self.asn4 && is_short.is_err());
-        let long = long.and_then(|segment| attribute(PathAttributeValue::As4Path(As4Path::new([segment])), 2 + 4 * count));
+        let long =
+            long.and_then(|segment| attribute(PathAttributeValue::As4Path(As4Path::new([segment])), 2 + 4 * count));
         (attribute(PathAttributeValue::AsPath(path), 2 + 4 * count), long)
     }
 }
@@ -357,7 +369,7 @@ mod tests {
             "010400020001",
             "0200",
             "0506000100010002",
-            "400a8078000101800002018" , // R, 120 s, both families with F
+            "400a8078000101800002018", // R, 120 s, both families with F
             "0",
             "4104fa56ea01",
             "4600",
@@ -425,13 +437,22 @@ mod tests {
             v6: None,
         };
         let bytes = terms.announcement(&Attributes::default(), Routes::V4(&["192.0.2.1/32".parse().unwrap()]));
-        let parts = ["40010100", "40020402015ba0", "4003040a000001", "c01106020 1fa56ea01", "20c0000201"];
+        let parts = [
+            "40010100",
+            "40020402015ba0",
+            "4003040a000001",
+            "c01106020 1fa56ea01",
+            "20c0000201",
+        ];
         assert_eq!(hex(&bytes[23..]), parts.concat().replace(' ', ""));
     }
 
     #[test]
     fn the_ends_of_tables_are_these_bytes() {
         assert_eq!(hex(&end_of_table(AddressType::Ipv4Unicast)[16..]), "00170200000000");
-        assert_eq!(hex(&end_of_table(AddressType::Ipv6Unicast)[16..]), "001d0200000006800f03000201");
+        assert_eq!(
+            hex(&end_of_table(AddressType::Ipv6Unicast)[16..]),
+            "001d0200000006800f03000201"
+        );
     }
 }

@@ -16,7 +16,12 @@ pub struct Notification {
     pub data: Vec<u8>,
 }
 
-const HEADER: [&str; 4] = ["Unspecific", "Connection Not Synchronized", "Bad Message Length", "Bad Message Type"];
+const HEADER: [&str; 4] = [
+    "Unspecific",
+    "Connection Not Synchronized",
+    "Bad Message Length",
+    "Bad Message Type",
+];
 const OPEN: [&str; 12] = [
     "Unspecific",
     "Unsupported Version Number",
@@ -175,7 +180,10 @@ mod tests {
         let sent = Notification::cease(2, "upgrade\nof the switch");
         let read = Notification::read(&sent.body());
         assert_eq!(read, sent);
-        assert_eq!(read.to_string(), "Cease/Administrative Shutdown: \"upgrade\\nof the switch\"");
+        assert_eq!(
+            read.to_string(),
+            "Cease/Administrative Shutdown: \"upgrade\\nof the switch\""
+        );
     }
 
     #[test]
@@ -191,6 +199,9 @@ mod tests {
         assert_eq!(Notification::bare(6, 99).to_string(), "Cease (6/99)");
         assert_eq!(Notification::bare(4, 0).to_string(), "Hold Timer Expired");
         // A length that lies.
-        assert_eq!(Notification::new(6, 2, [200, b'x']).to_string(), "Cease/Administrative Shutdown");
+        assert_eq!(
+            Notification::new(6, 2, [200, b'x']).to_string(),
+            "Cease/Administrative Shutdown"
+        );
     }
 }

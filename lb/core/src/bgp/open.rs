@@ -9,11 +9,7 @@ use std::{
 
 use netgauze_bgp_pkt::capabilities::BgpCapability;
 use netgauze_iana::address_family::{AddressFamily, AddressType};
-use netgauze_parse_utils::{
-    error::ParseError,
-    reader::SliceReader,
-    traits::ParseFrom as _,
-};
+use netgauze_parse_utils::{error::ParseError, reader::SliceReader, traits::ParseFrom as _};
 
 use super::{
     Families, LocalAddresses, Notification, PeerConfig, SessionError,
@@ -96,7 +92,11 @@ impl Open {
         }
         while !parameters.is_empty() {
             let kind = parameters.read_u8()?;
-            let length = if is_extended { usize::from(parameters.read_u16_be()?) } else { usize::from(parameters.read_u8()?) };
+            let length = if is_extended {
+                usize::from(parameters.read_u16_be()?)
+            } else {
+                usize::from(parameters.read_u8()?)
+            };
             let mut parameter = parameters.take_slice(length)?;
             if kind != 2 {
                 return Ok(Err(Notification::new(2, 4, [kind])));
@@ -169,7 +169,10 @@ impl Open {
             let short = u16::try_from(self.asn).unwrap_or(AS_TRANS);
             return Err(Fault {
                 notification: Some(Notification::new(2, 2, short.to_be_bytes())),
-                error: SessionError::WrongAsn { expected: config.peer_asn, found: self.asn },
+                error: SessionError::WrongAsn {
+                    expected: config.peer_asn,
+                    found: self.asn,
+                },
             });
         }
         if self.router_id == our_id && !config.is_ebgp() {

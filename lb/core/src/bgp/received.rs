@@ -2,10 +2,7 @@
 //!
 //! Never keeps a route: what is malformed and can be passed over is counted, and that is all that treat-as-withdraw comes to here.
 
-use netgauze_bgp_pkt::{
-    path_attribute::PathAttribute,
-    wire::deserializer::BgpParsingContext,
-};
+use netgauze_bgp_pkt::{path_attribute::PathAttribute, wire::deserializer::BgpParsingContext};
 use netgauze_parse_utils::{error::ParseError, reader::SliceReader, traits::ParseFromWithOneInput as _};
 
 use super::Notification;
@@ -181,13 +178,13 @@ mod tests {
     fn what_can_be_passed_over_keeps_the_session() {
         let nothing = (1, 0, true);
         let bad: [&[&[u8]]; 7] = [
-            &[ORIGIN, AS_PATH],                                      // no NEXT_HOP
-            &[&[0x40, 1, 1, 9], AS_PATH, NEXT_HOP],                  // no such ORIGIN
-            &[&[0x40, 1, 2, 0, 0], AS_PATH, NEXT_HOP],               // of another length
-            &[&[0xc0, 1, 1, 0], AS_PATH, NEXT_HOP],                  // of other flags
-            &[ORIGIN, ORIGIN, AS_PATH, NEXT_HOP],                    // twice
-            &[ORIGIN, &[0x40, 2, 3, 2, 9, 0], NEXT_HOP],             // a segment longer than the path
-            &[ORIGIN, AS_PATH, NEXT_HOP, &[0xc0, 8, 200, 1]],        // longer than all attributes
+            &[ORIGIN, AS_PATH],                               // no NEXT_HOP
+            &[&[0x40, 1, 1, 9], AS_PATH, NEXT_HOP],           // no such ORIGIN
+            &[&[0x40, 1, 2, 0, 0], AS_PATH, NEXT_HOP],        // of another length
+            &[&[0xc0, 1, 1, 0], AS_PATH, NEXT_HOP],           // of other flags
+            &[ORIGIN, ORIGIN, AS_PATH, NEXT_HOP],             // twice
+            &[ORIGIN, &[0x40, 2, 3, 2, 9, 0], NEXT_HOP],      // a segment longer than the path
+            &[ORIGIN, AS_PATH, NEXT_HOP, &[0xc0, 8, 200, 1]], // longer than all attributes
         ];
         for attributes in bad {
             assert_eq!(read_it(&[], attributes, NETWORK), Ok(nothing), "{attributes:?}");

@@ -60,12 +60,20 @@ impl Rib {
             }
         }
         let mut messages = Vec::new();
-        pack_v4(&gone.v4, Terms::WITHDRAW_ROOM, |routes| messages.push(terms.withdrawal(Routes::V4(routes))));
-        pack_v6(&gone.v6, Terms::WITHDRAW_ROOM, |routes| messages.push(terms.withdrawal(Routes::V6(routes))));
+        pack_v4(&gone.v4, Terms::WITHDRAW_ROOM, |routes| {
+            messages.push(terms.withdrawal(Routes::V4(routes)))
+        });
+        pack_v6(&gone.v6, Terms::WITHDRAW_ROOM, |routes| {
+            messages.push(terms.withdrawal(Routes::V6(routes)))
+        });
         for (attributes, routes) in fresh {
             let room = terms.room(attributes);
-            pack_v4(&routes.v4, room, |routes| messages.push(terms.announcement(attributes, Routes::V4(routes))));
-            pack_v6(&routes.v6, room, |routes| messages.push(terms.announcement(attributes, Routes::V6(routes))));
+            pack_v4(&routes.v4, room, |routes| {
+                messages.push(terms.announcement(attributes, Routes::V4(routes)))
+            });
+            pack_v6(&routes.v6, room, |routes| {
+                messages.push(terms.announcement(attributes, Routes::V6(routes)))
+            });
         }
         self.told = wanted;
         messages
@@ -135,7 +143,11 @@ mod tests {
     fn table(count: u32, attributes: &Attributes) -> Table {
         let attributes = Arc::new(attributes.clone());
         let v4 = (0..count).map(|n| IpNet::from(std::net::IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n))));
-        let v6 = (0..count).map(|n| IpNet::from(std::net::IpAddr::V6(std::net::Ipv6Addr::from(u128::from(n) + (0x2001 << 112)))));
+        let v6 = (0..count).map(|n| {
+            IpNet::from(std::net::IpAddr::V6(std::net::Ipv6Addr::from(
+                u128::from(n) + (0x2001 << 112),
+            )))
+        });
         v4.chain(v6).map(|route| (route, Arc::clone(&attributes))).collect()
     }
 
@@ -171,7 +183,10 @@ mod tests {
         let mut desired = table(2, &Attributes::default());
         assert_eq!(rib.reach(&desired, &TERMS).len(), 2);
         assert!(rib.reach(&desired, &TERMS).is_empty());
-        let other = Arc::new(Attributes { med: Some(1), ..Attributes::default() });
+        let other = Arc::new(Attributes {
+            med: Some(1),
+            ..Attributes::default()
+        });
         let first = *desired.keys().next().unwrap();
         desired.insert(first, other);
         assert_eq!(rib.reach(&desired, &TERMS).len(), 1);

@@ -134,10 +134,13 @@ impl Session {
 
     /// How it stands.
     pub fn view(&self) -> SessionView {
-        let established = self.connections.iter().find_map(|(id, connection)| match &connection.phase {
-            Phase::Established(agreed, rib) => Some((*id, agreed, rib)),
-            Phase::OpenSent | Phase::OpenConfirm(_) => None,
-        });
+        let established = self
+            .connections
+            .iter()
+            .find_map(|(id, connection)| match &connection.phase {
+                Phase::Established(agreed, rib) => Some((*id, agreed, rib)),
+                Phase::OpenSent | Phase::OpenConfirm(_) => None,
+            });
         let withheld = established.map_or(0, |(_, agreed, _)| {
             let cannot = |route: &&ipnet::IpNet| !rib::can_announce(&agreed.terms, route);
             self.desired.keys().filter(cannot).count()
@@ -159,13 +162,20 @@ impl Session {
     }
 
     fn established(&self) -> Vec<ConnectionId> {
-        let established = self.connections.iter().filter(|(_, connection)| connection.phase.is_established());
+        let established = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.phase.is_established());
         established.map(|(id, _)| *id).collect()
     }
 
     /// The state that all connections together come to.
     fn settle(&mut self, now: Duration) {
-        let furthest = self.connections.values().map(|connection| connection.phase.state()).max();
+        let furthest = self
+            .connections
+            .values()
+            .map(|connection| connection.phase.state())
+            .max();
         let state = match furthest {
             Some(state) => state,
             None if self.attempt.is_some() => State::Connect,
@@ -250,9 +260,10 @@ impl Session {
             Origin::Ours => self.attempt = None,
             // The peer knows best which one it still has: one that has not come up makes place.
             Origin::Theirs => {
-                let pending = self.connections.iter().filter(|(id, other)| {
-                    id.origin == Origin::Theirs && !other.phase.is_established()
-                });
+                let pending = self
+                    .connections
+                    .iter()
+                    .filter(|(id, other)| id.origin == Origin::Theirs && !other.phase.is_established());
                 let pending: Vec<ConnectionId> = pending.map(|(id, _)| *id).collect();
                 for connection in pending {
                     self.connections.remove(&connection);
@@ -357,17 +368,12 @@ impl Session {
     }
 
     /// The peer opened: which connection survives where there are two (RFC 4271 6.8), and what holds on it.
-    fn agree(
-        &mut self,
-        id: ConnectionId,
-        agreed: Agreed,
-        peer_id: Ipv4Addr,
-        now: Duration,
-        actions: &mut Vec<Action>,
-    ) {
+    fn agree(&mut self, id: ConnectionId, agreed: Agreed, peer_id: Ipv4Addr, now: Duration, actions: &mut Vec<Action>) {
         let others = self.connections.iter().filter(|(other, _)| **other != id);
         let others: Vec<_> = others
-            .filter_map(|(other, connection)| Some((*other, connection.phase.is_established(), *connection.phase.agreed()?)))
+            .filter_map(|(other, connection)| {
+                Some((*other, connection.phase.is_established(), *connection.phase.agreed()?))
+            })
             .collect();
         // RFC 6286 2.3: where identifiers are equal, ASNs decide.
         let ours_is_higher = (u32::from(self.router_id), self.config.local_asn) > (u32::from(peer_id), agreed.peer_asn);
@@ -422,7 +428,9 @@ impl Session {
         self.counters.established += 1;
         self.resumed = false;
         self.tell(id, actions);
-        let ends: Vec<_> = message::address_types(agreed.families).map(message::end_of_table).collect();
+        let ends: Vec<_> = message::address_types(agreed.families)
+            .map(message::end_of_table)
+            .collect();
         self.counters.updates_sent += ends.len() as u64;
         self.send(id, &ends, actions);
     }
@@ -440,7 +448,8 @@ impl Session {
 
     /// The peer wants a family's routes again (RFC 2918, RFC 7313).
     fn refresh(&mut self, id: ConnectionId, is_v4: bool, actions: &mut Vec<Action>) {
-        let Some(Phase::Established(agreed, rib)) = self.connections.get_mut(&id).map(|connection| &mut connection.phase)
+        let Some(Phase::Established(agreed, rib)) =
+            self.connections.get_mut(&id).map(|connection| &mut connection.phase)
         else {
             return;
         };

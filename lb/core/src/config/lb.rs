@@ -12,7 +12,8 @@ use ipnet::IpNet;
 use xdp_prog::abi::feature;
 
 use super::{
-    BgpConfig, Capacity, ConfigErrors, Encap, Interface, L2Config, Seed, SlowPathConfig, TransitConfig, Warning, address, bgp,
+    BgpConfig, Capacity, ConfigErrors, Encap, Interface, L2Config, Seed, SlowPathConfig, TransitConfig, Warning,
+    address, bgp,
     capacity::{self, MAX_CAPACITY_BACKENDS, MAX_CAPACITY_VIPS},
     encap, health, interface, l2, metrics,
     problem::Problem,

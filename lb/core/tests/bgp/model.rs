@@ -1,9 +1,6 @@
 //! What a peer knows after our bytes: every message is decoded whole by netgauze-bgp-pkt, and the rules of the protocol are asserted.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use netgauze_bgp_pkt::{
@@ -86,7 +83,10 @@ impl Model {
             match attribute.value() {
                 PathAttributeValue::Origin(_) => {}
                 PathAttributeValue::AsPath(AsPath::As4PathSegments(segments)) => {
-                    route.path = segments.iter().flat_map(|segment| segment.as_numbers().to_vec()).collect();
+                    route.path = segments
+                        .iter()
+                        .flat_map(|segment| segment.as_numbers().to_vec())
+                        .collect();
                 }
                 PathAttributeValue::NextHop(next_hop) => route.next_hop = Some(IpAddr::V4(next_hop.next_hop())),
                 PathAttributeValue::MultiExitDiscriminator(med) => route.med = Some(med.metric()),
@@ -100,7 +100,9 @@ impl Model {
                     };
                     route.large_communities = all.communities().iter().map(numbers).collect();
                 }
-                PathAttributeValue::MpReach(MpReach::Ipv6Unicast { next_hop_global, nlri, .. }) => {
+                PathAttributeValue::MpReach(MpReach::Ipv6Unicast {
+                    next_hop_global, nlri, ..
+                }) => {
                     route.next_hop = Some(IpAddr::V6(*next_hop_global));
                     nets.extend(nlri.iter().map(|route| IpNet::V6(route.network().address())));
                 }
@@ -110,10 +112,12 @@ impl Model {
                     nets.extend(nlri.iter().map(|route| IpNet::V4(route.network().address())));
                 }
                 PathAttributeValue::MpUnreach(MpUnreach::Ipv6Unicast { nlri }) => {
-                    nlri.iter().for_each(|route| self.withdraw(IpNet::V6(route.network().address())));
+                    nlri.iter()
+                        .for_each(|route| self.withdraw(IpNet::V6(route.network().address())));
                 }
                 PathAttributeValue::MpUnreach(MpUnreach::Ipv4Unicast { nlri }) => {
-                    nlri.iter().for_each(|route| self.withdraw(IpNet::V4(route.network().address())));
+                    nlri.iter()
+                        .for_each(|route| self.withdraw(IpNet::V4(route.network().address())));
                 }
                 other => panic!("an attribute that nobody sends: {other:?}"),
             }
@@ -124,6 +128,9 @@ impl Model {
     }
 
     fn withdraw(&mut self, net: IpNet) {
-        assert!(self.routes.remove(&net).is_some(), "{net} was withdrawn and never announced");
+        assert!(
+            self.routes.remove(&net).is_some(),
+            "{net} was withdrawn and never announced"
+        );
     }
 }

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-use lb_core::bgp::{Attributes, ConnectionId, Event, LocalAddresses, Origin, Session, State, StopReason, TransportError};
+use lb_core::bgp::{
+    Attributes, ConnectionId, Event, LocalAddresses, Origin, Session, State, StopReason, TransportError,
+};
 use proptest::prelude::*;
 
 use super::wire::{Side, Wire, config};
@@ -40,16 +42,27 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let body = prop::collection::vec(any::<u8>(), 0..60);
     (any::<bool>(), 1..6_u8, body).prop_map(|(framed, kind, body)| {
         let length = u8::try_from(body.len() + 19).unwrap();
-        if framed { [&[0xff; 16][..], &[0, length, kind], &body].concat() } else { body }
+        if framed {
+            [&[0xff; 16][..], &[0, length, kind], &body].concat()
+        } else {
+            body
+        }
     })
 }
 
 /// One bit is one route; `med` makes them different.
 fn table(routes: u8, med: u8) -> BTreeMap<IpNet, Arc<Attributes>> {
-    let attributes = Arc::new(Attributes { med: (med > 0).then_some(u32::from(med)), ..Attributes::default() });
+    let attributes = Arc::new(Attributes {
+        med: (med > 0).then_some(u32::from(med)),
+        ..Attributes::default()
+    });
     let bits = (0..8_u8).filter(|bit| routes & 1 << bit != 0);
     let net = |bit: u8| {
-        let text = if bit % 2 == 0 { format!("192.0.2.{bit}/32") } else { format!("2001:db8::{bit}/128") };
+        let text = if bit % 2 == 0 {
+            format!("192.0.2.{bit}/32")
+        } else {
+            format!("2001:db8::{bit}/128")
+        };
         text.parse().unwrap()
     };
     bits.map(|bit| (net(bit), Arc::clone(&attributes))).collect()
@@ -60,7 +73,12 @@ fn perform(wire: &mut Wire, step: &Step) {
     match step {
         Step::Start(is_a) => wire.step(side(*is_a), Event::Start),
         Step::Stop(how) => {
-            let reasons = [StopReason::Shutdown("x".into()), StopReason::Removed, StopReason::Changed, StopReason::Restart];
+            let reasons = [
+                StopReason::Shutdown("x".into()),
+                StopReason::Removed,
+                StopReason::Changed,
+                StopReason::Restart,
+            ];
             let reason = reasons[usize::from(how >> 1) % 4].clone();
             wire.step(side(how & 1 == 0), Event::Stop(reason));
         }

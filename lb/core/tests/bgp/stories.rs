@@ -13,7 +13,9 @@ use super::wire::{Side, Wire, config};
 const A_WHILE: Duration = Duration::from_secs(20);
 
 fn table(nets: &[&str], attributes: &Attributes) -> BTreeMap<IpNet, Arc<Attributes>> {
-    nets.iter().map(|net| (net.parse().unwrap(), Arc::new(attributes.clone()))).collect()
+    nets.iter()
+        .map(|net| (net.parse().unwrap(), Arc::new(attributes.clone())))
+        .collect()
 }
 
 fn announce(wire: &mut Wire, nets: &[&str], attributes: &Attributes) {
@@ -28,7 +30,12 @@ fn start(wire: &mut Wire) {
 }
 
 fn known(wire: &Wire) -> Vec<String> {
-    wire.established().unwrap().routes.keys().map(ToString::to_string).collect()
+    wire.established()
+        .unwrap()
+        .routes
+        .keys()
+        .map(ToString::to_string)
+        .collect()
 }
 
 #[test]
@@ -91,7 +98,11 @@ fn a_family_that_one_side_lacks_is_withheld_and_counted() {
     let mut b = config(65001, 65000);
     b.families = Families { v4: true, v6: false };
     let mut wire = Wire::new(config(65000, 65001), b, false);
-    announce(&mut wire, &["192.0.2.1/32", "2001:db8:1::1/128"], &Attributes::default());
+    announce(
+        &mut wire,
+        &["192.0.2.1/32", "2001:db8:1::1/128"],
+        &Attributes::default(),
+    );
     start(&mut wire);
     assert_eq!(known(&wire), ["192.0.2.1/32"]);
     let view = wire.a.view();
@@ -115,8 +126,17 @@ fn another_as_is_refused_and_both_are_told() {
     let mut wire = Wire::new(config(65000, 65009), config(65001, 65000), false);
     start(&mut wire);
     let errors = [wire.a.view(), wire.b.view()].map(|view| view.last_error.unwrap().1);
-    assert_eq!(errors[0], SessionError::WrongAsn { expected: 65009, found: 65001 });
-    assert_eq!(errors[1].to_string(), "the peer ended the session: OPEN Message Error/Bad Peer AS");
+    assert_eq!(
+        errors[0],
+        SessionError::WrongAsn {
+            expected: 65009,
+            found: 65001
+        }
+    );
+    assert_eq!(
+        errors[1].to_string(),
+        "the peer ended the session: OPEN Message Error/Bad Peer AS"
+    );
     assert!(errors[1].advice().contains("remote-as"));
 }
 
@@ -188,14 +208,22 @@ fn a_restart_says_nothing_and_comes_back_with_its_forwarding_kept() {
     wire.a = lb_core::bgp::Session::new(a, [192, 0, 2, 1].into(), 3, true);
     start(&mut wire);
     let model = wire.established().unwrap();
-    let Some(BgpMessage::Open(open)) = model.messages.first() else { panic!("an OPEN comes first") };
+    let Some(BgpMessage::Open(open)) = model.messages.first() else {
+        panic!("an OPEN comes first")
+    };
     let restart = open.capabilities().into_iter().find_map(|capability| match capability {
         BgpCapability::GracefulRestartCapability(restart) => Some(restart.clone()),
         _ => None,
     });
     let restart = restart.unwrap();
     assert!(restart.restart() && restart.time() == 120);
-    assert!(restart.address_families().len() == 2 && restart.address_families().iter().all(|family| family.forwarding_state()));
+    assert!(
+        restart.address_families().len() == 2
+            && restart
+                .address_families()
+                .iter()
+                .all(|family| family.forwarding_state())
+    );
 }
 
 #[test]
@@ -211,14 +239,21 @@ fn bfd_ends_a_session_at_once() {
 #[test]
 fn a_route_refresh_tells_everything_again() {
     let mut wire = Wire::new(config(65000, 65001), config(65001, 65000), false);
-    announce(&mut wire, &["192.0.2.1/32", "2001:db8:1::1/128"], &Attributes::default());
+    announce(
+        &mut wire,
+        &["192.0.2.1/32", "2001:db8:1::1/128"],
+        &Attributes::default(),
+    );
     start(&mut wire);
     let before = wire.established().unwrap().updates;
     let refresh = [&[0xff; 16][..], &[0, 23, 5, 0, 1, 0, 1]].concat();
     wire.inject(0, &refresh);
     let model = wire.established().unwrap();
     assert_eq!(model.updates, before + 1);
-    let marks = model.messages.iter().filter(|message| matches!(message, BgpMessage::RouteRefresh(_)));
+    let marks = model
+        .messages
+        .iter()
+        .filter(|message| matches!(message, BgpMessage::RouteRefresh(_)));
     assert_eq!(marks.count(), 2);
     assert_eq!(wire.a.view().counters.refreshes, 1);
 }

@@ -78,7 +78,9 @@ impl Wire {
             match action {
                 Action::Connect { connection } => self.attempts.push((side, connection)),
                 Action::Send { connection, bytes } => {
-                    let pipe = self.pipe(side, connection).expect("sends on a connection that is there");
+                    let pipe = self
+                        .pipe(side, connection)
+                        .expect("sends on a connection that is there");
                     match side {
                         Side::A => {
                             pipe.model.hear(&bytes);
@@ -115,26 +117,49 @@ impl Wire {
             return self.step(side, Event::TransportFailed { connection, why });
         }
         self.accepted += 1;
-        let theirs = ConnectionId { origin: Origin::Theirs, number: self.accepted };
+        let theirs = ConnectionId {
+            origin: Origin::Theirs,
+            number: self.accepted,
+        };
         let (a, b) = match side {
             Side::A => (connection, theirs),
             Side::B => (theirs, connection),
         };
-        self.pipes.push(Pipe { a: Some(a), b: Some(b), ..Pipe::default() });
+        self.pipes.push(Pipe {
+            a: Some(a),
+            b: Some(b),
+            ..Pipe::default()
+        });
         let local = |last: u8| LocalAddresses {
             v4: Some([10, 0, 0, last].into()),
             v6: Some(format!("2001:db8::{last}").parse().unwrap()),
         };
         let remote = if self.over_v6 { "2001:db8::9" } else { "10.0.0.9" };
         let remote: IpAddr = remote.parse().unwrap();
-        self.step(Side::A, Event::TransportUp { connection: a, local: local(1), remote });
-        self.step(Side::B, Event::TransportUp { connection: b, local: local(2), remote });
+        self.step(
+            Side::A,
+            Event::TransportUp {
+                connection: a,
+                local: local(1),
+                remote,
+            },
+        );
+        self.step(
+            Side::B,
+            Event::TransportUp {
+                connection: b,
+                local: local(2),
+                remote,
+            },
+        );
     }
 
     /// Some bytes of a connection arrive, and its end after the last of them.
     pub(crate) fn deliver(&mut self, which: usize, to: Side, most: usize) {
         let count = self.pipes.len();
-        let Some(pipe) = self.pipes.get_mut(which % count.max(1)) else { return };
+        let Some(pipe) = self.pipes.get_mut(which % count.max(1)) else {
+            return;
+        };
         let (queue, other_is_there) = match to {
             Side::A => (&mut pipe.to_a, pipe.b.is_some()),
             Side::B => (&mut pipe.to_b, pipe.a.is_some()),
@@ -148,11 +173,15 @@ impl Wire {
         }
         let Some(connection) = *pipe.end(to) else { return };
         if !bytes.is_empty() {
-            self.step(to, Event::Bytes { connection, bytes: &bytes });
+            self.step(
+                to,
+                Event::Bytes {
+                    connection,
+                    bytes: &bytes,
+                },
+            );
         }
-        if ended
-            && let Some(pipe) = self.pipe(to, connection)
-        {
+        if ended && let Some(pipe) = self.pipe(to, connection) {
             *pipe.end(to) = None;
             self.step(to, Event::Closed { connection });
         }
@@ -173,7 +202,9 @@ impl Wire {
     /// A connection breaks.
     pub(crate) fn cut(&mut self, which: usize) {
         let count = self.pipes.len();
-        let Some(pipe) = self.pipes.get_mut(which % count.max(1)) else { return };
+        let Some(pipe) = self.pipes.get_mut(which % count.max(1)) else {
+            return;
+        };
         let ends = [(Side::A, pipe.a.take()), (Side::B, pipe.b.take())];
         for (side, connection) in ends {
             if let Some(connection) = connection {
@@ -192,7 +223,10 @@ impl Wire {
                 Side::A => self.a.deadline(),
                 Side::B => self.b.deadline(),
             };
-            assert!(deadline.is_none_or(|deadline| deadline > self.now), "what was due is done");
+            assert!(
+                deadline.is_none_or(|deadline| deadline > self.now),
+                "what was due is done"
+            );
         }
     }
 
@@ -223,13 +257,19 @@ impl Wire {
         if a.state != State::Established || b.state != State::Established {
             return None;
         }
-        let pipe = self.pipes.iter().find(|pipe| pipe.a == a.connection && pipe.b == b.connection);
+        let pipe = self
+            .pipes
+            .iter()
+            .find(|pipe| pipe.a == a.connection && pipe.b == b.connection);
         pipe.map(|pipe| &pipe.model)
     }
 
     /// Connections that somebody holds.
     pub(crate) fn connections(&self) -> usize {
-        self.pipes.iter().filter(|pipe| pipe.a.is_some() || pipe.b.is_some()).count()
+        self.pipes
+            .iter()
+            .filter(|pipe| pipe.a.is_some() || pipe.b.is_some())
+            .count()
     }
 }
 

@@ -24,13 +24,25 @@ use std::{
 };
 
 use lb_core::{
-    bgp::{SessionView, StopReason},
+    bgp::{Session, SessionView, StopReason},
     config::{BgpConfig, BgpPeer},
 };
+use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 /// Longest wait for sessions to say their last words.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Why nobody is spoken to.
+#[derive(Debug, Error)]
+pub enum BgpError {
+    /// Nothing to be called by.
+    #[error("this node has no IPv4 address to be called by in BGP: give `bgp.router_id`")]
+    NoRouterId,
+    /// `pthread_create(3)`, `epoll_create1(2)`.
+    #[error("the thread of BGP cannot be made: {0}")]
+    Thread(#[from] io::Error),
+}
 
 /// What is announced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,7 +56,7 @@ pub struct Announced {
 /// What the thread is told.
 #[derive(Debug)]
 enum Order {
-    Configure(Option<Box<BgpConfig>>),
+    Configure(Option<(Box<BgpConfig>, Ipv4Addr)>),
     Announce(Announced),
     /// The peer is gone, says BFD.
     LivenessLost(IpAddr),
@@ -107,9 +119,14 @@ impl BgpDriver {
     ///
     /// # Errors
     ///
-    /// When the thread, or its runtime, cannot be made.
-    pub fn configure(&mut self, config: Option<&BgpConfig>) -> io::Result<()> {
+    /// [`BgpError`]; whoever was spoken to is spoken to as before.
+    pub fn configure(&mut self, config: Option<&BgpConfig>) -> Result<(), BgpError> {
         if config != self.config.as_ref() {
+            let router_id = |config: &BgpConfig| config.router_id.or_else(socket::first_v4).ok_or(BgpError::NoRouterId);
+            let named = match config {
+                Some(config) => Some((config, router_id(config)?)),
+                None => None,
+            };
             if self.thread.is_none() {
                 let (orders, inbox) = mpsc::unbounded_channel();
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -122,9 +139,33 @@ impl BgpDriver {
                 self.order(Order::Announce(self.announced.clone()));
             }
             self.config = config.cloned();
-            self.order(Order::Configure(config.cloned().map(Box::new)));
+            if let Some((config, router_id)) = named {
+                self.show_new(config, router_id);
+            }
+            self.order(Order::Configure(
+                named.map(|(config, router_id)| (Box::new(config.clone()), router_id)),
+            ));
         }
         Ok(())
+    }
+
+    /// Shows peers that are new, before their sessions begin.
+    fn show_new(&self, config: &BgpConfig, router_id: Ipv4Addr) {
+        let mut standing = lock(&self.standing);
+        let standing = standing.get_or_insert_with(|| Standing {
+            local_asn: config.local_asn,
+            router_id,
+            start: Instant::now(),
+            deaf: None,
+            peers: BTreeMap::new(),
+        });
+        (standing.local_asn, standing.router_id) = (config.local_asn, router_id);
+        for peer in &config.peers {
+            standing.peers.entry(peer.address).or_insert_with(|| PeerStanding {
+                peer: peer.clone(),
+                session: Session::new(peer.session.clone(), router_id, 0, false).view(),
+            });
+        }
     }
 
     /// Announces these and no others.
@@ -143,7 +184,9 @@ impl BgpDriver {
     /// Whether peers keep routes while this process is away.
     pub fn restarts_gracefully(&self) -> bool {
         let graceful = |peer: &BgpPeer| peer.session.restart_time_s.is_some();
-        self.config.as_ref().is_some_and(|config| config.peers.iter().any(graceful))
+        self.config
+            .as_ref()
+            .is_some_and(|config| config.peers.iter().any(graceful))
     }
 
     /// Ends all sessions, and waits a moment until everyone has been told.

@@ -71,7 +71,12 @@ struct Task {
 pub(super) async fn run(begin: Begin) {
     let (heard, mut inbox) = mpsc::channel(HEARD);
     let mut orders = begin.orders;
-    let session = Session::new(begin.peer.session.clone(), begin.router_id, jitter_seed(), begin.resumed);
+    let session = Session::new(
+        begin.peer.session.clone(),
+        begin.router_id,
+        jitter_seed(),
+        begin.resumed,
+    );
     let mut task = Task {
         peer: begin.peer,
         session,
@@ -234,7 +239,8 @@ impl Task {
         let failed = view.last_error.as_ref().map(|(at, _)| *at);
         if let Some((_, error)) = view.last_error.as_ref().filter(|_| failed != self.said.1) {
             // Attempts that fail again and again in the same way are in the metrics.
-            let is_news = self.said.0 == State::Established || view.state == State::Established || self.is_other(error.kind());
+            let is_news =
+                self.said.0 == State::Established || view.state == State::Established || self.is_other(error.kind());
             if is_news {
                 tracing::warn!(%peer, "BGP: {error}: {}", error.advice());
             }
@@ -257,7 +263,9 @@ impl Task {
     /// Whether the error that is shown is of another kind.
     fn is_other(&self, kind: &str) -> bool {
         let standing = lock(&self.standing);
-        let shown = standing.as_ref().and_then(|standing| standing.peers.get(&self.peer.address));
+        let shown = standing
+            .as_ref()
+            .and_then(|standing| standing.peers.get(&self.peer.address));
         let before = shown.and_then(|shown| shown.session.last_error.as_ref());
         before.is_none_or(|(_, error)| error.kind() != kind)
     }

@@ -23,7 +23,12 @@ const BACKLOG: u32 = 64;
 
 /// Connects to a peer.
 pub(super) async fn connect(peer: &BgpPeer) -> Result<TcpStream, TransportError> {
-    let socket = if peer.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(transport)?;
+    let socket = if peer.address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }
+    .map_err(transport)?;
     prepare(&socket, peer)?;
     if let Some(source) = peer.source {
         socket
@@ -140,7 +145,8 @@ pub(super) fn first_v4() -> Option<Ipv4Addr> {
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.address?.as_sockaddr_in().map(|v4| v4.ip()));
-    v4.filter(|ip| !ip.is_loopback()).next()
+    let mut v4 = v4.filter(|ip| !ip.is_loopback());
+    v4.next()
 }
 
 /// The kernel's word in ours.

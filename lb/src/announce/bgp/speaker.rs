@@ -28,7 +28,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Speaker {
     orders: mpsc::UnboundedReceiver<Order>,
     standing: Arc<Mutex<Option<Standing>>>,
-    start: Instant,
     resumed: bool,
     announced: Announced,
     router_id: Ipv4Addr,
@@ -60,7 +59,6 @@ impl Speaker {
         Self {
             orders,
             standing,
-            start: Instant::now(),
             resumed,
             announced: Announced::default(),
             router_id: Ipv4Addr::UNSPECIFIED,
@@ -75,7 +73,7 @@ impl Speaker {
         loop {
             tokio::select! {
                 order = self.orders.recv() => match order {
-                    Some(Order::Configure(config)) => self.configure(config.map(|config| *config), &accepted).await,
+                    Some(Order::Configure(config)) => self.configure(config.map(|(config, router_id)| (*config, router_id)), &accepted).await,
                     Some(Order::Announce(announced)) => {
                         for speaking in self.peers.values() {
                             speaking.tell(peer::Order::Announce(announced.clone()));
@@ -106,16 +104,16 @@ impl Speaker {
         }
     }
 
-    async fn configure(&mut self, config: Option<BgpConfig>, accepted: &mpsc::Sender<(TcpStream, SocketAddr)>) {
-        let Some(config) = config else {
+    async fn configure(
+        &mut self,
+        config: Option<(BgpConfig, Ipv4Addr)>,
+        accepted: &mpsc::Sender<(TcpStream, SocketAddr)>,
+    ) {
+        let Some((config, router_id)) = config else {
             let all: Vec<IpAddr> = self.peers.keys().copied().collect();
             self.stop(&all, &StopReason::Removed).await;
             self.listen(None, accepted);
             *lock(&self.standing) = None;
-            return;
-        };
-        let Some(router_id) = config.router_id.or_else(socket::first_v4) else {
-            tracing::error!("BGP: this node has no IPv4 address to be called by: give `bgp.router_id`. No peer is spoken to");
             return;
         };
         let is_other_node = router_id != self.router_id;
@@ -130,17 +128,6 @@ impl Speaker {
         let changed: Vec<IpAddr> = changed.map(|(address, _)| *address).collect();
         self.stop(&removed, &StopReason::Removed).await;
         self.stop(&changed, &StopReason::Changed).await;
-        {
-            let mut standing = lock(&self.standing);
-            let standing = standing.get_or_insert_with(|| Standing {
-                local_asn: config.local_asn,
-                router_id,
-                start: self.start,
-                deaf: None,
-                peers: BTreeMap::new(),
-            });
-            (standing.local_asn, standing.router_id) = (config.local_asn, router_id);
-        }
         self.listen(config.listen_port, accepted);
         for peer in config.peers {
             self.admit(&peer);
@@ -164,7 +151,9 @@ impl Speaker {
             router_id: self.router_id,
             resumed: self.resumed,
             announced: self.announced.clone(),
-            start: self.start,
+            start: lock(&self.standing)
+                .as_ref()
+                .map_or_else(Instant::now, |standing| standing.start),
             standing: Arc::clone(&self.standing),
             orders: inbox,
         };
@@ -174,7 +163,10 @@ impl Speaker {
 
     /// Ends sessions, all at once, and waits until their peers have been told.
     async fn stop(&mut self, addresses: &[IpAddr], reason: &StopReason) {
-        let gone: Vec<Speaking> = addresses.iter().filter_map(|address| self.peers.remove(address)).collect();
+        let gone: Vec<Speaking> = addresses
+            .iter()
+            .filter_map(|address| self.peers.remove(address))
+            .collect();
         for speaking in &gone {
             speaking.tell(peer::Order::Stop(reason.clone()));
         }
@@ -182,7 +174,10 @@ impl Speaker {
             let address = speaking.peer.address;
             // A task that panicked is a bug, and has ended as well.
             let _ = speaking.task.await;
-            if let Some(standing) = &mut *lock(&self.standing) {
+            // One that changed is shown as it was until its next session is.
+            if *reason != StopReason::Changed
+                && let Some(standing) = &mut *lock(&self.standing)
+            {
                 standing.peers.remove(&address);
             }
         }
@@ -204,7 +199,8 @@ impl Speaker {
             match socket::listen(is_v6, port) {
                 Ok(listener) => {
                     let listener = Arc::new(listener);
-                    self.accepting.push(tokio::spawn(accept(Arc::clone(&listener), accepted.clone())));
+                    self.accepting
+                        .push(tokio::spawn(accept(Arc::clone(&listener), accepted.clone())));
                     listeners.push(listener);
                 }
                 Err(error) => {

@@ -24,7 +24,7 @@ impl Lb {
             draining: false,
         });
         if let Err(error) = self.bgp.configure(self.file.config.bgp.as_ref()) {
-            tracing::error!("BGP does not begin: {error}");
+            tracing::error!("BGP: {error}");
         }
     }
 

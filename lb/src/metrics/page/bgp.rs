@@ -5,9 +5,7 @@ use std::fmt;
 use super::{
     super::{
         BgpFacts,
-        names::{
-            BGP_ANNOUNCED, BGP_ERROR, BGP_FLAPS, BGP_IGNORED, BGP_MALFORMED, BGP_MESSAGES, BGP_UP, BGP_WITHHELD,
-        },
+        names::{BGP_ANNOUNCED, BGP_ERROR, BGP_FLAPS, BGP_IGNORED, BGP_MALFORMED, BGP_MESSAGES, BGP_UP, BGP_WITHHELD},
     },
     Out,
 };

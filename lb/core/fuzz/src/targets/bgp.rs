@@ -55,7 +55,13 @@ pub fn bgp(data: &[u8]) {
     check(&session.step(up, now));
     let mut hear = |session: &mut Session, bytes: &[u8]| {
         now += Duration::from_millis(10);
-        check(&session.step(Event::Bytes { connection: CONNECTION, bytes }, now));
+        check(&session.step(
+            Event::Bytes {
+                connection: CONNECTION,
+                bytes,
+            },
+            now,
+        ));
         check(&session.step(Event::Timer, now));
         let _ = session.view();
         let error = session.view().last_error;

@@ -271,7 +271,9 @@ fn announce(fields: &mut Fields<'_>, is_ebgp: Option<bool>) -> Option<Announce> 
         at.within(0, MAX_PREPEND)
     });
     let standard = communities(fields, "communities", |value| BgpProblem::NotACommunity { value });
-    let large = communities(fields, "large_communities", |value| BgpProblem::NotALargeCommunity { value });
+    let large = communities(fields, "large_communities", |value| BgpProblem::NotALargeCommunity {
+        value,
+    });
     Some(Announce {
         length_v4: length_v4?,
         length_v6: length_v6?,
