@@ -24,11 +24,14 @@ use std::{
 };
 
 use lb_core::{
+    bfd::{Discard, Peer, Wanted},
     bgp::{Session, SessionView, StopReason},
     config::{BgpConfig, BgpPeer},
 };
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
+
+use super::bfd::{Bfd, BfdView, Changes};
 
 /// Longest wait for sessions to say their last words.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -58,8 +61,8 @@ pub struct Announced {
 enum Order {
     Configure(Option<(Box<BgpConfig>, Ipv4Addr)>),
     Announce(Announced),
-    /// The peer is gone, says BFD.
-    LivenessLost(IpAddr),
+    /// What BFD says of peers from now on.
+    Watch(Changes),
     Stop(StopReason, oneshot::Sender<()>),
 }
 
@@ -97,6 +100,8 @@ pub struct BgpDriver {
     announced: Announced,
     thread: Option<JoinHandle<()>>,
     resumed: bool,
+    /// There as soon as a peer is to be watched.
+    bfd: Option<Bfd>,
 }
 
 impl BgpDriver {
@@ -112,6 +117,7 @@ impl BgpDriver {
             announced: Announced::default(),
             thread: None,
             resumed,
+            bfd: None,
         }
     }
 
@@ -145,6 +151,7 @@ impl BgpDriver {
             self.order(Order::Configure(
                 named.map(|(config, router_id)| (Box::new(config.clone()), router_id)),
             ));
+            self.watch(config)?;
         }
         Ok(())
     }
@@ -176,9 +183,30 @@ impl BgpDriver {
         }
     }
 
-    /// BFD lost a peer: its session ends, and begins anew when it is back.
-    pub fn liveness_lost(&self, peer: IpAddr) {
-        self.order(Order::LivenessLost(peer));
+    /// Watches those peers that are to be, and ends the sessions of those that fall silent.
+    fn watch(&mut self, config: Option<&BgpConfig>) -> io::Result<()> {
+        let peers = config.into_iter().flat_map(|config| &config.peers);
+        let wanted: Vec<Wanted> = peers.filter_map(wanted).collect();
+        if self.bfd.is_none() && !wanted.is_empty() {
+            let (bfd, changes) = Bfd::start(seed())?;
+            self.order(Order::Watch(changes));
+            self.bfd = Some(bfd);
+        }
+        if let Some(bfd) = &self.bfd {
+            bfd.set(wanted);
+        }
+        Ok(())
+    }
+
+    /// How BFD stands with the peers that are watched.
+    pub fn liveness(&self) -> BTreeMap<IpAddr, BfdView> {
+        let views = self.bfd.iter().flat_map(Bfd::views);
+        views.map(|view| (view.is.wanted.peer.address, view)).collect()
+    }
+
+    /// Datagrams that BFD discarded, and why; `None`: nobody is watched.
+    pub fn discarded(&self) -> Option<Vec<(Discard, u64)>> {
+        self.bfd.as_ref().map(Bfd::discarded)
     }
 
     /// Whether peers keep routes while this process is away.
@@ -213,6 +241,22 @@ impl BgpDriver {
         // It fails only where there is no thread.
         let _ = self.orders.send(order);
     }
+}
+
+/// A peer's session of BFD, where it is to have one.
+fn wanted(peer: &BgpPeer) -> Option<Wanted> {
+    peer.bfd.map(|bfd| Wanted {
+        peer: Peer::new(peer.address),
+        local: peer.source,
+        reach: bfd.reach,
+        timers: bfd.timers,
+    })
+}
+
+/// Something that no other node and no start before had, for jitter and the numbers of sessions.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+    RandomState::new().build_hasher().finish()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

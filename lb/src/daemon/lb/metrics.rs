@@ -70,6 +70,7 @@ impl Lb {
             health: self.health_facts(),
             slow: self.slow.facts(),
             bgp: self.bgp_facts(),
+            bfd_discarded: self.bgp.discarded(),
             kube: self.standing(),
             meters: Some(self.tables.meters()),
         }
@@ -87,6 +88,7 @@ pub(super) fn waiting(started: Instant, standing: Standing) -> Facts {
         health: None,
         slow: None,
         bgp: None,
+        bfd_discarded: None,
         kube: Some(standing),
         meters: None,
     }
