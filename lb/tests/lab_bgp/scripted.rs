@@ -55,13 +55,23 @@ fn next_of(stream: &mut TcpStream, kind: u8) -> Result<Vec<u8>> {
 
 impl Scripted {
     fn new() -> Result<Self> {
+        Self::with("", |_| Ok(()))
+    }
+
+    /// As [`Self::new`], with more keys of the peer, after this was done to the bench.
+    fn with(more: &str, prepare: impl FnOnce(&Topology) -> Result<()>) -> Result<Self> {
         let topology = Topology::builder().workers(1).build()?;
+        prepare(&topology)?;
         let lb = topology.lb(0);
         let at = SocketAddr::new(router_v4(lb), 179);
         let listener = topology.router().ns().run(|| Ok(TcpListener::bind(at)?))?;
         let daemon = Daemon::lb(
             lb,
-            &file(&topology, lb, &bgp("  listen_port: 179\n", &[peer("tor", at.ip(), "")])),
+            &file(
+                &topology,
+                lb,
+                &bgp("  listen_port: 179\n", &[peer("tor", at.ip(), more)]),
+            ),
         )?;
         Ok(Self {
             topology,
@@ -211,4 +221,35 @@ fn a_peer_that_connects_is_heard_and_a_stranger_is_not() -> Result<()> {
     std::thread::sleep(Duration::from_millis(200));
     assert!(peer_view(&site.daemon, "tor")?.up);
     Ok(())
+}
+
+#[test]
+fn a_source_address_and_a_least_ttl_are_kept_to() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let own: IpAddr = [10, 20, 1, 77].into();
+    let more = format!(", source: {own}, ttl_security: true");
+    let site = Scripted::with(&more, |topology| {
+        let lb = topology.lb(0);
+        let (link, via) = (format!("{own}/32"), lb.addr_v4().to_string());
+        lb.ns().ip(&["address", "add", &link, "dev", "eth0"])?;
+        // The router must know the way to it.
+        topology
+            .router()
+            .ns()
+            .ip(&["route", "replace", &link, "via", &via])
+            .map(drop)
+    })?;
+    // What the kernel sends has a TTL of 64, which says that it may have come over 191 hops.
+    site.fails_with("no_answer")?;
+    let ours = u8::MAX;
+    lb::datapath::set_ttl(&site.listener, false, ours)?;
+    let mut stream = site.accept()?;
+    assert_eq!(stream.peer_addr()?.ip(), own);
+    lb::datapath::set_ttl(&stream, false, ours)?;
+    stream.write_all(&open(90))?;
+    next_of(&mut stream, 1)?;
+    stream.write_all(&message(4, &[]))?;
+    up(&site.daemon, "tor", 2)
 }
