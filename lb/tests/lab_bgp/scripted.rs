@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use lab::{Topology, require_root};
+use nix::sys::signal::Signal;
 
 use super::{
     lab_support::{Daemon, PATIENCE, eventually},
@@ -252,4 +253,31 @@ fn a_source_address_and_a_least_ttl_are_kept_to() -> Result<()> {
     next_of(&mut stream, 1)?;
     stream.write_all(&message(4, &[]))?;
     up(&site.daemon, "tor", 2)
+}
+
+#[test]
+fn a_daemon_that_stops_is_the_last_choice_before_it_says_goodbye() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let mut site = Scripted::new()?;
+    let mut stream = site.session()?;
+    site.daemon.signal(Signal::SIGTERM)?;
+    // GRACEFUL_SHUTDOWN, with both addresses.
+    let community = [0xc0, 8, 4, 0xff, 0xff, 0, 0];
+    loop {
+        let (kind, body) = next(&mut stream)?;
+        ensure!(kind != 3, "a goodbye before the community");
+        if kind == 2 && body.windows(community.len()).any(|window| window == community) {
+            assert!(body.ends_with(&[32, 203, 0, 113, 1, 32, 203, 0, 113, 2]), "{body:?}");
+            break;
+        }
+    }
+    let told = next_of(&mut stream, 3)?;
+    assert_eq!(told[..2], [6, 2], "Cease/Administrative Shutdown");
+    assert_eq!(&told[3..], b"vipline stops");
+    assert_eq!(stream.read(&mut [0])?, 0, "closed, not reset");
+    site.daemon.wait()?;
+    assert!(site.daemon.detach()?.status.success());
+    Ok(())
 }
