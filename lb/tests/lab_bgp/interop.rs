@@ -41,7 +41,8 @@ fn life(kind: RouterKind) -> Result<()> {
     let yaml = |attributes: &str| {
         let signed = format!(", password_file: {}{attributes}", password.display());
         let over_v4 = peer("over-v4", router_v4(lb), &signed);
-        bgp("", &[over_v4, peer("over-v6", router_v6(lb), "")])
+        // Both sides connect, and of two connections one must stay.
+        bgp("  listen_port: 179\n", &[over_v4, peer("over-v6", router_v6(lb), "")])
     };
     let mut router = router_config()
         .neighbour(Neighbour {
