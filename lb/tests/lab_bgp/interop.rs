@@ -41,7 +41,8 @@ fn life(kind: RouterKind) -> Result<()> {
     let yaml = |attributes: &str| {
         let signed = format!(", password_file: {}{attributes}", password.display());
         let over_v4 = peer("over-v4", router_v4(lb), &signed);
-        bgp("", &[over_v4, peer("over-v6", router_v6(lb), "")])
+        // Both sides connect, and of two connections one must stay.
+        bgp("  listen_port: 179\n", &[over_v4, peer("over-v6", router_v6(lb), "")])
     };
     let mut router = router_config()
         .neighbour(Neighbour {
@@ -240,14 +241,19 @@ fn an_ibgp_router_that_connects_gets_preferences_and_networks() -> Result<()> {
         ..router_config()
     };
     let router = router
-        .neighbour(neighbour(lb_v4))
+        .neighbour(Neighbour {
+            password: Some(PASSWORD.to_owned()),
+            ..neighbour(lb_v4)
+        })
         .start(topology.router().ns(), RouterKind::Bird)?;
+    let (_directory, password) = password_file(PASSWORD)?;
     // Another address of the link: BIRD takes no next hop that it cannot reach.
     let next_hop = Ipv6Addr::from(u128::from(lb.addr_v6()) + 0x100);
     let tor = format!(
-        "name: tor, address: \"{}\", asn: {OUR_ASN}, passive: true, local_pref: 250, aggregation_length_v4: 24, \
+        "name: tor, address: \"{}\", asn: {OUR_ASN}, passive: true, password_file: {}, local_pref: 250, aggregation_length_v4: 24, \
          aggregation_length_v6: 64, next_hop_v6: \"{next_hop}\"",
-        router_v4(lb)
+        router_v4(lb),
+        password.display()
     );
     let daemon = Daemon::lb(lb, &file(&topology, lb, &bgp("  listen_port: 179\n", &[tor])))?;
     up(&daemon, "tor", 2)?;

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use lab::{Topology, require_root};
+use nix::sys::signal::Signal;
 
 use super::{
     lab_support::{Daemon, PATIENCE, eventually},
@@ -55,13 +56,23 @@ fn next_of(stream: &mut TcpStream, kind: u8) -> Result<Vec<u8>> {
 
 impl Scripted {
     fn new() -> Result<Self> {
+        Self::with("", |_| Ok(()))
+    }
+
+    /// As [`Self::new`], with more keys of the peer, after this was done to the bench.
+    fn with(more: &str, prepare: impl FnOnce(&Topology) -> Result<()>) -> Result<Self> {
         let topology = Topology::builder().workers(1).build()?;
+        prepare(&topology)?;
         let lb = topology.lb(0);
         let at = SocketAddr::new(router_v4(lb), 179);
         let listener = topology.router().ns().run(|| Ok(TcpListener::bind(at)?))?;
         let daemon = Daemon::lb(
             lb,
-            &file(&topology, lb, &bgp("  listen_port: 179\n", &[peer("tor", at.ip(), "")])),
+            &file(
+                &topology,
+                lb,
+                &bgp("  listen_port: 179\n", &[peer("tor", at.ip(), more)]),
+            ),
         )?;
         Ok(Self {
             topology,
@@ -210,5 +221,63 @@ fn a_peer_that_connects_is_heard_and_a_stranger_is_not() -> Result<()> {
     assert_eq!(told[..2], [6, 7], "Cease/Connection Collision Resolution");
     std::thread::sleep(Duration::from_millis(200));
     assert!(peer_view(&site.daemon, "tor")?.up);
+    Ok(())
+}
+
+#[test]
+fn a_source_address_and_a_least_ttl_are_kept_to() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let own: IpAddr = [10, 20, 1, 77].into();
+    let more = format!(", source: {own}, ttl_security: true");
+    let site = Scripted::with(&more, |topology| {
+        let lb = topology.lb(0);
+        let (link, via) = (format!("{own}/32"), lb.addr_v4().to_string());
+        lb.ns().ip(&["address", "add", &link, "dev", "eth0"])?;
+        // The router must know the way to it.
+        topology
+            .router()
+            .ns()
+            .ip(&["route", "replace", &link, "via", &via])
+            .map(drop)
+    })?;
+    // What the kernel sends has a TTL of 64, which says that it may have come over 191 hops.
+    site.fails_with("no_answer")?;
+    let ours = u8::MAX;
+    lb::datapath::set_ttl(&site.listener, false, ours)?;
+    let mut stream = site.accept()?;
+    assert_eq!(stream.peer_addr()?.ip(), own);
+    lb::datapath::set_ttl(&stream, false, ours)?;
+    stream.write_all(&open(90))?;
+    next_of(&mut stream, 1)?;
+    stream.write_all(&message(4, &[]))?;
+    up(&site.daemon, "tor", 2)
+}
+
+#[test]
+fn a_daemon_that_stops_is_the_last_choice_before_it_says_goodbye() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let mut site = Scripted::new()?;
+    let mut stream = site.session()?;
+    site.daemon.signal(Signal::SIGTERM)?;
+    // GRACEFUL_SHUTDOWN, with both addresses.
+    let community = [0xc0, 8, 4, 0xff, 0xff, 0, 0];
+    loop {
+        let (kind, body) = next(&mut stream)?;
+        ensure!(kind != 3, "a goodbye before the community");
+        if kind == 2 && body.windows(community.len()).any(|window| window == community) {
+            assert!(body.ends_with(&[32, 203, 0, 113, 1, 32, 203, 0, 113, 2]), "{body:?}");
+            break;
+        }
+    }
+    let told = next_of(&mut stream, 3)?;
+    assert_eq!(told[..2], [6, 2], "Cease/Administrative Shutdown");
+    assert_eq!(&told[3..], b"vipline stops");
+    assert_eq!(stream.read(&mut [0])?, 0, "closed, not reset");
+    site.daemon.wait()?;
+    assert!(site.daemon.detach()?.status.success());
     Ok(())
 }

@@ -35,8 +35,8 @@ pub(crate) fn streamed() -> SocketAddr {
     vip_v4(2, 9000)
 }
 
-/// LB nodes that announce to BIRD, which forwards by that alone.
-fn bed(lbs: u8, more: &str, each: &str, hold_s: u16) -> Result<(Bed, Router)> {
+/// LB nodes that announce to a router, which forwards by that alone.
+fn bed(kind: RouterKind, lbs: u8, more: &str, each: &str, hold_s: u16) -> Result<(Bed, Router)> {
     let topology = Topology::builder().workers(2).lbs(lbs).build()?;
     let bed = Bed::start(topology, |topology, lb| {
         LbFile::new(topology, lb)
@@ -53,7 +53,7 @@ fn bed(lbs: u8, more: &str, each: &str, hold_s: u16) -> Result<(Bed, Router)> {
             ..neighbour(lb.addr_v4().into())
         });
     }
-    let router = config.start(router_ns, RouterKind::Bird)?;
+    let router = config.start(router_ns, kind)?;
     for (node, lb) in bed.topology.lbs().iter().zip(&bed.lbs) {
         up(lb, "tor", 2)?;
         learned(&router, Family::V4, node.addr_v4().into(), &PREFIXES)?;
@@ -106,15 +106,14 @@ fn restart(bed: &mut Bed, signal: Signal) -> Result<()> {
     up(bed.lb(), "tor", 2)
 }
 
-#[test]
-fn graceful_restart_keeps_traffic_over_a_restart_and_a_kill() -> Result<()> {
+fn restart_gracefully(kind: RouterKind) -> Result<()> {
     if !require_root()? {
         return Ok(());
     }
-    let (mut bed, router) = bed(1, "  graceful_restart: {}\n", "", 90)?;
+    let (mut bed, router) = bed(kind, 1, "  graceful_restart: {}\n", "", 90)?;
     let lb: IpAddr = bed.topology.lb(0).addr_v4().into();
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        let outcome = under_load(signal.as_str(), &mut bed, |bed| restart(bed, signal))?;
+        let outcome = under_load(&format!("{signal} beside {kind}"), &mut bed, |bed| restart(bed, signal))?;
         assert!(outcome.stream.sent > 1_000, "{outcome:?}");
         assert_eq!(outcome.stream.lost(), 0, "{outcome:?}");
         assert_eq!((outcome.open.failed, outcome.new.failed), (0, 0), "{outcome:?}");
@@ -125,11 +124,21 @@ fn graceful_restart_keeps_traffic_over_a_restart_and_a_kill() -> Result<()> {
 }
 
 #[test]
+fn graceful_restart_with_bird_keeps_traffic_over_a_restart_and_a_kill() -> Result<()> {
+    restart_gracefully(RouterKind::Bird)
+}
+
+#[test]
+fn graceful_restart_with_frr_keeps_traffic_over_a_restart_and_a_kill() -> Result<()> {
+    restart_gracefully(RouterKind::Frr)
+}
+
+#[test]
 fn without_graceful_restart_a_restart_loses_traffic() -> Result<()> {
     if !require_root()? {
         return Ok(());
     }
-    let (mut bed, router) = bed(1, "", "", 90)?;
+    let (mut bed, router) = bed(RouterKind::Bird, 1, "", "", 90)?;
     let outcome = under_load("no graceful restart", &mut bed, |bed| restart(bed, Signal::SIGTERM))?;
     assert!(outcome.stream.lost() > 0, "{outcome:?}");
     let lb: IpAddr = bed.topology.lb(0).addr_v4().into();
@@ -142,7 +151,7 @@ fn one_of_two_lb_nodes_dies_and_the_other_takes_its_connections() -> Result<()> 
     if !require_root()? {
         return Ok(());
     }
-    let (mut bed, router) = bed(2, "", ", hold_time_s: 3", 3)?;
+    let (mut bed, router) = bed(RouterKind::Bird, 2, "", ", hold_time_s: 3", 3)?;
     // What dies is the node, so nothing of it may go on.
     bed.unpin()?;
     for lb in &bed.lbs {

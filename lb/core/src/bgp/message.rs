@@ -359,12 +359,12 @@ mod tests {
         let bytes = open(&CONFIG, offer);
         let parts = [
             "ffffffffffffffffffffffffffffffff",
-            "004d01", // 77 bytes, OPEN
+            "004901", // 73 bytes, OPEN
             "04",
             "5ba0", // AS_TRANS
             "005a",
             "c0000201",
-            "30022e", // one parameter of capabilities
+            "2c022a", // one parameter of capabilities
             "010400010001",
             "010400020001",
             "0200",

@@ -190,7 +190,10 @@ mod tests {
     fn a_long_message_is_cut_between_characters() {
         let sent = Notification::cease(4, &"ü".repeat(200));
         assert_eq!(sent.data.len(), 1 + 254);
-        assert_eq!(sent.message().unwrap().chars().count(), SHOWN_CHARS + 1);
+        assert_eq!(sent.message().unwrap(), "ü".repeat(127));
+        let sent = Notification::cease(2, &"x".repeat(300));
+        assert_eq!(sent.data.len(), 1 + 255);
+        assert_eq!(sent.message().unwrap(), format!("{}…", "x".repeat(SHOWN_CHARS)));
     }
 
     #[test]

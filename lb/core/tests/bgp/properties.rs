@@ -58,7 +58,7 @@ fn table(routes: u8, med: u8) -> BTreeMap<IpNet, Arc<Attributes>> {
     });
     let bits = (0..8_u8).filter(|bit| routes & 1 << bit != 0);
     let net = |bit: u8| {
-        let text = if bit % 2 == 0 {
+        let text = if bit.is_multiple_of(2) {
             format!("192.0.2.{bit}/32")
         } else {
             format!("2001:db8::{bit}/128")

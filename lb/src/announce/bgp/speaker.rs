@@ -232,7 +232,10 @@ impl Speaker {
                     listeners.push(listener);
                 }
                 Err(error) => {
-                    tracing::error!(port, "BGP: cannot listen: {error}; is another BGP daemon running here?");
+                    tracing::error!(
+                        port,
+                        "BGP: cannot listen: {error}; another BGP daemon has the port, or CAP_NET_BIND_SERVICE is missing"
+                    );
                     deaf = Some(format!("cannot listen at port {port}: {error}"));
                 }
             }

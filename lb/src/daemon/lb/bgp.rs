@@ -20,16 +20,19 @@ use crate::{
     metrics::BgpFacts,
 };
 
-/// From the last word to routers until what they still send is not forwarded any more.
+/// From a word to routers until they act by it.
 const LEAVE: Duration = Duration::from_millis(300);
 
 impl Lb {
     /// Tells routers what the tables have.
     pub(super) fn tell_routers(&mut self) {
-        self.bgp.announce(Announced {
-            addresses: vip_addresses(&self.file.config),
-            draining: false,
-        });
+        // Nothing is collected for nobody.
+        if self.file.config.bgp.is_some() {
+            self.bgp.announce(Announced {
+                addresses: vip_addresses(&self.file.config),
+                draining: false,
+            });
+        }
         if let Err(error) = self.bgp.configure(self.file.config.bgp.as_ref()) {
             tracing::error!("BGP: {error}");
         }
@@ -37,6 +40,9 @@ impl Lb {
 
     /// Withdraws addresses that a configuration has not, before the tables lose them.
     pub(super) fn withdraw_without(&mut self, new: &LbConfig) {
+        if self.file.config.bgp.is_none() {
+            return;
+        }
         let new = vip_addresses(new);
         let announced = self.bgp.announced();
         let addresses = announced.addresses.intersection(&new).copied().collect();
@@ -67,8 +73,9 @@ impl Lb {
     /// The last words to routers.
     ///
     /// Where the data plane goes on and graceful restart is configured, nothing is said, so that they keep the routes for the restart
-    /// time; else they are told that this node stops. Returns after so long that what they still sent has been forwarded.
-    pub(super) async fn leave_routers(bgp: crate::announce::bgp::BgpDriver, data_plane_goes_on: bool) {
+    /// time. Else this node becomes their last choice first (RFC 8326), so that those that know another way take it while this one is
+    /// still there, and then they are told that it stops. Returns after so long that what they still sent has been forwarded.
+    pub(super) async fn leave_routers(mut bgp: crate::announce::bgp::BgpDriver, data_plane_goes_on: bool) {
         let Some(standing) = bgp.standing() else { return };
         if data_plane_goes_on && bgp.restarts_gracefully() {
             tracing::info!(
@@ -79,6 +86,12 @@ impl Lb {
             return;
         }
         tracing::info!(peers = standing.peers.len(), "BGP peers are told that this node stops");
+        let addresses = bgp.announced().addresses.clone();
+        bgp.announce(Announced {
+            addresses,
+            draining: true,
+        });
+        tokio::time::sleep(LEAVE).await;
         bgp.stop(StopReason::Shutdown("vipline stops".to_owned())).await;
         if !data_plane_goes_on {
             tokio::time::sleep(LEAVE).await;
