@@ -564,15 +564,13 @@ proptest! {
         let peers: Vec<Peer> = (0..3).map(|last| Peer::new([192, 0, 2, last].into())).collect();
         let all = peers.iter().map(|peer| Wanted { peer: *peer, ..wanted(Reach::SingleHop) });
         sessions.set(all, Duration::ZERO);
-        let mut count = 0;
-        for (payload, ttl, last, single) in datagrams {
+        for (count, (payload, ttl, last, single)) in (1..).zip(datagrams) {
             let arrival = Arrival {
                 peer: Peer::new([192, 0, 2, last].into()),
                 ttl,
                 port: if single { SINGLE_HOP_PORT } else { 4784 },
             };
             sessions.received(arrival, &payload, MS);
-            count += 1;
             let taken: u64 = sessions.views().iter().map(|view| view.session.received).sum();
             let discarded: u64 = sessions.discarded().map(|(_, count)| count).sum();
             prop_assert_eq!(taken + discarded, count);
