@@ -74,7 +74,7 @@ pub struct Counters {
 pub struct SessionView {
     /// Where it stands.
     pub state: State,
-    /// Since when.
+    /// Since when it is up, or down, or rests.
     pub since: Duration,
     /// The connection it is established on.
     pub connection: Option<ConnectionId>,
