@@ -32,7 +32,7 @@ pub struct BgpPeerView {
     pub state: String,
     /// Whether that is `Established`.
     pub up: bool,
-    /// Seconds since it is.
+    /// Seconds since it came up, went down or was told to rest.
     pub seconds: u64,
     /// The peer's own name in BGP; absent unless the session is up.
     pub router_id: Option<Ipv4Addr>,

@@ -1,10 +1,14 @@
 //! Each router: sessions over both families with both families in them, what a route looks like there, changes, ends and errors.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    thread,
+    time::Instant,
+};
 
 use anyhow::{Result, ensure};
 use lab::{
-    Topology, require_root,
+    Proto, Topology, require_root,
     routers::{Family, Injected, Neighbour, Route, RouterConfig, RouterKind, SessionState},
 };
 use nix::sys::signal::Signal;
@@ -178,12 +182,24 @@ fn refused(kind: RouterKind, router: RouterConfig, more: &str, errors: &[&str], 
     Ok(())
 }
 
-#[test]
-fn a_wrong_password_keeps_the_session_down_with_a_helpful_word() -> Result<()> {
+/// Something with each router, all at once.
+fn with_each(work: impl Fn(RouterKind) -> Result<()> + Sync) -> Result<()> {
     if !require_root()? {
         return Ok(());
     }
-    for kind in RouterKind::ALL {
+    thread::scope(|scope| {
+        let work = &work;
+        let running = RouterKind::ALL.map(|kind| scope.spawn(move || work(kind)));
+        running.into_iter().try_for_each(|each| match each.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })
+}
+
+#[test]
+fn a_wrong_password_keeps_the_session_down_with_a_helpful_word() -> Result<()> {
+    with_each(|kind| {
         let (_directory, password) = password_file("another")?;
         let signed = format!(", password_file: {}", password.display());
         // It waits, so that only this node's attempts count.
@@ -198,33 +214,107 @@ fn a_wrong_password_keeps_the_session_down_with_a_helpful_word() -> Result<()> {
             &signed,
             &["no_answer"],
             "that both sides have the same one",
-        )?;
-    }
-    Ok(())
+        )
+    })
 }
 
 #[test]
 fn a_wrong_asn_on_either_side_is_named() -> Result<()> {
-    if !require_root()? {
-        return Ok(());
-    }
-    for kind in RouterKind::ALL {
-        // The router is of another AS than this node thinks.
+    with_each(|kind| {
+        // The router is of another AS than this node thinks: whoever reads the other's OPEN first refuses it.
         let router = RouterConfig {
             asn: 65_009,
             ..router_config()
         };
         let router = router.neighbour(neighbour([0, 0, 0, 0].into()));
         let words = format!("AS {ROUTER_ASN} is configured");
-        // Whoever reads the other's OPEN first refuses it.
         refused(kind, router, "", &["wrong_asn"], &words)?;
         // This node is of another AS than the router thinks.
         let router = router_config().neighbour(Neighbour {
             asn: 65_009,
             ..neighbour([0, 0, 0, 0].into())
         });
-        refused(kind, router, "", &["notification"], "OPEN Message Error/Bad Peer AS")?;
+        refused(kind, router, "", &["notification"], "OPEN Message Error/Bad Peer AS")
+    })
+}
+
+#[test]
+fn gobgp_keeps_routes_over_a_restart_and_only_with_graceful_restart() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
     }
+    let topology = Topology::builder().workers(1).build()?;
+    let lb = topology.lb(0);
+    let lb_v4: IpAddr = lb.addr_v4().into();
+    let router = router_config()
+        .neighbour(Neighbour {
+            graceful_restart: true,
+            ..neighbour(lb_v4)
+        })
+        .start(topology.router().ns(), RouterKind::Gobgp)?;
+    let peers = [peer("tor", router_v4(lb), "")];
+    let graceful = file(&topology, lb, &bgp("  graceful_restart: {}\n", &peers));
+    let mut daemon = Daemon::lb(lb, &graceful)?;
+    up(&daemon, "tor", 3)?;
+    learned(&router, Family::V4, lb_v4, &V4)?;
+
+    daemon.end(Signal::SIGTERM)?;
+    eventually("the router noticed, and keeps the routes as stale ones", || {
+        let routes = learned(&router, Family::V4, lb_v4, &V4)?;
+        Ok(routes.iter().all(|route| route.stale))
+    })?;
+    daemon.start_again()?;
+    up(&daemon, "tor", 3)?;
+    eventually("fresh ones", || {
+        let routes = learned(&router, Family::V4, lb_v4, &V4)?;
+        Ok(routes.iter().all(|route| !route.stale))
+    })?;
+
+    // The twin.
+    daemon.reload_lb(&file(&topology, lb, &bgp("", &peers)))?;
+    eventually("a session without graceful restart", || {
+        let peer = peer_view(&daemon, "tor")?;
+        Ok(peer.up && daemon.log()?.matches("BGP session is up").count() == 3)
+    })?;
+    learned(&router, Family::V4, lb_v4, &V4)?;
+    daemon.end(Signal::SIGTERM)?;
+    learned(&router, Family::V4, lb_v4, &[])?;
+    assert!(daemon.detach()?.status.success());
+    Ok(())
+}
+
+#[test]
+fn ten_thousand_addresses_are_a_few_messages() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    const ADDRESSES: u32 = 10_000;
+    let topology = Topology::builder().workers(1).build()?;
+    let lb = topology.lb(0);
+    let lb_v4: IpAddr = lb.addr_v4().into();
+    let router = router_config()
+        .neighbour(neighbour(lb_v4))
+        .start(topology.router().ns(), RouterKind::Bird)?;
+    let mut many = LbFile::new(&topology, lb).more(&bgp("", &[peer("tor", router_v4(lb), "")]));
+    let vips = (0..ADDRESSES).map(|n| SocketAddr::new(Ipv4Addr::from(0x0a80_0000 + n).into(), 80));
+    many = many.vips(&vips.map(|vip| (Proto::Tcp, vip)).collect::<Vec<_>>(), "v4");
+    let daemon = Daemon::lb(lb, &many)?;
+    let served = Instant::now();
+    up(&daemon, "tor", ADDRESSES as usize)?;
+    eventually("the router has them all", || {
+        Ok(router.routes(Family::V4)?.len() == ADDRESSES as usize)
+    })?;
+    println!(
+        "{ADDRESSES} addresses are at the router {:?} after the daemon serves",
+        served.elapsed()
+    );
+    let sent = peer_view(&daemon, "tor")?.messages_sent;
+    assert!(sent < 40, "{sent} messages");
+    many.vips.truncate(1);
+    daemon.reload_lb(&many)?;
+    learned(&router, Family::V4, lb_v4, &["10.128.0.0/32"])?;
+    let sent = peer_view(&daemon, "tor")?.messages_sent - sent;
+    assert!(sent < 40, "{sent} messages");
     Ok(())
 }
 

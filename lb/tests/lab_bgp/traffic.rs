@@ -151,8 +151,8 @@ fn one_of_two_lb_nodes_dies_and_the_other_takes_its_connections() -> Result<()> 
     if !require_root()? {
         return Ok(());
     }
-    let (mut bed, router) = bed(RouterKind::Bird, 2, "", ", hold_time_s: 3", 3)?;
-    // What dies is the node, so nothing of it may go on.
+    let (mut bed, router) = bed(RouterKind::Bird, 2, "  graceful_restart: {}\n", ", hold_time_s: 3", 3)?;
+    // What dies is the node, so nothing of it may go on; and no router may be told to keep routes to it.
     bed.unpin()?;
     for lb in &bed.lbs {
         up(lb, "tor", 2)?;

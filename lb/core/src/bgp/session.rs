@@ -196,10 +196,16 @@ impl Session {
             None if self.is_running => State::Active,
             None => State::Idle,
         };
-        if state != self.state {
-            self.state = state;
+        // Attempts that come and go are one time of being down.
+        let kind = |state| match state {
+            State::Idle => 0,
+            State::Connect | State::Active | State::OpenSent | State::OpenConfirm => 1,
+            State::Established => 2,
+        };
+        if kind(state) != kind(self.state) {
             self.since = now;
         }
+        self.state = state;
     }
 
     fn note(&mut self, error: SessionError, now: Duration) {

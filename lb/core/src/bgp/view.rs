@@ -76,7 +76,7 @@ pub struct SessionView {
     pub state: State,
     /// Whether it waits for BFD to find the peer again.
     pub is_held: bool,
-    /// Since when.
+    /// Since when it is up, or down, or rests.
     pub since: Duration,
     /// The connection it is established on.
     pub connection: Option<ConnectionId>,

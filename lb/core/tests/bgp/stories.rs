@@ -164,6 +164,14 @@ fn a_refused_connection_is_tried_again() {
     assert_eq!(wire.a.view().last_error.unwrap().1, TransportError::Refused.into());
     let pause = wire.a.deadline().unwrap() - wire.now;
     assert!((1.5..=2.0).contains(&pause.as_secs_f64()), "{pause:?}");
+    let down_since = wire.now;
+    wire.pass(pause);
+    let view = wire.a.view();
+    assert_eq!(
+        (view.state, view.since),
+        (State::Connect, down_since),
+        "down all the while"
+    );
     wire.step(Side::B, Event::Start);
     wire.settle(A_WHILE);
     assert!(wire.established().is_some());

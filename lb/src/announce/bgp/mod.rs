@@ -127,7 +127,7 @@ impl BgpDriver {
     ///
     /// [`BgpError`]; whoever was spoken to is spoken to as before.
     pub fn configure(&mut self, config: Option<&BgpConfig>) -> Result<(), BgpError> {
-        if config != self.config.as_ref() {
+        if self.differs(config) {
             let router_id = |config: &BgpConfig| config.router_id.or_else(socket::first_v4).ok_or(BgpError::NoRouterId);
             let named = match config {
                 Some(config) => Some((config, router_id(config)?)),
@@ -173,6 +173,11 @@ impl BgpDriver {
                 session: Session::new(peer.session.clone(), router_id, 0, false).view(),
             });
         }
+    }
+
+    /// Whether this is another configuration than the one in force.
+    pub fn differs(&self, config: Option<&BgpConfig>) -> bool {
+        config != self.config.as_ref()
     }
 
     /// Announces these and no others.

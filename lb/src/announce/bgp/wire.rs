@@ -140,3 +140,51 @@ async fn write(
     }
     let _ = timeout(LINGER, stream.shutdown()).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use lb_core::bgp::Origin;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const ID: ConnectionId = ConnectionId {
+        origin: Origin::Ours,
+        number: 1,
+    };
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let one = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (one, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn for_a_peer_that_does_not_read_no_more_than_so_much_is_kept() {
+        let (ours, _theirs) = pair().await;
+        let (heard, _inbox) = mpsc::channel(4);
+        let wire = Wire::new(ID, ours, heard);
+        let chunks = (1..).take_while(|_| wire.send(vec![0; 64 * 1024])).count();
+        tokio::task::yield_now().await;
+        // Nothing was sent yet, and this is what may wait.
+        assert_eq!(chunks, MAX_UNSENT_BYTES / (64 * 1024));
+        while wire.send(vec![0; 64 * 1024]) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn last_words_arrive_before_the_end_though_the_peer_talks() {
+        let (ours, mut theirs) = pair().await;
+        let (heard, _inbox) = mpsc::channel(4);
+        let wire = Wire::new(ID, ours, heard);
+        theirs.write_all(b"more than anyone reads").await.unwrap();
+        assert!(wire.send(b"goodbye".to_vec()));
+        let closing = wire.close().unwrap();
+        let mut words = String::new();
+        theirs.read_to_string(&mut words).await.unwrap();
+        assert_eq!(words, "goodbye");
+        drop(theirs);
+        closing.await.unwrap();
+    }
+}

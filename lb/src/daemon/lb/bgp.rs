@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use lb_core::{bfd::State, bgp::StopReason, config::LbConfig};
+use lb_core::{
+    bfd::State,
+    bgp::StopReason,
+    config::{BgpConfig, LbConfig},
+};
 
 use super::Lb;
 use crate::{
@@ -33,9 +37,25 @@ impl Lb {
                 draining: false,
             });
         }
-        if let Err(error) = self.bgp.configure(self.file.config.bgp.as_ref()) {
+        let config = self.offered();
+        if self.bgp.differs(config.as_ref()) && config != self.file.config.bgp {
+            tracing::warn!(
+                "bgp.graceful_restart is not offered: nothing is pinned, so nothing would forward while this process is away"
+            );
+        }
+        if let Err(error) = self.bgp.configure(config.as_ref()) {
             tracing::error!("BGP: {error}");
         }
+    }
+
+    /// What is configured, without the promise to forward over a restart where the data plane ends with the process.
+    fn offered(&self) -> Option<BgpConfig> {
+        let mut config = self.file.config.bgp.clone();
+        if self.pins.is_none() {
+            let peers = config.iter_mut().flat_map(|config| &mut config.peers);
+            peers.for_each(|peer| peer.session.restart_time_s = None);
+        }
+        config
     }
 
     /// Withdraws addresses that a configuration has not, before the tables lose them.
@@ -72,7 +92,7 @@ impl Lb {
 
     /// The last words to routers.
     ///
-    /// Where the data plane goes on and graceful restart is configured, nothing is said, so that they keep the routes for the restart
+    /// Where the data plane goes on and graceful restart was offered, nothing is said, so that they keep the routes for the restart
     /// time. Else this node becomes their last choice first (RFC 8326), so that those that know another way take it while this one is
     /// still there, and then they are told that it stops. Returns after so long that what they still sent has been forwarded.
     pub(super) async fn leave_routers(mut bgp: crate::announce::bgp::BgpDriver, data_plane_goes_on: bool) {
