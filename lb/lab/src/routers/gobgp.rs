@@ -1,6 +1,6 @@
 //! GoBGP: its configuration, and `gobgp -j` as values. It has no BFD and leaves the kernel's table alone.
 //!
-//! After a session that its neighbour ended it rests for 30 s, whatever its file says of that, unless the neighbour connects.
+//! After a session that its neighbour ended it rests for 30 s, whatever its file says of that.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
