@@ -62,6 +62,10 @@ pub struct TableFacts {
     pub lookup_tables: usize,
     /// VIPs whose change of backends waits for room.
     pub waiting: usize,
+    /// VIP addresses that this node answers for on its segments.
+    pub owned: usize,
+    /// VIP addresses that it would answer for if another host did not have them.
+    pub in_use: usize,
 }
 
 /// Backends' health.

@@ -305,7 +305,14 @@ fn parse_bfd_sessions(text: &str) -> Result<BTreeMap<IpAddr, BfdSession>> {
         };
         let (seconds, thousandths) = interval.split_once('.').context("an interval without a point")?;
         let interval_ms = seconds.parse::<u32>()? * 1000 + thousandths.parse::<u32>()?;
-        sessions.insert(peer, BfdSession { state, interval_ms });
+        sessions.insert(
+            peer,
+            BfdSession {
+                state,
+                interval_ms,
+                remote_diagnostic: None,
+            },
+        );
     }
     Ok(sessions)
 }

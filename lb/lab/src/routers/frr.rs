@@ -311,7 +311,14 @@ fn parse_bfd_sessions(value: &Value) -> Result<BTreeMap<IpAddr, BfdSession>> {
             BfdState::AdminDown | BfdState::Down | BfdState::Init => 1000,
         };
         let address = address.parse().with_context(|| format!("peer {address}"))?;
-        sessions.insert(address, BfdSession { state, interval_ms });
+        sessions.insert(
+            address,
+            BfdSession {
+                state,
+                interval_ms,
+                remote_diagnostic: peer["remote-diagnostic"].as_str().map(ToOwned::to_owned),
+            },
+        );
     }
     Ok(sessions)
 }

@@ -173,6 +173,27 @@ impl Router {
         Ok(self.running()?.said())
     }
 
+    /// Says something to its operator's program and returns the answer: the words of one `birdc` or `gobgp` command; whole lines for
+    /// `vtysh`, one after the other.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run, or the program fails. BIRD's and FRR's fail seldom: they answer that they do not understand.
+    pub fn command(&self, words: &[&str]) -> Result<String> {
+        let mut all = match self.kind {
+            RouterKind::Bird => vec!["birdc", "-s", "/run/bird/bird.ctl"],
+            RouterKind::Frr => vec!["vtysh"],
+            RouterKind::Gobgp => vec!["gobgp"],
+        };
+        for word in words {
+            if self.kind == RouterKind::Frr {
+                all.push("-c");
+            }
+            all.push(word);
+        }
+        self.running()?.ask(&all)
+    }
+
     /// Its BGP sessions, by the neighbour's address.
     ///
     /// # Errors

@@ -75,4 +75,6 @@ pub struct BfdSession {
     pub state: BfdState,
     /// What the router sends by now, in milliseconds between two packets.
     pub interval_ms: u32,
+    /// Why the peer's session last went down, in the daemon's own words. BIRD does not say.
+    pub remote_diagnostic: Option<String>,
 }

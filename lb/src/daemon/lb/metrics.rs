@@ -65,6 +65,8 @@ impl Lb {
                 unresolved: sizes.backends - sizes.ready,
                 lookup_tables: sizes.tables,
                 waiting: self.tables.planner.waiting(),
+                owned: self.slow.owned(),
+                in_use: self.slow.in_use().len(),
             }),
             interfaces: self.attachments.iter().map(views::attached).collect(),
             health: self.health_facts(),
