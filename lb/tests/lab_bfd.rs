@@ -444,3 +444,26 @@ fn what_cannot_be_opened_is_said_and_tried_again() -> Result<()> {
     wait(&|faults| faults.iter().all(Option::is_none))?;
     Ok(())
 }
+
+#[test]
+fn who_watches_a_peer_that_another_watches_is_told_and_the_last_to_go_ends_its_session() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let bed = Bed::new()?;
+    let router = bed.start(RouterKind::Bird, FAST_MS, false)?;
+    let mut first = bed.bfd(FAST_MS, Reach::SingleHop)?;
+    first.wait(|liveness| liveness == Liveness::Up)?;
+    let (bfd, changes) = first.bfd.another();
+    let mut second = Ours { bfd, changes };
+    second.bfd.set(both(FAST_MS, Reach::SingleHop));
+    second.wait(|liveness| liveness == Liveness::Up)?;
+
+    drop(first);
+    std::thread::sleep(DETECTION);
+    let is_up = |ours: &Ours| ours.bfd.views().iter().all(|view| view.is.session.state == State::Up);
+    assert!(is_up(&second), "another still watches: {:?}", second.bfd.views());
+    second.bfd.set([]);
+    seen(&router, BfdState::Down)?;
+    Ok(())
+}

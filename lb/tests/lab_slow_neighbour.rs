@@ -10,8 +10,11 @@ use std::{
 use anyhow::Result;
 use lab::{Capture, Captured, Netns, Proto, Topology, VlanTags, require_root};
 use lab_support::{Bed, LbFile, eventually, vip_v4, vip_v6};
+use nix::sys::signal::Signal;
 
-const OWNED: &str = "l2: { owned: [203.0.113.0/24, \"2001:db8:f00d::/64\"] }";
+/// Without asking first: that has tests of its own.
+const OWNED: &str = "l2: { owned: [203.0.113.0/24, \"2001:db8:f00d::/64\"], probe: false }";
+const PROBED: &str = "l2: { owned: [203.0.113.0/24, \"2001:db8:f00d::/64\"] }";
 const BOTH: [Proto; 2] = [Proto::Tcp, Proto::Udp];
 
 fn vips() -> Vec<(Proto, SocketAddr)> {
@@ -242,5 +245,97 @@ fn duplicate_address_detection_finds_the_owner() -> Result<()> {
     };
     assert!(failed("2001:db8:f00d::1")?, "the VIP address is taken");
     assert!(!failed("2001:db8:f00d::99")?, "the control: this one is free");
+    Ok(())
+}
+
+/// Questions for an address by one that does not have it, by this MAC address.
+fn asked(captured: &Captured, address: IpAddr, mac: &str) -> Result<usize> {
+    captured.count(&match address {
+        IpAddr::V4(_) => format!(
+            "arp.opcode == 1 && arp.src.proto_ipv4 == 0.0.0.0 && arp.dst.proto_ipv4 == {address} && arp.src.hw_mac == {mac}"
+        ),
+        IpAddr::V6(_) => format!(
+            "icmpv6.type == 135 && ipv6.src == :: && icmpv6.nd.ns.target_address == {address} && eth.src == {mac} \
+             && icmpv6.checksum.status == 1"
+        ),
+    })
+}
+
+#[test]
+fn addresses_are_asked_for_before_they_are_answered_for_and_not_again_after_a_restart() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let topology = Topology::builder().workers(1).client_on_link().build()?;
+    let client = topology.client().clone();
+    let capture = Capture::start(client.ns(), "eth0", "arp or icmp6")?;
+    let mut bed = Bed::start(topology, |topology, lb| {
+        LbFile::new(topology, lb).vips(&vips(), "v4").more(PROBED)
+    })?;
+    let lb = mac_of_lb(&bed);
+    eventually("the addresses are answered for", || {
+        Ok(ping(client.ns(), vip_v4(1, 80).ip())? && ping(client.ns(), vip_v6(1, 80).ip())?)
+    })?;
+    let captured = capture.stop()?;
+    for vip in [vip_v4(1, 80).ip(), vip_v6(1, 80).ip()] {
+        assert_eq!(asked(&captured, vip, &lb)?, 3, "{vip}");
+        assert!(announced(&captured, vip, &lb)? > 0, "{vip}");
+    }
+
+    let capture = Capture::start(client.ns(), "eth0", "arp or icmp6")?;
+    bed.lbs[0].end(Signal::SIGKILL)?;
+    bed.lbs[0].start_again()?;
+    assert!(ping(client.ns(), vip_v4(1, 80).ip())?, "it goes on at once");
+    let captured = capture.stop()?;
+    for vip in [vip_v4(1, 80).ip(), vip_v6(1, 80).ip()] {
+        assert_eq!(asked(&captured, vip, &lb)?, 0, "{vip}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_address_that_another_host_has_is_left_alone_until_it_has_it_no_more() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let topology = Topology::builder().workers(1).client_on_link().build()?;
+    let client = topology.client().clone();
+    // The client itself is that host, with one address of each family; the other VIP address is free.
+    client.ns().sh("ip addr add 203.0.113.1/32 dev eth0")?;
+    client.ns().sh("ip addr add 2001:db8:f00d::1/128 dev eth0 nodad")?;
+    let capture = Capture::start(client.ns(), "eth0", "arp or icmp6")?;
+    let free = vip_v4(2, 80);
+    let bed = Bed::start(topology, |topology, lb| {
+        let vips = [vips(), vec![(Proto::Tcp, free)]].concat();
+        LbFile::new(topology, lb).vips(&vips, "v4").more(PROBED)
+    })?;
+    let lb = mac_of_lb(&bed);
+    let in_use = || -> Result<Vec<IpAddr>> {
+        let status = bed.lb().status()?;
+        Ok(status.in_use.iter().map(|in_use| in_use.address).collect())
+    };
+    eventually("both are found to be in use", || Ok(in_use()?.len() == 2))?;
+    eventually("the free one is answered for", || ping(client.ns(), free.ip()))?;
+    let link = client.ns().sh("ip -br link show eth0")?;
+    assert_eq!(in_use()?, [vip_v4(1, 80).ip(), vip_v6(1, 80).ip()]);
+    let mac = bed.lb().status()?.in_use[0].mac.clone();
+    assert!(link.contains(&mac), "{mac} in {link}");
+    let said = bed.lb().cli(&["status"])?;
+    assert!(said.contains(&format!("203.0.113.1 is in use by {}", mac)), "{said}");
+    assert!(bed.lb().log()?.contains("AddressInUse"));
+    let captured = capture.stop()?;
+    for vip in [vip_v4(1, 80).ip(), vip_v6(1, 80).ip()] {
+        assert!(asked(&captured, vip, &lb)? > 0, "{vip}");
+        assert_eq!(announced(&captured, vip, &lb)?, 0, "{vip}");
+    }
+
+    client.ns().sh("ip addr del 203.0.113.1/32 dev eth0")?;
+    client.ns().sh("ip addr del 2001:db8:f00d::1/128 dev eth0")?;
+    // It would be asked for again in time; a reload asks at once.
+    bed.lb().reload_lb(&bed.file())?;
+    eventually("nothing is in use any more", || Ok(in_use()?.is_empty()))?;
+    eventually("both are answered for", || {
+        Ok(ping(client.ns(), vip_v4(1, 80).ip())? && ping(client.ns(), vip_v6(1, 80).ip())?)
+    })?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! | module | what it decides |
 //! |---|---|
+//! | [`announce`] | which VIP addresses this node announces, and which of several LB nodes answers for one |
 //! | [`bfd`] | whether a peer still answers, told within milliseconds |
 //! | [`bgp`] | what a BGP session says and does |
 //! | [`config`] | what the files of both roles say, with every error at once; what a live reload may change |
@@ -20,6 +21,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod announce;
 pub mod bfd;
 pub mod bgp;
 pub mod config;

@@ -564,7 +564,7 @@ proptest! {
         let peers: Vec<Peer> = (0..3).map(|last| Peer::new([192, 0, 2, last].into())).collect();
         let all = peers.iter().map(|peer| Wanted { peer: *peer, ..wanted(Reach::SingleHop) });
         sessions.set(all, Duration::ZERO);
-        for (count, (payload, ttl, last, single)) in (1..).zip(datagrams) {
+        for ((payload, ttl, last, single), count) in datagrams.into_iter().zip(1_u64..) {
             let arrival = Arrival {
                 peer: Peer::new([192, 0, 2, last].into()),
                 ttl,

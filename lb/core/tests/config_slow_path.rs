@@ -112,6 +112,7 @@ fn ownership_that_does_nothing_is_warned_of() {
     let off = lb("l2: {owned: [0.0.0.0/0]}\nslow_path: {enabled: false}", "");
     assert_eq!(off.warnings(), [Warning::OwnedUnanswered]);
     assert_eq!(lb("l2: {}", "").l2, L2Config::default());
+    assert!(lb("l2: {}", "").l2.probe && !lb("l2: {probe: false}", "").l2.probe);
 }
 
 /// What only the slow path's book says changes live, and no worker starts anew.

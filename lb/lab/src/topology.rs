@@ -20,7 +20,7 @@ use crate::{
 /// Most workers a topology can have.
 pub const MAX_WORKERS: u8 = 16;
 /// Most LB nodes a topology can have.
-pub const MAX_LBS: u8 = 2;
+pub const MAX_LBS: u8 = 3;
 
 /// Link MTUs in bytes, by what the link leads to. By default the fabric has room for an outer header.
 #[derive(Clone, Copy, Debug)]

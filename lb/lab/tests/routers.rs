@@ -316,7 +316,9 @@ fn nothing_is_left_after_sigkill() -> Result<()> {
         let ns = Netns::new("router")?;
         tie(&ns, &witness)?;
         let _router = RouterConfig::new(1, v4(0)).start(&ns, RouterKind::Frr)?;
-        println!("it runs");
+        {
+            println!("it runs");
+        }
         std::thread::sleep(LIMIT);
         return Ok(());
     }

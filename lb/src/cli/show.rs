@@ -8,8 +8,11 @@ use std::{
 use super::output::{bytes, number, table};
 use crate::control::{
     Affinity, BackendView, CheckView, CountedBy, CounterView, DrainCause, DrainView, ExplainView, FlowTableView,
-    HealthSums, KubeView, NextHopKind, Role, SlowPathView, StatusView, VipView,
+    HealthSums, InUseView, KubeView, MemberView, NextHopKind, Role, SlowPathView, StatusView, VipView,
 };
+
+/// Addresses that other hosts have which a status lists.
+const IN_USE_SHOWN: usize = 8;
 
 pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<()> {
     let role = match view.role {
@@ -75,6 +78,25 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
                  (capacity.table_segments)",
                 view.waiting_vips
             )?;
+        }
+        if let Some(group) = &view.group {
+            let waits = if group.waits { ", waits" } else { "" };
+            writeln!(
+                out,
+                "l2 group   {} answers for {} of {} addresses{waits}",
+                group.name, group.owned, group.addresses
+            )?;
+            for MemberView { name, address, heard } in &group.others {
+                let heard = if *heard { "is heard" } else { "is NOT HEARD" };
+                writeln!(out, "           {name} ({address}) {heard}")?;
+            }
+        }
+        for InUseView { address, mac } in view.in_use.iter().take(IN_USE_SHOWN) {
+            writeln!(out, "           {address} is in use by {mac}: not answered for here")?;
+        }
+        let more = view.in_use.len().saturating_sub(IN_USE_SHOWN);
+        if more > 0 {
+            writeln!(out, "           and {more} more addresses (-o json)")?;
         }
         writeln!(out, "backends   {} of {} reachable", view.backends_ready, view.backends)?;
         if let Some(health) = &view.health {

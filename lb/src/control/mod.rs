@@ -16,8 +16,9 @@ pub use client::{ClientError, Stream, ask, follow};
 pub use server::{Answer, ListenError, Listener};
 pub use view::{
     AcceptView, Affinity, AwayView, BackendView, CheckView, CountedBy, CounterView, DrainCause, DrainView, ExplainView,
-    FlowTableView, HealthSums, HeldView, InterfaceView, KubeView, MetricsView, NextHopKind, ReloadView, Role, SetView,
-    SlowKindView, SlowPathView, StatusView, UndrainView, VipView, WaitView, WorkerView,
+    FlowTableView, GroupView, HealthSums, HeldView, InUseView, InterfaceView, KubeView, MemberView, MetricsView,
+    NextHopKind, ReloadView, Role, SetView, SlowKindView, SlowPathView, StatusView, UndrainView, VipView, WaitView,
+    WorkerView,
 };
 
 use std::net::SocketAddr;

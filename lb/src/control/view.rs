@@ -53,6 +53,12 @@ pub struct StatusView {
     /// VIPs whose change of backends waits for room for its transit.
     #[serde(default)]
     pub waiting_vips: usize,
+    /// VIP addresses that this node would answer for on its segments if another host did not have them.
+    #[serde(default)]
+    pub in_use: Vec<InUseView>,
+    /// Those with whom this node shares the addresses of its segments.
+    #[serde(default)]
+    pub group: Option<GroupView>,
     /// Backends by their health, where any is probed.
     #[serde(default)]
     pub health: Option<HealthSums>,
@@ -75,6 +81,41 @@ pub struct StatusView {
     /// Where links and maps are pinned; absent where the data plane ends with the daemon.
     #[serde(default)]
     pub pinned: Option<String>,
+}
+
+/// A group of LB nodes that share addresses of a segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupView {
+    /// This node's name in it.
+    pub name: String,
+    /// Addresses that this node answers for.
+    pub owned: usize,
+    /// Addresses of the group.
+    pub addresses: usize,
+    /// This node has just started, or is cut off, and answers for nothing yet.
+    pub waits: bool,
+    /// All others.
+    pub others: Vec<MemberView>,
+}
+
+/// Another member of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub address: IpAddr,
+    /// Whether it is heard.
+    pub heard: bool,
+}
+
+/// A VIP address that another host has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InUseView {
+    /// Which.
+    pub address: IpAddr,
+    /// The host's MAC address.
+    pub mac: String,
 }
 
 /// Flow records: of slots in transit, and of VIPs with a scheduler.

@@ -6,6 +6,7 @@ mod drain;
 mod health;
 mod kube;
 mod metrics;
+mod paths;
 mod start;
 
 use std::{
@@ -44,7 +45,7 @@ use super::{
     views,
 };
 use crate::{
-    announce::bgp::BgpDriver,
+    announce::{bfd::Liveness, bgp::BgpDriver},
     cli::report,
     control::{Answer, CounterView, Listener, Request, Role, StatusView},
     datapath::{Attachment, Pins},
@@ -103,6 +104,8 @@ struct Lb {
     kept: drain::Kept,
     /// Who is told of VIP addresses.
     bgp: BgpDriver,
+    /// Last: those who listen to this node are told that it goes when it answers for nothing any more.
+    paths: paths::Paths,
 }
 
 /// Serves until it is told to stop.
@@ -175,6 +178,7 @@ async fn serve_from(
             _ = lb.aging.tick(), if lb.file.config.transit.enabled => lb.age(&view),
             overlay = lb.health.changed() => lb.heed_health(overlay, &view.borrow()),
             event = lb.slow.event() => lb.heed(event),
+            (peer, liveness) = lb.paths.next() => lb.slow.hear_member(peer.address, liveness == Liveness::Up),
             question = listener.next() => match question {
                 Some(question) => lb.answer(question, &mut view).await,
                 None => anyhow::bail!("the control socket closed"),
@@ -195,6 +199,7 @@ impl Lb {
     async fn follow(&mut self, view: &mut View) {
         let view = view.borrow_and_update().clone();
         self.health.hear(&view);
+        self.slow.cut_off(!view.down.is_empty());
         self.set_rules(&view.next_hops).await;
         let followed = if view.own_addresses == self.own_addresses {
             self.tables.follow(&view.next_hops)
@@ -269,7 +274,7 @@ impl Lb {
                     self.driver.want(backend.clone());
                 }
             }
-            Some(Event::AddressConflict(address, mac)) => self.slow.warn_of_conflict(address, mac),
+            Some(Event::AddressConflict(address, mac)) => self.slow.hear_of_owner(address, mac),
             None => {}
         }
     }
@@ -334,6 +339,8 @@ impl Lb {
         self.tell_routers();
         self.forget_drains();
         self.watch_health();
+        self.paths.set(&self.file.config);
+        self.slow.ask_again();
         self.revision += 1;
         self.say_own();
         tracing::info!(revision = self.revision, "configuration applied");
@@ -458,6 +465,8 @@ impl Lb {
             tables: sizes.tables,
             flow_table: self.tables.flow_table()?,
             waiting_vips: self.tables.planner.waiting(),
+            in_use: self.slow.in_use(),
+            group: self.slow.group(),
             health: self.health_sums(),
             slow_path: self.slow.view(&self.tables.shed()?),
             bgp: self.bgp_view().unwrap_or_default(),

@@ -43,6 +43,8 @@ pub(super) fn status(
         backends_ready: 0,
         tables: 0,
         waiting_vips: 0,
+        in_use: Vec::new(),
+        group: None,
         health: None,
         packets: by_fate(counts),
         flow_table: None,

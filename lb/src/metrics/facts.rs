@@ -31,7 +31,7 @@ pub struct Facts {
     pub slow: Option<SlowFacts>,
     /// BGP peers and their sessions; none where BGP is not configured.
     pub bgp: Option<Vec<BgpFacts>>,
-    /// Datagrams that BFD discarded, and why; none where no peer is watched.
+    /// Datagrams that BFD discarded, and why; none while nothing is served.
     pub bfd_discarded: Option<Vec<(Discard, u64)>>,
     /// The cluster, where one is the source.
     pub kube: Option<Standing>,
@@ -65,6 +65,10 @@ pub struct TableFacts {
     pub lookup_tables: usize,
     /// VIPs whose change of backends waits for room.
     pub waiting: usize,
+    /// VIP addresses that this node answers for on its segments.
+    pub owned: usize,
+    /// VIP addresses that it would answer for if another host did not have them.
+    pub in_use: usize,
 }
 
 /// Backends' health.

@@ -94,6 +94,7 @@ metrics! {
     HEALTH_CHANGES = Counter "health_changes" by []: "Times that a check changed whether a backend takes flows";
     LOOKUP_TABLES = Gauge "lookup_tables" by []: "Distinct lookup tables";
     WAITING_VIPS = Gauge "waiting_vips" by []: "VIPs whose change of backends waits for room for its transit, see capacity.table_segments";
+    ADDRESSES = Gauge "l2_addresses" by ["state"]: "VIP addresses that this node answers for on its own segments (owned), and that it would answer for if another host did not have them (in_use)";
     PACKETS = Counter "packets" by ["fate", "reason"]: "Packets by verdict: each that an interface's program saw, once";
     VIP_PACKETS = Counter "vip_packets" by ["address", "protocol", "port"]: "Packets of a VIP that were sent to backends, by both paths";
     VIP_BYTES = Counter "vip" in "bytes" by ["address", "protocol", "port"]: "Their bytes, of IP packets as clients sent them";

@@ -23,11 +23,11 @@ use xdp_prog::verdict::Verdict;
 use super::{
     Counted, Facts, HealthFacts, MAX_BACKEND_SERIES, Metric, Shape,
     names::{
-        BACKEND_BYTES, BACKEND_PACKETS, BACKENDS, CONFIG_APPLIED, CONFIG_REFUSED, CONFIG_REVISION, CONFIG_STALE, DELAY,
-        HEALTH_BACKENDS, HEALTH_CHANGES, HEALTH_CHECKS, HEALTH_ELIGIBLE, HEALTH_LATE, HEALTH_PROBES, HEALTH_VIPS,
-        INTERFACE, KUBE_ALARM, KUBE_AWAY, KUBE_CACHED, KUBE_CONNECTED, KUBE_FAILING, KUBE_HELD, LEFT_OUT,
-        LOOKUP_TABLES, PACKETS, SERVING, SLOW_PACKETS, SLOW_REFUSED, SLOW_SHED, START_TIME, VERSION, VIP_BYTES,
-        VIP_PACKETS, VIPS, WAITING_VIPS, WORKER_RESTARTS, WORKER_UP,
+        ADDRESSES, BACKEND_BYTES, BACKEND_PACKETS, BACKENDS, CONFIG_APPLIED, CONFIG_REFUSED, CONFIG_REVISION,
+        CONFIG_STALE, DELAY, HEALTH_BACKENDS, HEALTH_CHANGES, HEALTH_CHECKS, HEALTH_ELIGIBLE, HEALTH_LATE,
+        HEALTH_PROBES, HEALTH_VIPS, INTERFACE, KUBE_ALARM, KUBE_AWAY, KUBE_CACHED, KUBE_CONNECTED, KUBE_FAILING,
+        KUBE_HELD, LEFT_OUT, LOOKUP_TABLES, PACKETS, SERVING, SLOW_PACKETS, SLOW_REFUSED, SLOW_SHED, START_TIME,
+        VERSION, VIP_BYTES, VIP_PACKETS, VIPS, WAITING_VIPS, WORKER_RESTARTS, WORKER_UP,
     },
 };
 use crate::source::kube::agent::{Kind, Standing};
@@ -78,6 +78,9 @@ impl Collector for Page {
         if let Some(tables) = &facts.tables {
             out.only(&LOOKUP_TABLES, tables.lookup_tables as u64)?;
             out.only(&WAITING_VIPS, tables.waiting as u64)?;
+            let addresses = [("owned", tables.owned), ("in_use", tables.in_use)];
+            let addresses = addresses.map(|(state, count)| (vec![state.to_owned()], count as u64));
+            out.family(&ADDRESSES, addresses.into_iter())?;
         }
         if let Some(counted) = &self.counted {
             traffic(&mut out, counted)?;

@@ -39,7 +39,7 @@ pub use error::{XskAdvice, XskError};
 pub use handler::{Handler, MakeHandler};
 pub use interface::XskInterface;
 pub use lb_core::config::XskMode;
-pub use packet::{Family, FrameSender, SegmentReceiver};
+pub use packet::{Family, FrameSender, NeighbourReceiver, SegmentReceiver};
 pub use registry::Register;
 pub use settings::{BATCH, BusyPoll, EVENTS, INBOX_PACKETS, MAX_DESCRIPTORS, PACKET_HEADROOM, XskSettings};
 pub use slow_path::SlowPath;

@@ -48,7 +48,7 @@ pub use encap::{Encap, PREFIX_LENGTHS_V4, PREFIX_LENGTHS_V6, PrefixLengths};
 pub use errors::{ConfigError, ConfigErrors, MAX_KEPT_ERRORS, MAX_PRINTED_ERRORS, Place};
 pub use health::{MAX_PROBE_BODY_BYTES, MAX_PROBE_HOST_BYTES, MAX_PROBE_PATH_BYTES};
 pub use interface::{AttachMode, Interface, MAX_INTERFACE_NAME_BYTES};
-pub use l2::L2Config;
+pub use l2::{L2Config, L2Group, MAX_GROUP_MEMBERS};
 pub use lb::{DEFAULT_LB_SOCKET, LbConfig, Protection};
 pub use node::{DEFAULT_NODE_SOCKET, NodeConfig};
 pub use problem::Problem;

@@ -9,8 +9,8 @@ use thiserror::Error;
 use xdp_prog::abi::{MAX_PORTS, MAX_QUEUES, MAX_SET_RANGES, MAX_TABLE_SLOTS, MIN_TABLE_SLOTS};
 
 use super::{
-    MAX_CONFIG_BYTES, MAX_INTERFACE_NAME_BYTES, MAX_NAME_BYTES, MAX_PROBE_BODY_BYTES, MAX_PROBE_HOST_BYTES,
-    MAX_PROBE_PATH_BYTES, MAX_SOCKET_PATH_BYTES,
+    MAX_CONFIG_BYTES, MAX_GROUP_MEMBERS, MAX_INTERFACE_NAME_BYTES, MAX_NAME_BYTES, MAX_PROBE_BODY_BYTES,
+    MAX_PROBE_HOST_BYTES, MAX_PROBE_PATH_BYTES, MAX_SOCKET_PATH_BYTES,
     bgp::BgpProblem,
     encap::PrefixLengths,
     seed::SeedError,
@@ -126,6 +126,23 @@ pub enum Problem {
     FromCluster {
         /// From which objects.
         from: &'static str,
+    },
+
+    // Groups.
+    /// A group of one is none.
+    #[error("{members} members; a group has 2 to {MAX_GROUP_MEMBERS}, this node included")]
+    GroupSize {
+        /// How many there are.
+        members: usize,
+    },
+    /// Two members would be one.
+    #[error("two members have the same address; each is heard at its own")]
+    GroupSharesAddress,
+    /// This node is nobody.
+    #[error("{name} is none of `members`; this node is one of them, and all nodes have the same list")]
+    NotInGroup {
+        /// The name.
+        name: Quoted,
     },
 
     // Addresses and networks.

@@ -1,6 +1,9 @@
 //! May packets leave by an interface, and as what? Never looks at routes or neighbours.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{Link, Unresolved};
 use crate::desired::VlanTags;
@@ -49,6 +52,12 @@ impl Links {
     /// Whether a configured interface is this one or below it.
     pub(super) fn is_egress(&self, ifindex: u32, interfaces: &[Arc<str>]) -> bool {
         self.descend(ifindex).any(|link| interfaces.contains(&link.name))
+    }
+
+    /// Which of these are down, have no carrier, or are not there.
+    pub(super) fn down(&self, interfaces: &[Arc<str>]) -> BTreeSet<Arc<str>> {
+        let is_up = |name: &&Arc<str>| self.by_index.values().any(|link| link.name == **name && link.up);
+        interfaces.iter().filter(|name| !is_up(name)).cloned().collect()
     }
 
     /// How packets leave by the interface that a route names.

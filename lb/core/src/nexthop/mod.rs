@@ -90,6 +90,8 @@ pub struct NextHopView {
     pub unresolved: BTreeMap<BackendId, Unresolved>,
     /// Addresses of this node, without loopback and link-local ones: for `Desired::own_addresses` and `Tunnel::locals`.
     pub own_addresses: BTreeSet<IpAddr>,
+    /// Configured interfaces that are down, have no carrier, or are not there.
+    pub down: BTreeSet<Arc<str>>,
     /// The kernel has answered for every backend at least once. Neighbours may still be missing.
     pub complete: bool,
 }

@@ -278,6 +278,7 @@ impl Resolver {
                 .map(|(_, address)| *address)
                 .filter(is_own)
                 .collect(),
+            down: self.links.down(&self.settings.interfaces),
             complete: self.routes.values().all(Option::is_some),
             ..NextHopView::default()
         };

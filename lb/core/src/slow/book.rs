@@ -80,6 +80,16 @@ impl Book {
         self.addresses.get(&address).copied()
     }
 
+    /// The same, where of the addresses that this node may own it owns only those for which `owns` holds: others of its group have the
+    /// rest, or hosts that have no business there.
+    #[must_use]
+    pub fn owning(mut self, owns: impl Fn(IpAddr) -> bool) -> Self {
+        for (address, known) in &mut self.addresses {
+            known.owned = known.owned && owns(*address);
+        }
+        self
+    }
+
     /// VIP addresses that this node owns, in order.
     pub fn owned(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.addresses

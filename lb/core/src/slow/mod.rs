@@ -10,7 +10,7 @@
 //! | [`Decide`], [`way`] | the fast path's own decision, asked for the plain packet of a flow |
 //! | [`Engine`] | one worker: from a packet to its handler |
 //! | [`Common`], [`Bounds`] | what workers share; how much they may do and hold |
-//! | `neighbour`, `echo`, `steer`, `reject`, `too_big`, `split`, `fragments`, `hold` | the handlers |
+//! | `neighbour`, `duplicate`, `echo`, `steer`, `reject`, `too_big`, `split`, `fragments`, `hold` | the handlers |
 //! | `answer`, `icmp` | packets of this node's own: IP header, ICMP messages |
 
 mod announce;
@@ -19,6 +19,7 @@ mod book;
 mod bounds;
 mod bucket;
 mod common;
+mod duplicate;
 mod echo;
 mod engine;
 mod forward;
@@ -38,6 +39,7 @@ mod too_big;
 pub use book::{Address, Book};
 pub use bounds::{Budgets, FragmentBounds, HoldBounds};
 pub use common::{Bounds, Common, SOURCE_BUCKETS};
+pub use duplicate::{claimed, question};
 pub use engine::{Engine, EngineSettings, Tables};
 pub use forward::{FlowKey, Way, outer_len, way};
 pub use fragments::MAX_FRAGMENTS;

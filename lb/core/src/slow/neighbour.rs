@@ -11,13 +11,14 @@ use xdp_prog::wire::{ICMPV6_SOLICITATION, ON_LINK_HOP_LIMIT, PROTO_ICMPV6};
 
 use super::{
     Event, Link, Outcome, Packet, To,
+    duplicate::claimed,
     engine::{Context, Done},
     packet::{array, be16, byte},
     reject::{is_group, is_host},
 };
 
-const BROADCAST: [u8; 6] = [0xff; 6];
-const NOBODY: [u8; 6] = [0; 6];
+pub(super) const BROADCAST: [u8; 6] = [0xff; 6];
+pub(super) const NOBODY: [u8; 6] = [0; 6];
 /// All nodes of a link (RFC 4291, 2.7.1), and its MAC address (RFC 2464, 7).
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
@@ -29,6 +30,13 @@ const LINK_ADDRESS_UNITS: u8 = 1;
 
 /// Answers a question for a VIP address that this node owns.
 pub(super) fn answer(context: &mut Context<'_>, frame: &[u8]) -> Done {
+    // Of one that this node asks for at the moment, perhaps.
+    if let Some((address, mac)) = claimed(frame)
+        && context.book.address(address).is_some_and(|address| !address.owned)
+        && mac != context.settings.mac
+    {
+        context.out.events.push(Event::AddressConflict(address, mac));
+    }
     let answered = Link::parse(frame).and_then(|link| match link.ethertype {
         Link::ARP => arp(context, &link),
         Link::IPV6 => solicitation(context, &Packet::parse(frame)?),
@@ -175,20 +183,24 @@ fn advertisement(address: Ipv6Addr, mac: [u8; 6], to: Ipv6Addr, solicited: bool)
         r#override: true,
     });
     let option = [&[TARGET_LINK_ADDRESS, LINK_ADDRESS_UNITS], &mac[..]].concat();
-    let body = [&address.octets(), &option[..]].concat();
+    message(kind, &[&address.octets(), &option[..]].concat(), address, to)
+}
+
+/// A message of neighbour discovery, from the IP header on.
+pub(super) fn message(kind: Icmpv6Type, body: &[u8], source: Ipv6Addr, to: Ipv6Addr) -> Vec<u8> {
     let mut message = Icmpv6Header::new(kind);
     // Fails for more than 4 GiB only.
-    let checksum = kind.calc_checksum(address.octets(), to.octets(), &body);
+    let checksum = kind.calc_checksum(source.octets(), to.octets(), body);
     message.checksum = checksum.unwrap_or_default();
     let header = Ipv6Header {
         payload_length: (message.header_len() + body.len()) as u16,
         next_header: IpNumber::IPV6_ICMP,
         hop_limit: ON_LINK_HOP_LIMIT,
-        source: address.octets(),
+        source: source.octets(),
         destination: to.octets(),
         ..Ipv6Header::default()
     };
-    [&header.to_bytes(), message.to_bytes().as_slice(), &body].concat()
+    [&header.to_bytes(), message.to_bytes().as_slice(), body].concat()
 }
 
 /// Only the owner answers.
@@ -221,6 +233,6 @@ fn send(context: &mut Context<'_>, link: &Link<'_>, to: [u8; 6], network: &[u8])
     context.out.send(To::Interface(context.settings.ifindex), frame);
 }
 
-fn untagged(to: [u8; 6], from: [u8; 6], ethertype: u16, network: &[u8]) -> Vec<u8> {
+pub(super) fn untagged(to: [u8; 6], from: [u8; 6], ethertype: u16, network: &[u8]) -> Vec<u8> {
     [&to, &from, &ethertype.to_be_bytes()[..], network].concat()
 }

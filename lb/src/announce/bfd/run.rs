@@ -12,7 +12,6 @@ use nix::{
     poll::{PollFd, PollFlags, ppoll},
     sys::time::TimeSpec,
 };
-use tokio::sync::mpsc::UnboundedSender;
 use tracing::{info, warn};
 
 use super::{
@@ -28,9 +27,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Which packets a receiver is for: IPv4 or not, and the port.
 type Entrance = (bool, u16);
 
-/// The sockets, and who is told.
-struct Edge<'a> {
-    changes: &'a UnboundedSender<(Peer, Liveness)>,
+/// The sockets.
+struct Edge {
     receivers: BTreeMap<Entrance, Receiver>,
     /// With what it was opened for.
     senders: BTreeMap<Peer, (Wanted, Sender)>,
@@ -39,9 +37,8 @@ struct Edge<'a> {
 }
 
 /// Until it is over.
-pub(super) fn run(shared: &Shared, changes: &UnboundedSender<(Peer, Liveness)>) {
+pub(super) fn run(shared: &Shared) {
     let mut edge = Edge {
-        changes,
         receivers: BTreeMap::new(),
         senders: BTreeMap::new(),
         try_again: Duration::ZERO,
@@ -80,7 +77,7 @@ pub(super) fn run(shared: &Shared, changes: &UnboundedSender<(Peer, Liveness)>) 
     }
 }
 
-impl Edge<'_> {
+impl Edge {
     /// Closes what nobody needs and opens what is missing.
     fn open_and_close(&mut self, state: &mut State, now: Duration) {
         let wanted: BTreeMap<Peer, Wanted> = state
@@ -155,12 +152,12 @@ impl Edge<'_> {
                 Action::Send(packet) => self.send(peer, &packet),
                 Action::Up => {
                     info!(peer = %address, "BFD session is up");
-                    let _ = self.changes.send((peer, Liveness::Up));
+                    state.tell(peer, Liveness::Up);
                 }
                 Action::Down(cause) => {
                     let is_wanted = state.sessions.wanted(peer).is_some();
                     warn!(peer = %address, cause = cause.name(), is_wanted, "BFD session is down");
-                    let _ = self.changes.send((peer, Liveness::Down(cause)));
+                    state.tell(peer, Liveness::Down(cause));
                 }
             }
         }

@@ -24,14 +24,14 @@ use std::{
 };
 
 use lb_core::{
-    bfd::{Discard, Peer, Wanted},
+    bfd::{Peer, Wanted},
     bgp::{Session, SessionView, StopReason},
     config::{BgpConfig, BgpPeer},
 };
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::bfd::{Bfd, BfdView, Changes};
+use super::bfd::{Bfd, BfdView};
 
 /// Longest wait for sessions to say their last words.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -61,8 +61,6 @@ pub struct Announced {
 enum Order {
     Configure(Option<(Box<BgpConfig>, Ipv4Addr)>),
     Announce(Announced),
-    /// What BFD says of peers from now on.
-    Watch(Changes),
     Stop(StopReason, oneshot::Sender<()>),
 }
 
@@ -100,14 +98,14 @@ pub struct BgpDriver {
     announced: Announced,
     thread: Option<JoinHandle<()>>,
     resumed: bool,
-    /// There as soon as a peer is to be watched.
-    bfd: Option<Bfd>,
+    /// Watches those peers that are to be.
+    bfd: Bfd,
 }
 
 impl BgpDriver {
     /// Starts without peers. `resumed`: packets are forwarded since a process before this one, which peers are told so that they keep
     /// its routes.
-    pub fn new(resumed: bool) -> Self {
+    pub fn new(resumed: bool, bfd: Bfd) -> Self {
         // A driver that nobody configures has no thread; what it is told goes nowhere.
         let (orders, _) = mpsc::unbounded_channel();
         Self {
@@ -117,7 +115,7 @@ impl BgpDriver {
             announced: Announced::default(),
             thread: None,
             resumed,
-            bfd: None,
+            bfd,
         }
     }
 
@@ -136,11 +134,12 @@ impl BgpDriver {
             if self.thread.is_none() {
                 let (orders, inbox) = mpsc::unbounded_channel();
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                let speaker = speaker::Speaker::new(inbox, Arc::clone(&self.standing), self.resumed);
+                let (bfd, changes) = self.bfd.another();
+                let speaker = speaker::Speaker::new(inbox, Arc::clone(&self.standing), self.resumed, changes);
                 let thread = std::thread::Builder::new()
                     .name("bgp".into())
                     .spawn(move || runtime.block_on(speaker.run()))?;
-                (self.orders, self.thread) = (orders, Some(thread));
+                (self.orders, self.thread, self.bfd) = (orders, Some(thread), bfd);
                 // Before the first session: its first table is whole.
                 self.order(Order::Announce(self.announced.clone()));
             }
@@ -151,7 +150,8 @@ impl BgpDriver {
             self.order(Order::Configure(
                 named.map(|(config, router_id)| (Box::new(config.clone()), router_id)),
             ));
-            self.watch(config)?;
+            let peers = config.into_iter().flat_map(|config| &config.peers);
+            self.bfd.set(peers.filter_map(wanted));
         }
         Ok(())
     }
@@ -188,30 +188,19 @@ impl BgpDriver {
         }
     }
 
-    /// Watches those peers that are to be, and ends the sessions of those that fall silent.
-    fn watch(&mut self, config: Option<&BgpConfig>) -> io::Result<()> {
-        let peers = config.into_iter().flat_map(|config| &config.peers);
-        let wanted: Vec<Wanted> = peers.filter_map(wanted).collect();
-        if self.bfd.is_none() && !wanted.is_empty() {
-            let (bfd, changes) = Bfd::start(seed())?;
-            self.order(Order::Watch(changes));
-            self.bfd = Some(bfd);
-        }
-        if let Some(bfd) = &self.bfd {
-            bfd.set(wanted);
-        }
-        Ok(())
-    }
-
     /// How BFD stands with the peers that are watched.
     pub fn liveness(&self) -> BTreeMap<IpAddr, BfdView> {
-        let views = self.bfd.iter().flat_map(Bfd::views);
-        views.map(|view| (view.is.wanted.peer.address, view)).collect()
-    }
-
-    /// Datagrams that BFD discarded, and why; `None`: nobody is watched.
-    pub fn discarded(&self) -> Option<Vec<(Discard, u64)>> {
-        self.bfd.as_ref().map(Bfd::discarded)
+        let peers = self.config.iter().flat_map(|config| &config.peers);
+        let watched: BTreeSet<IpAddr> = peers
+            .filter(|peer| peer.bfd.is_some())
+            .map(|peer| peer.address)
+            .collect();
+        let views = self
+            .bfd
+            .views()
+            .into_iter()
+            .map(|view| (view.is.wanted.peer.address, view));
+        views.filter(|(address, _)| watched.contains(address)).collect()
     }
 
     /// Whether peers keep routes while this process is away.

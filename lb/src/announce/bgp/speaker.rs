@@ -36,8 +36,8 @@ pub(super) struct Speaker {
     peers: BTreeMap<IpAddr, Speaking>,
     listeners: Option<(u16, Vec<Arc<TcpListener>>)>,
     accepting: Vec<JoinHandle<()>>,
-    /// What BFD says of peers, where it is asked.
-    liveness: Option<Changes>,
+    /// What BFD says of peers, and of others.
+    liveness: Changes,
     /// Whom it lost and did not find again.
     lost: BTreeSet<IpAddr>,
 }
@@ -61,6 +61,7 @@ impl Speaker {
         orders: mpsc::UnboundedReceiver<Order>,
         standing: Arc<Mutex<Option<Standing>>>,
         resumed: bool,
+        liveness: Changes,
     ) -> Self {
         Self {
             orders,
@@ -71,7 +72,7 @@ impl Speaker {
             peers: BTreeMap::new(),
             listeners: None,
             accepting: Vec::new(),
-            liveness: None,
+            liveness,
             lost: BTreeSet::new(),
         }
     }
@@ -88,7 +89,6 @@ impl Speaker {
                         }
                         self.announced = announced;
                     }
-                    Some(Order::Watch(liveness)) => self.liveness = Some(liveness),
                     Some(Order::Stop(reason, done)) => {
                         let all: Vec<IpAddr> = self.peers.keys().copied().collect();
                         self.stop(&all, &reason).await;
@@ -98,7 +98,7 @@ impl Speaker {
                     }
                     None => return,
                 },
-                Some((peer, liveness)) = change(&mut self.liveness) => self.heed(peer, liveness),
+                Some((peer, liveness)) = self.liveness.recv() => self.heed(peer, liveness),
                 Some((stream, remote)) = arrivals.recv() => {
                     match self.peers.get(&remote.ip().to_canonical()) {
                         Some(speaking) => speaking.tell(peer::Order::Accepted(stream)),
@@ -272,14 +272,6 @@ fn is_same_session(old: &BgpPeer, new: &BgpPeer) -> bool {
         ..old.clone()
     };
     told == *new
-}
-
-/// The next change; never, where nobody is watched.
-async fn change(liveness: &mut Option<Changes>) -> Option<(Peer, Liveness)> {
-    match liveness {
-        Some(changes) => changes.recv().await,
-        None => std::future::pending().await,
-    }
 }
 
 async fn accept(listener: Arc<TcpListener>, accepted: mpsc::Sender<(TcpStream, SocketAddr)>) {

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use lb_core::{drain::Drains, worker::unclaimed_prefixes};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{AGING, Lb, Source, View, desired, drain, metrics::Read, names};
+use super::{AGING, Lb, Source, View, desired, drain, metrics::Read, names, paths::Paths};
 use crate::{
     announce::bgp::BgpDriver,
     daemon::{
@@ -58,7 +58,7 @@ impl Lb {
         unclaimed.set(&names(&file.config), &prefixes).await?;
         let serving = async {
             let (Start { mut tables, before }, kept) = left.start(&file, &desired, &hops, &drains)?;
-            let slow = Slow::start(&file.config, &mut tables, &desired, &hops)?;
+            let slow = Slow::start(&file.config, &mut tables, &desired, &hops, !is_first)?;
             // Attached last: the first packet finds whole tables, and sockets.
             if let Some(before) = &before {
                 tables.take_records(before)?;
@@ -89,6 +89,7 @@ impl Lb {
         let now = Instant::now();
         let mut aging = interval(AGING);
         aging.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let paths = Paths::start()?;
         let mut lb = Self {
             source,
             file,
@@ -109,8 +110,11 @@ impl Lb {
             metrics,
             aging,
             kept: drain::Kept(keeping.drains.clone()),
-            bgp: BgpDriver::new(!is_first),
+            bgp: BgpDriver::new(!is_first, paths.another()),
+            paths,
         };
+        lb.paths.set(&lb.file.config);
+        lb.slow.cut_off(!view.borrow().down.is_empty());
         lb.forget_drains();
         for (backend, drain) in lb.tables.drains.iter() {
             tracing::info!(%backend, since = drain.since, deadline = drain.deadline, "is drained, from before");

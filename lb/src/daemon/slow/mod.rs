@@ -25,8 +25,8 @@ use xdp_prog::verdict::Verdict;
 
 use super::tables::Tables;
 use crate::{
-    announce::Groups,
-    control::SlowPathView,
+    announce::{Groups, InUse, L2},
+    control::{GroupView, InUseView, SlowPathView},
     datapath::{Balancer, Sockets},
     metrics::{SlowFacts, WorkerFacts},
     xsk::{BusyPoll, Register, SlowPath, WorkerStatus, XskError, XskInterface, XskSettings},
@@ -51,6 +51,10 @@ pub(super) struct Slow {
     interfaces: Vec<XskInterface>,
     settings: XskSettings,
     groups: Groups,
+    /// Which addresses are answered for.
+    l2: L2,
+    /// What is known of VIP addresses, where this node answers for all that it is configured to.
+    whole: Book,
     /// Of workers that are no more.
     before: Counts,
     earlier: Vec<WorkerStatus>,
@@ -68,18 +72,21 @@ impl Slow {
     /// # Errors
     ///
     /// When an interface has no Ethernet, or a socket is refused.
+    ///
+    /// `goes_on`: a process before this one served until now, and answered for addresses.
     pub(super) fn start(
         config: &LbConfig,
         tables: &mut Tables,
         desired: &Desired,
         hops: &NextHops,
+        goes_on: bool,
     ) -> anyhow::Result<Self> {
         let jiffies = tables.jiffies;
         let secret = RandomState::new().build_hasher().finish();
         let scene = Scene {
             live: tables.balancer.live(),
             program: 0,
-            book: Arc::new(book(config, desired, hops, &tables.overlay)),
+            book: Arc::default(),
             common: Arc::new(Common::new(config.slow_path.bounds(), secret)),
             jiffies,
         };
@@ -89,6 +96,8 @@ impl Slow {
             interfaces: Vec::new(),
             settings: XskSettings::default(),
             groups: Groups::default(),
+            l2: L2::new(goes_on),
+            whole: Book::default(),
             before: Counts::default(),
             earlier: Vec::new(),
             events: mpsc::channel(EVENTS),
@@ -100,17 +109,66 @@ impl Slow {
         if config.slow_path.enabled {
             slow.launch_first(config, &tables.balancer)?;
         }
-        slow.own();
+        slow.publish(config, desired, hops, &tables.overlay);
         Ok(slow)
     }
 
-    /// Something that workers ask for.
+    /// Waits for something that workers ask for; meanwhile, addresses are asked for and taken. Nothing is lost when it is dropped while
+    /// it waits.
     pub(super) async fn event(&mut self) -> Option<Event> {
-        self.events.1.recv().await
+        loop {
+            tokio::select! {
+                event = self.events.1.recv() => return event,
+                () = self.l2.next() => self.own_again(),
+            }
+        }
+    }
+
+    /// VIP addresses that are answered for.
+    pub(super) fn owned(&self) -> usize {
+        self.l2.owned()
+    }
+
+    /// With whom addresses are shared.
+    pub(super) fn group(&self) -> Option<GroupView> {
+        self.l2.group()
+    }
+
+    /// VIP addresses that another host has.
+    pub(super) fn in_use(&self) -> Vec<InUseView> {
+        let view = |in_use: InUse| InUseView {
+            address: in_use.address,
+            mac: in_use.by.map(|byte| format!("{byte:02x}")).join(":"),
+        };
+        self.l2.in_use().map(view).collect()
+    }
+
+    /// Somebody may have changed what another host has: it is asked for at once.
+    pub(super) fn ask_again(&mut self) {
+        self.l2.ask_again();
+    }
+
+    /// A member of the group is heard at this address from now on, or is not any more.
+    pub(super) fn hear_member(&mut self, at: IpAddr, is_heard: bool) {
+        self.l2.hear_member(at, is_heard);
+        self.own_again();
+    }
+
+    /// Whether an interface of this node is down.
+    pub(super) fn cut_off(&mut self, is_cut_off: bool) {
+        self.l2.cut_off(is_cut_off);
+        self.own_again();
+    }
+
+    /// Another host says that it has a VIP address.
+    pub(super) fn hear_of_owner(&mut self, address: IpAddr, mac: [u8; 6]) {
+        if !self.l2.hear(address, mac) && self.l2.owns(address) {
+            self.warn_of_conflict(address, mac);
+        }
     }
 
     /// Warns of another owner of a VIP address, and not with each of its packets.
-    pub(super) fn warn_of_conflict(&mut self, address: IpAddr, mac: [u8; 6]) {
+    fn warn_of_conflict(&mut self, address: IpAddr, mac: [u8; 6]) {
         // Two interfaces on one segment hear each other's announcements.
         if self.interfaces.iter().any(|interface| interface.mac == mac) {
             return;
@@ -240,14 +298,24 @@ impl Slow {
 
     /// Tells the workers of new tables' contents, next hops, backends' health or rules.
     pub(super) fn publish(&mut self, config: &LbConfig, desired: &Desired, hops: &NextHops, overlay: &Overlay) {
-        let book = Arc::new(book(config, desired, hops, overlay));
+        self.whole = Book::new(desired, hops, overlay, config.protection, &config.l2.owned);
+        let interfaces = self.interfaces.iter();
+        let interfaces = interfaces.map(|interface| (interface.index, interface.mac)).collect();
+        self.l2.set_group(config.l2.group.as_ref());
+        self.l2.want(self.whole.owned().collect(), interfaces, config.l2.probe);
         let bounds = config.slow_path.bounds();
         let mut scene = self.shared.write().unwrap_or_else(PoisonError::into_inner);
-        scene.book = book;
         if *scene.common.bounds() != bounds {
             scene.common = Arc::new(Common::new(bounds, self.secret));
         }
         drop(scene);
+        self.own_again();
+    }
+
+    /// Tells workers which addresses they answer for.
+    fn own_again(&mut self) {
+        let book = self.whole.clone().owning(|address| self.l2.owns(address));
+        self.shared.write().unwrap_or_else(PoisonError::into_inner).book = Arc::new(book);
         self.own();
         if let Some(path) = &self.path {
             path.poke();
@@ -390,10 +458,6 @@ fn is_busy(error: &anyhow::Error) -> bool {
     error
         .chain()
         .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(busy))
-}
-
-fn book(config: &LbConfig, desired: &Desired, hops: &NextHops, overlay: &Overlay) -> Book {
-    Book::new(desired, hops, overlay, config.protection, &config.l2.owned)
 }
 
 /// What the kernel says of the interfaces.

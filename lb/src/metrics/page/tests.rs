@@ -42,6 +42,8 @@ fn facts() -> Facts {
         },
         tables: Some(TableFacts {
             waiting: 1,
+            owned: 2,
+            in_use: 1,
             vips: 2,
             resolved: 3,
             unresolved: 1,

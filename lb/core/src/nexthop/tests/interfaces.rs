@@ -56,6 +56,25 @@ fn interface_going_down_and_up_is_followed() {
 }
 
 #[test]
+fn configured_interfaces_that_are_down_or_gone_are_told_without_any_backend() {
+    let mut world = World::new();
+    world.pass(PASS_GAP);
+    assert!(world.resolver.view().down.is_empty());
+    world.tell(Event::Link(Link {
+        up: false,
+        ..link(ETH0, "eth0")
+    }));
+    world.pass(PASS_GAP);
+    assert_eq!(world.resolver.view().down, ["eth0".into()].into());
+    world.tell(Event::LinkGone(ETH1));
+    world.pass(PASS_GAP);
+    assert_eq!(world.resolver.view().down, ["eth0".into(), "eth1".into()].into());
+    world.tell(Event::Link(link(ETH0, "eth0")));
+    world.pass(PASS_GAP);
+    assert_eq!(world.resolver.view().down, ["eth1".into()].into());
+}
+
+#[test]
 fn what_does_not_matter_asks_nothing() {
     let mut world = resolved();
     world.pass(PASS_GAP);

@@ -1,0 +1,194 @@
+//! Whether a VIP address is announced by this node, and why or why not.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+
+/// What becomes of an address when none of its VIPs has a backend that takes new flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenNone {
+    /// It stays announced, and new flows are refused: clients learn at once, and no other place is tried that is no better.
+    #[default]
+    Stay,
+    /// It is withdrawn, so that routers send its packets to another LB node, or nowhere.
+    Withdraw,
+}
+
+impl WhenNone {
+    /// As configuration writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stay => "stay",
+            Self::Withdraw => "withdraw",
+        }
+    }
+}
+
+/// What somebody configured of announcing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Of addresses without a backend.
+    pub when_none: WhenNone,
+}
+
+/// What this node is about to do as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NodeState {
+    /// It serves.
+    #[default]
+    Serving,
+    /// It is being drained: it gives everything away first, and goes on forwarding what still comes.
+    Draining,
+}
+
+/// What is known of one VIP address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// A VIP of it is in the maps of this node.
+    pub is_programmed: bool,
+    /// A VIP of it has a backend that takes new flows and can be reached: a shared address goes only when none of its VIPs has one.
+    pub has_backend: bool,
+    /// Somebody would hear of it: a peer that takes it, or a segment that it is on.
+    pub has_way: bool,
+    /// The LB node of the group that answers for it, where that is another than this one.
+    pub owner: Option<Arc<str>>,
+    /// Somebody who is no LB node of this group uses the address.
+    pub in_use_by: Option<[u8; 6]>,
+}
+
+/// Why an address is announced or not. The first that holds, in this order, is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Nothing of it is in the maps.
+    NotProgrammed,
+    /// No peer takes it, and it is on no segment that this node answers on.
+    NoWay,
+    /// The node is being drained.
+    Draining,
+    /// Another host has it.
+    InUse([u8; 6]),
+    /// Another LB node of the group answers for it.
+    Other(Arc<str>),
+    /// None of its VIPs has a backend, and it is to be withdrawn then.
+    NoBackend,
+    /// None of its VIPs has a backend: it stays, and new flows are refused.
+    StaysWithoutBackend,
+    /// It is served.
+    Serves,
+}
+
+impl Reason {
+    /// Whether the address is announced.
+    pub const fn is_announced(&self) -> bool {
+        matches!(self, Self::Serves | Self::StaysWithoutBackend)
+    }
+
+    /// As labels and JSON write it.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::NotProgrammed => "not_programmed",
+            Self::NoWay => "no_way",
+            Self::Draining => "draining",
+            Self::InUse(_) => "in_use",
+            Self::Other(_) => "other",
+            Self::NoBackend => "no_backend",
+            Self::StaysWithoutBackend => "stays_without_backend",
+            Self::Serves => "serves",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotProgrammed => f.write_str("not in this node's maps"),
+            Self::NoWay => f.write_str("no peer takes it, and this node answers for it on no segment"),
+            Self::Draining => f.write_str("this node is drained"),
+            Self::InUse([a, b, c, d, e, g]) => {
+                write!(f, "in use by {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+            }
+            Self::Other(name) => write!(f, "{name} answers for it"),
+            Self::NoBackend => f.write_str("no backend takes new flows"),
+            Self::StaysWithoutBackend => f.write_str("no backend takes new flows; they are refused"),
+            Self::Serves => f.write_str("served"),
+        }
+    }
+}
+
+/// What becomes of a VIP address here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether it is announced, and why.
+    pub reason: Reason,
+}
+
+/// Decides for every address that anything is known of.
+pub fn decide(
+    addresses: impl IntoIterator<Item = (IpAddr, Facts)>,
+    node: NodeState,
+    policy: Policy,
+) -> BTreeMap<IpAddr, Decision> {
+    let one = |facts: Facts| {
+        if !facts.is_programmed {
+            Reason::NotProgrammed
+        } else if !facts.has_way {
+            Reason::NoWay
+        } else if node == NodeState::Draining {
+            Reason::Draining
+        } else if let Some(mac) = facts.in_use_by {
+            Reason::InUse(mac)
+        } else if let Some(owner) = facts.owner {
+            Reason::Other(owner)
+        } else {
+            match (facts.has_backend, policy.when_none) {
+                (true, _) => Reason::Serves,
+                (false, WhenNone::Stay) => Reason::StaysWithoutBackend,
+                (false, WhenNone::Withdraw) => Reason::NoBackend,
+            }
+        }
+    };
+    let decided = addresses
+        .into_iter()
+        .map(|(address, facts)| (address, Decision { reason: one(facts) }));
+    decided.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(change: impl FnOnce(&mut Facts), node: NodeState, when_none: WhenNone) -> Reason {
+        let mut facts = Facts {
+            is_programmed: true,
+            has_backend: true,
+            has_way: true,
+            ..Facts::default()
+        };
+        change(&mut facts);
+        let address: IpAddr = [203, 0, 113, 1].into();
+        let mut decided = decide([(address, facts)], node, Policy { when_none });
+        decided.remove(&address).expect("it was asked for").reason
+    }
+
+    #[test]
+    fn an_address_that_is_programmed_and_has_a_way_is_announced_whatever_its_backends_unless_asked_otherwise() {
+        use NodeState::{Draining, Serving};
+        use WhenNone::{Stay, Withdraw};
+        assert_eq!(reason(|_| {}, Serving, Stay), Reason::Serves);
+        assert_eq!(reason(|_| {}, Serving, Withdraw), Reason::Serves);
+        let none = |facts: &mut Facts| facts.has_backend = false;
+        assert_eq!(reason(none, Serving, Stay), Reason::StaysWithoutBackend);
+        assert_eq!(reason(none, Serving, Withdraw), Reason::NoBackend);
+        assert_eq!(reason(|_| {}, Draining, Stay), Reason::Draining);
+        assert_eq!(
+            reason(|facts| facts.is_programmed = false, Draining, Stay),
+            Reason::NotProgrammed
+        );
+        assert_eq!(reason(|facts| facts.has_way = false, Draining, Stay), Reason::NoWay);
+        assert_eq!(
+            reason(|facts| facts.owner = Some("lb-2".into()), Serving, Stay),
+            Reason::Other("lb-2".into())
+        );
+        let in_use = reason(|facts| facts.in_use_by = Some([2, 0, 0, 0, 0, 0xab]), Serving, Stay);
+        assert_eq!(in_use.to_string(), "in use by 02:00:00:00:00:ab");
+        assert!(!in_use.is_announced());
+    }
+}

@@ -1,0 +1,18 @@
+//! Which VIP addresses this node makes reachable, by whom they are answered for on a segment, and why.
+//!
+//! Never speaks a protocol: how an address is announced is [`slow`](crate::slow)'s (ARP, neighbour discovery) and the routing
+//! speaker's.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `claim` | [`Claims`]: whether an address is free, before it is answered for |
+//! | `decide` | [`decide()`]: one decision with its reason per VIP address |
+//! | `group` | [`Group`]: which of several LB nodes on one segment owns an address |
+
+mod claim;
+mod decide;
+mod group;
+
+pub use claim::{ASK_AGAIN, Claim, Claims, Mac, QUESTION_EVERY, QUESTIONS};
+pub use decide::{Decision, Facts, NodeState, Policy, Reason, WhenNone, decide};
+pub use group::{Group, Member, START_PATIENCE, YIELD, owner};

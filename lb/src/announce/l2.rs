@@ -1,0 +1,313 @@
+//! VIP addresses on this node's own segments: shared with the other LB nodes of its group, and asked for before they are answered for.
+//! Never answers a question itself: the slow path does, for what [`L2::owns`] says.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::pending,
+    io,
+    net::IpAddr,
+    time::Duration,
+};
+
+use lb_core::{
+    announce::{Claim, Claims, Group, Mac, Member},
+    config::L2Group,
+    slow::{claimed, question},
+};
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    control::{GroupView, MemberView},
+    xsk::{FrameSender, NeighbourReceiver},
+};
+
+/// What this node answers for, and what it asks for before.
+#[derive(Debug)]
+pub struct L2 {
+    start: Instant,
+    /// Where addresses are asked for: index and MAC address of each interface.
+    interfaces: Vec<(u32, Mac)>,
+    /// With whom it shares addresses, if with anybody, and where they are.
+    group: Option<(Group, BTreeMap<IpAddr, Member>)>,
+    /// When the group says something else although nothing was heard, as of the last turn: it may have passed since.
+    due: Option<Duration>,
+    /// Its segment is away.
+    is_cut_off: bool,
+    claims: Claims,
+    /// All addresses of the group, as last told; `None` before the first time.
+    wanted: Option<BTreeSet<IpAddr>>,
+    /// Addresses that somebody of the group answers for: they have been asked for.
+    known: BTreeSet<IpAddr>,
+    probes: bool,
+    /// What a process before this one answered for until now is not asked for again.
+    goes_on: bool,
+    ours: BTreeSet<IpAddr>,
+    /// While anything is asked for.
+    wire: Option<Wire>,
+}
+
+#[derive(Debug)]
+struct Wire {
+    sender: FrameSender,
+    receiver: NeighbourReceiver,
+}
+
+/// An address that somebody else has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InUse {
+    /// Which.
+    pub address: IpAddr,
+    /// Who has it.
+    pub by: Mac,
+}
+
+impl L2 {
+    /// Answers for nothing yet. `goes_on`: a process before this one answered for what is wanted first.
+    pub fn new(goes_on: bool) -> Self {
+        Self {
+            start: Instant::now(),
+            interfaces: Vec::new(),
+            group: None,
+            due: None,
+            is_cut_off: false,
+            claims: Claims::default(),
+            wanted: None,
+            known: BTreeSet::new(),
+            probes: true,
+            goes_on,
+            ours: BTreeSet::new(),
+            wire: None,
+        }
+    }
+
+    /// Addresses that this node, or its group, is to answer for from now on, on these interfaces; `probes`: after asking for them.
+    pub fn want(&mut self, wanted: BTreeSet<IpAddr>, interfaces: Vec<(u32, Mac)>, probes: bool) {
+        self.interfaces = interfaces;
+        self.probes = probes;
+        if self.wanted.as_ref() != Some(&wanted) {
+            self.wanted = Some(wanted);
+            self.turn();
+        }
+    }
+
+    /// With whom addresses are shared from now on. Members that stay are heard as before. One that goes on from a process before it
+    /// answers at once for what that one did: nobody else does.
+    pub fn set_group(&mut self, group: Option<&L2Group>) {
+        let now = self.now();
+        self.group = group.map(|config| {
+            let others = || config.others.keys().cloned();
+            let group = match self.group.take() {
+                Some((mut group, _)) if *group.me() == config.name => {
+                    group.set_others(others(), now);
+                    group
+                }
+                Some(_) | None => Group::new(config.name.clone(), others(), now),
+            };
+            let places = config.others.iter().map(|(name, at)| (*at, name.clone()));
+            (group, places.collect())
+        });
+        self.turn();
+    }
+
+    /// A member is heard at this address from now on, or is not any more. Of one that is no member nothing is noted.
+    pub fn hear_member(&mut self, at: IpAddr, is_heard: bool) {
+        let now = self.now();
+        let Some((group, places)) = &mut self.group else {
+            return;
+        };
+        let Some(name) = places.get(&at) else { return };
+        if is_heard {
+            tracing::info!(member = %name, "is heard: it answers for its part of the addresses");
+        } else {
+            tracing::warn!(member = %name, "is not heard any more: its part of the addresses goes to the others");
+        }
+        group.hear(name, is_heard, now);
+        self.turn();
+    }
+
+    /// Whether an interface of this node is down: it answers for nothing then, and others of its group do.
+    pub fn cut_off(&mut self, is_cut_off: bool) {
+        if self.is_cut_off == is_cut_off {
+            return;
+        }
+        self.is_cut_off = is_cut_off;
+        let now = self.now();
+        if let Some((group, _)) = &mut self.group {
+            if is_cut_off {
+                tracing::warn!("an interface is down: this node gives up its part of the addresses");
+                group.go_out();
+                self.known.clear();
+            } else {
+                tracing::info!("all interfaces are up: this node takes its part of the addresses again");
+                group.come_back(now);
+            }
+        }
+        self.turn();
+    }
+
+    /// Whether this node answers for an address.
+    pub fn owns(&self, address: IpAddr) -> bool {
+        self.ours.contains(&address)
+    }
+
+    /// How many addresses this node answers for.
+    pub fn owned(&self) -> usize {
+        self.ours.len()
+    }
+
+    /// With whom addresses are shared.
+    pub fn group(&self) -> Option<GroupView> {
+        let (group, places) = self.group.as_ref()?;
+        let heard: BTreeMap<&Member, bool> = group.others().collect();
+        let others = places.iter().map(|(address, name)| MemberView {
+            name: name.to_string(),
+            address: *address,
+            heard: heard.get(name).copied().unwrap_or_default(),
+        });
+        Some(GroupView {
+            name: group.me().to_string(),
+            owned: self.owned(),
+            addresses: self.wanted.as_ref().map_or(0, BTreeSet::len),
+            waits: self.is_cut_off || self.due.is_some(),
+            others: others.collect(),
+        })
+    }
+
+    /// The member of the group that answers for an address, where that is another than this node.
+    pub fn owner(&self, address: IpAddr) -> Option<&Member> {
+        let (group, _) = self.group.as_ref()?;
+        Some(group.owner(address)).filter(|owner| *owner != group.me())
+    }
+
+    /// Addresses that somebody else has are asked for again at once.
+    pub fn ask_again(&mut self) {
+        self.claims.ask_again(self.now());
+    }
+
+    /// Addresses that somebody else has.
+    pub fn in_use(&self) -> impl Iterator<Item = InUse> {
+        self.claims.all().filter_map(|(address, claim)| match claim {
+            Claim::InUse { by, .. } => Some(InUse { address, by }),
+            Claim::Asking { .. } | Claim::Ours => None,
+        })
+    }
+
+    /// Somebody says that it has an address. Whether that is what this node asked, so that nothing more is to be said of it.
+    pub fn hear(&mut self, address: IpAddr, by: Mac) -> bool {
+        if self.interfaces.iter().any(|(_, mac)| *mac == by) {
+            return false;
+        }
+        let is_news = self.claims.hear(address, by, self.now());
+        if is_news {
+            let [a, b, c, d, e, f] = by;
+            tracing::error!(
+                %address,
+                reason = "AddressInUse",
+                "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} has this VIP address already: it is not answered for here, and asked \
+                 for again every {} s; take the address from that host, or out of this node's VIPs",
+                lb_core::announce::ASK_AGAIN.as_secs()
+            );
+        }
+        is_news
+    }
+
+    /// Waits until [`Self::owns`] says something else. Nothing is lost when it is dropped while it waits.
+    pub async fn next(&mut self) {
+        loop {
+            let due = [self.claims.deadline(), self.due].into_iter().flatten().min();
+            let due = due.map(|due| self.start + due);
+            let frame = tokio::select! {
+                () = until(due) => None,
+                frame = receive(self.wire.as_ref()) => Some(frame),
+            };
+            match frame {
+                None => {
+                    if self.turn() {
+                        return;
+                    }
+                }
+                Some(Ok(frame)) => {
+                    if let Some((address, by)) = claimed(&frame) {
+                        self.hear(address, by);
+                    }
+                }
+                // An interface that goes down says so once.
+                Some(Err(error)) => tracing::debug!(%error, "no answer could be received"),
+            }
+        }
+    }
+
+    /// Does what is due; whether this node answers for something else than before.
+    fn turn(&mut self) -> bool {
+        let now = self.now();
+        let group = self.group.as_ref().map(|(group, _)| group);
+        self.due = group.and_then(|group| group.deadline(now));
+        if let Some(wanted) = &self.wanted {
+            let is_mine = |address: &&IpAddr| group.is_none_or(|group| group.owns(**address, now));
+            let mine: BTreeSet<IpAddr> = wanted.iter().filter(is_mine).copied().collect();
+            // Others have answered for it until now, or a process before this one did: it has been asked for.
+            let is_new = self.known.is_empty();
+            let was_served = self.goes_on || group.is_some_and(Group::is_heard_of);
+            let known = &self.known;
+            let is_taken_over = |address| !self.probes || known.contains(&address) || is_new && was_served;
+            self.claims.want(&mine, is_taken_over, now);
+            if self.due.is_none() {
+                self.known.clone_from(wanted);
+            }
+        }
+        for address in self.claims.turn(self.now()) {
+            self.ask(address);
+        }
+        let ours = self.claims.all().filter(|(_, claim)| *claim == Claim::Ours);
+        let ours: BTreeSet<IpAddr> = ours.map(|(address, _)| address).collect();
+        let changed = ours != self.ours;
+        self.ours = ours;
+        let is_asking = |(_, claim)| matches!(claim, Claim::Asking { .. });
+        if !self.claims.all().any(is_asking) {
+            self.wire = None;
+        }
+        changed
+    }
+
+    fn ask(&mut self, address: IpAddr) {
+        let wire = match self.wire.take().map_or_else(Wire::open, Ok) {
+            Ok(wire) => self.wire.insert(wire),
+            Err(error) => {
+                tracing::warn!(%address, "cannot ask whether another host has this VIP address: {error}");
+                return;
+            }
+        };
+        for (ifindex, mac) in &self.interfaces {
+            if let Err(error) = wire.sender.send(*ifindex, &question(address, *mac)) {
+                tracing::warn!(%address, "cannot ask whether another host has this VIP address: {error}");
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+impl Wire {
+    fn open() -> io::Result<Self> {
+        Ok(Self {
+            sender: FrameSender::open()?,
+            receiver: NeighbourReceiver::open()?,
+        })
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => pending().await,
+    }
+}
+
+async fn receive(wire: Option<&Wire>) -> io::Result<Vec<u8>> {
+    match wire {
+        Some(wire) => wire.receiver.receive().await,
+        None => pending().await,
+    }
+}

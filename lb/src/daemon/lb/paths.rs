@@ -1,0 +1,70 @@
+//! Whether others are heard: the members of this node's group, by BFD. Never decides what follows.
+
+use std::{
+    future::pending,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+};
+
+use anyhow::Context as _;
+use lb_core::{
+    bfd::{Discard, Peer, Reach, Wanted},
+    config::LbConfig,
+};
+
+use crate::announce::bfd::{Bfd, Changes, Liveness};
+
+/// The sessions of the group. Others may share the thread: [`Bfd::another`].
+#[derive(Debug)]
+pub(super) struct Paths {
+    bfd: Bfd,
+    changes: Changes,
+}
+
+impl Paths {
+    /// Listens to nobody yet.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no thread.
+    pub(super) fn start() -> anyhow::Result<Self> {
+        let seed = RandomState::new().build_hasher().finish();
+        let (bfd, changes) = Bfd::start(seed).context("cannot start BFD")?;
+        Ok(Self { bfd, changes })
+    }
+
+    /// For somebody else to listen to others.
+    pub(super) fn another(&self) -> Bfd {
+        // Who takes no changes is sent none.
+        self.bfd.another().0
+    }
+
+    /// Datagrams that were for no session, and why.
+    pub(super) fn discarded(&self) -> Vec<(Discard, u64)> {
+        self.bfd.discarded()
+    }
+
+    /// Listens to those that a configuration names.
+    pub(super) fn set(&self, config: &LbConfig) {
+        let group = config.l2.group.iter();
+        let wanted = group.flat_map(|group| {
+            let others = group.others.values();
+            others.map(|address| Wanted {
+                peer: Peer::new(*address),
+                local: None,
+                // They share a segment.
+                reach: Reach::SingleHop,
+                timers: group.timers,
+            })
+        });
+        self.bfd.set(wanted);
+    }
+
+    /// Waits for somebody to be heard, or not any more.
+    pub(super) async fn next(&mut self) -> (Peer, Liveness) {
+        match self.changes.recv().await {
+            Some(change) => change,
+            // Its thread is gone, which it never is before `self.bfd`.
+            None => pending().await,
+        }
+    }
+}
