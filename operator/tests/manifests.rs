@@ -188,7 +188,7 @@ fn workloads_run_with_what_they_need_and_no_more() {
         (
             "daemonsets",
             "vipline-lb",
-            &["BPF", "PERFMON", "NET_ADMIN", "NET_RAW", "IPC_LOCK"],
+            &["BPF", "PERFMON", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "NET_BIND_SERVICE"],
         ),
         ("daemonsets", "vipline-node", &["BPF", "PERFMON", "NET_ADMIN"]),
     ] {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`announce`] | which VIP addresses this node announces, and which of several LB nodes answers for one |
 //! | [`bfd`] | whether a peer still answers, told within milliseconds |
+//! | [`bgp`] | what a BGP session says and does |
 //! | [`config`] | what the files of both roles say, with every error at once; what a live reload may change |
 //! | [`desired`] | the state that every source asks for and the planner reaches |
 //! | [`explain`] | where a flow would go, from the tables as they are |
@@ -22,6 +23,7 @@
 
 pub mod announce;
 pub mod bfd;
+pub mod bgp;
 pub mod config;
 pub mod desired;
 pub mod drain;

@@ -56,6 +56,8 @@ pub(super) enum Command {
     Vips(AskArgs),
     /// Backends: next hops, shares of slots, traffic.
     Backends(AskArgs),
+    /// BGP peers: sessions, prefixes, what went wrong last and what to do.
+    Bgp(AskArgs),
     /// Packets by verdict and reason.
     Counters(CountersArgs),
     /// Traffic as it happens: packets and bytes per second by VIP, by backend and by verdict.

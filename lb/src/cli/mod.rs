@@ -5,6 +5,7 @@ mod capture;
 mod drain;
 mod output;
 mod show;
+mod show_bgp;
 mod top;
 
 use std::{
@@ -16,7 +17,9 @@ use std::{
 use clap::Parser as _;
 
 use crate::{
-    control::{self, AcceptView, BackendView, ClientError, CounterView, ExplainView, Request, StatusView, VipView},
+    control::{
+        self, AcceptView, BackendView, BgpView, ClientError, CounterView, ExplainView, Request, StatusView, VipView,
+    },
     daemon,
 };
 use args::{Args, AskArgs, Command, Format, KubeCommand, LB_CACHE, LB_FILE, NODE_CACHE, NODE_FILE, StatusArgs};
@@ -62,6 +65,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Backends(args) => {
             print::<Vec<BackendView>>(&args, &Request::Backends, |out, view| show::backends(out, view))
         }
+        Command::Bgp(args) => print::<Option<BgpView>>(&args, &Request::Bgp, show_bgp::bgp),
         Command::Counters(args) => {
             let all = args.all;
             print::<Vec<CounterView>>(&args.ask, &Request::Counters, |out, view| {

@@ -103,6 +103,9 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
             self::health(out, health)?;
         }
     }
+    if let Some(bgp) = &view.bgp {
+        super::show_bgp::status(out, bgp)?;
+    }
     if let Some(table) = &view.flow_table {
         flow_table(out, table)?;
     }
@@ -529,7 +532,7 @@ fn socket(address: IpAddr, port: u16) -> String {
     SocketAddr::new(address, port).to_string()
 }
 
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),

@@ -1,11 +1,13 @@
 //! The control socket: how the CLI asks a running daemon. Never changes what happens to packets; one request and one answer, each
 //! a line of JSON over a Unix socket that only its owner can open. A capture's answer goes on, line by line, until it ends.
 
+mod bgp;
 mod capture;
 mod client;
 mod server;
 mod view;
 
+pub use bgp::{BfdPeerView, BgpErrorView, BgpPeerView, BgpView};
 pub use capture::{
     CaptureEnd, CaptureEvent, CaptureOptions, CaptureStarted, FlowView, RATE, RATE_MAX, SNAPLEN, SNAPLEN_MAX,
     SNAPLEN_MIN, SampleView, VipFilter,
@@ -69,6 +71,8 @@ pub enum Request {
     },
     /// All backends that take no new flows, and what still lives there: a list of [`DrainView`].
     Drains,
+    /// BGP sessions: [`BgpView`]; `null` where BGP is not configured.
+    Bgp,
     /// Sample packets: [`CaptureStarted`], then [`CaptureEvent`]s to the end.
     Capture {
         /// Which, and how much of them.

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::BgpView;
+
 /// Which daemon answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -67,6 +69,9 @@ pub struct StatusView {
     pub flow_table: Option<FlowTableView>,
     /// The slow path, where it is on.
     pub slow_path: Option<SlowPathView>,
+    /// BGP sessions, where BGP is configured.
+    #[serde(default)]
+    pub bgp: Option<BgpView>,
     /// The cluster that says what there is, with `--kube`.
     #[serde(default)]
     pub kube: Option<KubeView>,

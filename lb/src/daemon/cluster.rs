@@ -208,6 +208,7 @@ fn own_part(local: &LbConfig) -> LbConfig {
         slow_path: local.slow_path.clone(),
         transit: local.transit,
         l2: local.l2.clone(),
+        bgp: local.bgp.clone(),
         metrics_listen: local.metrics_listen,
         control_socket: local.control_socket.clone(),
         desired: Desired::default(),

@@ -1,5 +1,6 @@
 //! The LB node's daemon: one loop that owns everything, woken by signals, the file, the kernel's next hops and the control socket.
 
+mod bgp;
 mod capture;
 mod drain;
 mod health;
@@ -44,7 +45,7 @@ use super::{
     views,
 };
 use crate::{
-    announce::bfd::Liveness,
+    announce::{bfd::Liveness, bgp::BgpDriver},
     cli::report,
     control::{Answer, CounterView, Listener, Request, Role, StatusView},
     datapath::{Attachment, Pins},
@@ -101,6 +102,8 @@ struct Lb {
     aging: Interval,
     /// Where drains are kept.
     kept: drain::Kept,
+    /// Who is told of VIP addresses.
+    bgp: BgpDriver,
     /// Last: those who listen to this node are told that it goes when it answers for nothing any more.
     paths: paths::Paths,
 }
@@ -317,8 +320,10 @@ impl Lb {
         for warning in new.config.warnings() {
             tracing::warn!("{warning}");
         }
+        self.withdraw_without(&new.config);
         let result = self.apply(&new, fresh, view).await;
         if result.is_err() {
+            self.tell_routers();
             // What was prepared for the new file goes back to what the old one says.
             self.driver.set_settings(settings(&self.file.config));
             self.driver.set_backends(self.tables.addresses());
@@ -332,6 +337,7 @@ impl Lb {
         }
         self.metrics.listen(new.config.metrics_listen);
         self.file = new;
+        self.tell_routers();
         self.forget_drains();
         self.watch_health();
         self.paths.set(&self.file.config);
@@ -437,6 +443,7 @@ impl Lb {
             } => question.with(self.drain(&backend, deadline_s, force, view)),
             Request::Undrain { backend } => question.with(self.undrain(&backend, view)),
             Request::Drains => question.with(self.drains()),
+            Request::Bgp => question.with(self.bgp_view()),
             Request::Capture { options } => self.start_capture(question, options, view).await,
         }
     }
@@ -463,6 +470,7 @@ impl Lb {
             group: self.slow.group(),
             health: self.health_sums(),
             slow_path: self.slow.view(&self.tables.shed()?),
+            bgp: self.bgp_view().unwrap_or_default(),
             kube: self.standing().as_ref().map(views::kube),
             metrics: self.metrics.standing().map(views::metrics),
             pinned: self.pinned(),

@@ -131,6 +131,7 @@ impl Asked {
             Request::Drain { .. } | Request::Undrain { .. } | Request::Drains => {
                 Self::OfLbNodes("a worker node's agent sends nothing to backends: ask an LB node's daemon")
             }
+            Request::Bgp => Self::OfLbNodes("a worker node's agent announces nothing: ask an LB node's daemon"),
             Request::Vips | Request::Backends | Request::Explain { .. } => {
                 Self::OfLbNodes("a worker node's agent has no VIPs: ask an LB node's daemon")
             }

@@ -53,6 +53,7 @@ mod slots;
 mod sockets;
 mod sweep;
 mod syscall;
+mod tcp_options;
 mod verifier_log;
 
 pub use advice::{Advice, Capability, Feature};
@@ -81,4 +82,5 @@ pub use samples::{Aim, SampleRing};
 pub use slots::SlotMemory;
 pub use sockets::Sockets;
 pub use sweep::Sweep;
+pub use tcp_options::{MAX_TCP_MD5_KEY_BYTES, set_least_ttl, set_tcp_md5, set_ttl};
 pub use verifier_log::VerifierTail;

@@ -3,6 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use lb_core::{
+    bfd::{self, Discard},
+    bgp::SessionView,
     desired::BackendId,
     health::{State, Sums},
     slow::Counts,
@@ -27,6 +29,10 @@ pub struct Facts {
     pub health: Option<HealthFacts>,
     /// The slow path, where it is on.
     pub slow: Option<SlowFacts>,
+    /// BGP peers and their sessions; none where BGP is not configured.
+    pub bgp: Option<Vec<BgpFacts>>,
+    /// Datagrams that BFD discarded, and why; none while nothing is served.
+    pub bfd_discarded: Option<Vec<(Discard, u64)>>,
     /// The cluster, where one is the source.
     pub kube: Option<Standing>,
     /// Counters; none while nothing is served.
@@ -89,6 +95,17 @@ pub struct HealthFacts {
     pub vips_in_panic: usize,
     /// VIPs of which no backend is eligible, so that new flows are refused.
     pub vips_refused: usize,
+}
+
+/// A BGP peer.
+#[derive(Clone, Debug)]
+pub struct BgpFacts {
+    /// Its name.
+    pub name: String,
+    /// Its session.
+    pub session: SessionView,
+    /// BFD with it, where it is watched.
+    pub bfd: Option<bfd::SessionView>,
 }
 
 /// The slow path.

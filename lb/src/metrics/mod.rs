@@ -30,7 +30,7 @@ use tokio::{
 };
 
 pub use self::{
-    facts::{ConfigFacts, Facts, FlowFacts, HealthFacts, SlowFacts, TableFacts, WorkerFacts},
+    facts::{BgpFacts, ConfigFacts, Facts, FlowFacts, HealthFacts, SlowFacts, TableFacts, WorkerFacts},
     meters::{Counted, MAX_BACKEND_SERIES, MAX_VIP_SERIES, Meters, Place},
     names::{METRICS, Metric, Shape},
     page::text,

@@ -109,6 +109,17 @@ metrics! {
     SLOW_SHED = Counter "slow_path_shed_packets" by ["reason"]: "Packets that the fast path did not hand over because their reason was over its budget";
     WORKER_UP = Gauge "slow_path_worker_running" by ["interface", "queue"]: "1 while the worker runs; 0 while it waits for its restart";
     WORKER_RESTARTS = Counter "slow_path_worker_restarts" by ["interface", "queue"]: "Times that the worker was started again";
+    BGP_UP = Gauge "bgp_session_up" by ["peer"]: "1 while the session with a BGP peer is established";
+    BGP_ANNOUNCED = Gauge "bgp_announced_prefixes" by ["peer"]: "Prefixes that the peer knows from this node";
+    BGP_WITHHELD = Gauge "bgp_withheld_prefixes" by ["peer"]: "Prefixes that the peer cannot be told: their family was not agreed on, or there is no next hop for them";
+    BGP_IGNORED = Counter "bgp_ignored_prefixes" by ["peer"]: "Prefixes that the peer announced: this node takes no routes";
+    BGP_MALFORMED = Counter "bgp_malformed_updates" by ["peer"]: "UPDATEs of the peer that were malformed and passed over (RFC 7606)";
+    BGP_MESSAGES = Counter "bgp_messages" by ["peer", "way"]: "BGP messages, sent and received";
+    BGP_FLAPS = Counter "bgp_session_flaps" by ["peer"]: "Times that an established session ended without being told to";
+    BGP_ERROR = Gauge "bgp_last_error" by ["peer", "error"]: "1, with the kind of what went wrong last; it stays when the session is up again, see docs/bgp.md";
+    BFD_UP = Gauge "bfd_session_up" by ["peer"]: "1 while BFD with a BGP peer is up; absent where it is not asked for";
+    BFD_DOWNS = Counter "bfd_session_downs" by ["peer"]: "Times that BFD with the peer went down from up";
+    BFD_DISCARDED = Counter "bfd_discarded_packets" by ["reason"]: "Datagrams on BFD's ports that were for no session here, see docs/bfd.md";
     DELAY = Histogram "programming_delay" in "seconds" by []: "From the API server's word to the maps: each change of a VipTable, NodeSet or TunnelConfig, as the watch told it";
     KUBE_CONNECTED = Gauge "kube_connected" by []: "1 while everything can be watched";
     KUBE_AWAY = Gauge "kube_watch_away" by ["resource"]: "1 while a kind of object cannot be watched: what it said last holds";

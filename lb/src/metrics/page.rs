@@ -2,6 +2,8 @@
 //!
 //! Never asks anybody.
 
+mod bgp;
+
 use std::{
     fmt,
     time::{SystemTime, UNIX_EPOCH},
@@ -89,6 +91,12 @@ impl Collector for Page {
             traffic(&mut out, counted)?;
         }
         self.slow(&mut out)?;
+        if let Some(peers) = &facts.bgp {
+            bgp::bgp(&mut out, peers)?;
+        }
+        if let Some(discarded) = &facts.bfd_discarded {
+            bgp::bfd(&mut out, discarded)?;
+        }
         match &facts.kube {
             Some(kube) => self::kube(&mut out, kube),
             None => Ok(()),

@@ -12,7 +12,8 @@ use ipnet::IpNet;
 use xdp_prog::abi::feature;
 
 use super::{
-    Capacity, ConfigErrors, Encap, Interface, L2Config, Seed, SlowPathConfig, TransitConfig, Warning, address,
+    BgpConfig, Capacity, ConfigErrors, Encap, Interface, L2Config, Seed, SlowPathConfig, TransitConfig, Warning,
+    address, bgp,
     capacity::{self, MAX_CAPACITY_BACKENDS, MAX_CAPACITY_VIPS},
     encap, health, interface, l2, metrics,
     problem::Problem,
@@ -46,6 +47,8 @@ pub struct LbConfig {
     pub transit: TransitConfig,
     /// Which VIP addresses this node answers for.
     pub l2: L2Config,
+    /// Which routers are told of VIP addresses; `None`: none.
+    pub bgp: Option<BgpConfig>,
     /// Where `/metrics` is; `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
     /// Unix socket of the CLI. An absolute path.
@@ -109,6 +112,7 @@ impl LbConfig {
             slow_path: SlowPathConfig::default(),
             transit: TransitConfig::default(),
             l2: L2Config::default(),
+            bgp: None,
             metrics_listen: None,
             control_socket: DEFAULT_LB_SOCKET.into(),
             desired: Desired::default(),
@@ -239,6 +243,7 @@ fn lb(fields: &mut Fields<'_>, says: Says) -> Option<LbConfig> {
     let slow_path = fields.or("slow_path", SlowPathConfig::default(), |at| slow_path::slow_path(&at));
     let transit = fields.or("transit", TransitConfig::default(), |at| transit::transit(&at));
     let l2 = fields.or("l2", L2Config::default(), |at| l2::l2(&at));
+    let bgp = fields.or("bgp", None, |at| bgp::bgp(&at).map(Some));
     let metrics_listen = fields.or("metrics", None, |at| metrics::listen(&at).map(Some));
     let mut sets = Sets::default();
     let mut vips = Vips::default();
@@ -310,6 +315,7 @@ fn lb(fields: &mut Fields<'_>, says: Says) -> Option<LbConfig> {
         slow_path: slow_path?,
         transit: transit?,
         l2: l2?,
+        bgp: bgp?,
         metrics_listen: metrics_listen?,
         control_socket: control_socket?,
         desired,

@@ -11,6 +11,7 @@ use xdp_prog::abi::{MAX_PORTS, MAX_QUEUES, MAX_SET_RANGES, MAX_TABLE_SLOTS, MIN_
 use super::{
     MAX_CONFIG_BYTES, MAX_GROUP_MEMBERS, MAX_INTERFACE_NAME_BYTES, MAX_NAME_BYTES, MAX_PROBE_BODY_BYTES,
     MAX_PROBE_HOST_BYTES, MAX_PROBE_PATH_BYTES, MAX_SOCKET_PATH_BYTES,
+    bgp::BgpProblem,
     encap::PrefixLengths,
     seed::SeedError,
     words::{Kind, LaterMode, NotUnicast, Quoted, Words},
@@ -513,6 +514,10 @@ pub enum Problem {
         /// As configured.
         count: usize,
     },
+
+    /// Something under `bgp`.
+    #[error(transparent)]
+    Bgp(#[from] BgpProblem),
 
     // The worker agent.
     /// Nothing to tell tunnelled packets by.

@@ -242,7 +242,7 @@ impl Sets {
     }
 }
 
-fn name<'a>(at: &At<'a>) -> Option<&'a str> {
+pub(super) fn name<'a>(at: &At<'a>) -> Option<&'a str> {
     let name = at.text()?;
     if is_name(name) {
         Some(name)

@@ -154,6 +154,7 @@ impl Kube {
             | Request::Drain { .. }
             | Request::Undrain { .. }
             | Request::Drains
+            | Request::Bgp
             | Request::Capture { .. } => cluster::not_yet(question, &self.link.standing()),
         }
     }
@@ -225,7 +226,10 @@ impl Lb {
             config,
             seed: update.seed,
         };
-        match self.reach_cluster(new, view).await {
+        self.withdraw_without(&new.config);
+        let reached = self.reach_cluster(new, view).await;
+        self.tell_routers();
+        match reached {
             Ok(()) => {
                 self.revision += 1;
                 self.say_programmed();

@@ -72,6 +72,8 @@ impl Lb {
             interfaces: self.attachments.iter().map(views::attached).collect(),
             health: self.health_facts(),
             slow: self.slow.facts(),
+            bgp: self.bgp_facts(),
+            bfd_discarded: Some(self.paths.discarded()),
             kube: self.standing(),
             meters: Some(self.tables.meters()),
         }
@@ -88,6 +90,8 @@ pub(super) fn waiting(started: Instant, standing: Standing) -> Facts {
         interfaces: Vec::new(),
         health: None,
         slow: None,
+        bgp: None,
+        bfd_discarded: None,
         kube: Some(standing),
         meters: None,
     }

@@ -8,6 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{AGING, Lb, Source, View, desired, drain, metrics::Read, names, paths::Paths};
 use crate::{
+    announce::bgp::BgpDriver,
     daemon::{
         attach::{check_free, detach_all, give_up, put_in_place},
         left::{Keeping, Left, Start},
@@ -91,6 +92,7 @@ impl Lb {
         let now = Instant::now();
         let mut aging = interval(AGING);
         aging.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let paths = Paths::start()?;
         let mut lb = Self {
             source,
             file,
@@ -111,7 +113,8 @@ impl Lb {
             metrics,
             aging,
             kept: drain::Kept(keeping.drains.clone()),
-            paths: Paths::start()?,
+            bgp: BgpDriver::new(!is_first, paths.another()),
+            paths,
         };
         lb.paths.set(&lb.file.config);
         lb.slow.cut_off(!view.borrow().down.is_empty());
@@ -122,11 +125,14 @@ impl Lb {
         lb.health.hear(&view.borrow());
         lb.watch_health();
         lb.say_programmed();
+        // Last: what is announced is served.
+        lb.tell_routers();
         Ok(lb)
     }
 
     /// The end of the process: what is pinned serves on, what is not goes.
     pub(super) async fn stop(self) -> anyhow::Result<()> {
+        Self::leave_routers(self.bgp, self.pins.is_some()).await;
         match &self.pins {
             Some(pins) => {
                 tracing::info!(

@@ -4,6 +4,8 @@ use std::{
 };
 
 use lb_core::{
+    bfd::{Discard, Session, Timers},
+    bgp::{Counters as BgpCounters, SessionError, SessionView, State as BgpState, TransportError},
     desired::{BackendId, Protocol, VipKey},
     health::{State, Sums},
     slow::{Counts, Kind as Work, Outcome},
@@ -15,7 +17,9 @@ use xdp_prog::{
 
 use super::text;
 use crate::{
-    metrics::{ConfigFacts, Counted, Facts, FlowFacts, HealthFacts, METRICS, SlowFacts, TableFacts, WorkerFacts},
+    metrics::{
+        BgpFacts, ConfigFacts, Counted, Facts, FlowFacts, HealthFacts, METRICS, SlowFacts, TableFacts, WorkerFacts,
+    },
     source::kube::agent::{Kind, Standing},
 };
 
@@ -79,8 +83,37 @@ fn facts() -> Facts {
                 restarts: 5,
             }],
         }),
+        bgp: Some(vec![bgp_facts()]),
+        bfd_discarded: Some(vec![(Discard::Hops, 26)]),
         kube: Some(kube),
         meters: None,
+    }
+}
+
+fn bgp_facts() -> BgpFacts {
+    let error = SessionError::Transport(TransportError::Refused);
+    let counters = BgpCounters {
+        sent: 21,
+        received: 22,
+        routes_ignored: 23,
+        malformed: 24,
+        flaps: 25,
+        ..BgpCounters::default()
+    };
+    BgpFacts {
+        name: "tor1".to_owned(),
+        session: SessionView {
+            state: BgpState::Active,
+            is_held: false,
+            since: Duration::from_secs(3),
+            connection: None,
+            remote: None,
+            announced: 0,
+            withheld: 0,
+            counters,
+            last_error: Some((Duration::from_secs(2), error)),
+        },
+        bfd: Some(Session::new(Timers::default(), 1, 0, Duration::ZERO).view()),
     }
 }
 
