@@ -317,13 +317,42 @@ pub(super) fn vips(out: &mut dyn io::Write, views: &[VipView]) -> io::Result<()>
             format!("{}/{}", view.ready, view.backends),
             view.slots.to_string(),
             view.shared_by.to_string(),
+            announced(view),
             options(view),
             number(view.packets as f64),
             bytes(view.bytes as f64),
         ]
     });
-    let headings = ["VIP", ">READY", ">SLOTS", ">SHARED BY", "OPTIONS", ">PACKETS", ">BYTES"];
+    let headings = [
+        "VIP",
+        ">READY",
+        ">SLOTS",
+        ">SHARED BY",
+        "ANNOUNCED",
+        "OPTIONS",
+        ">PACKETS",
+        ">BYTES",
+    ];
     table(out, &headings, rows.collect())
+}
+
+/// By what, or why not.
+fn announced(view: &VipView) -> String {
+    let ways = [("bgp", &view.bgp), ("l2", &view.l2)];
+    let ways = ways.into_iter().filter_map(|(way, told)| {
+        let told = told.as_ref()?;
+        Some(match (told.announced, told.reason.as_str()) {
+            (true, "serves") => way.to_owned(),
+            (true, _) => format!("{way}: {}", told.why),
+            (false, _) => format!("not by {way}: {}", told.why),
+        })
+    });
+    let ways: Vec<String> = ways.collect();
+    if ways.is_empty() {
+        "-".to_owned()
+    } else {
+        ways.join(", ")
+    }
 }
 
 fn options(view: &VipView) -> String {

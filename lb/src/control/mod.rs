@@ -15,10 +15,10 @@ pub use capture::{
 pub use client::{ClientError, Stream, ask, follow};
 pub use server::{Answer, ListenError, Listener};
 pub use view::{
-    AcceptView, Affinity, AwayView, BackendView, CheckView, CountedBy, CounterView, DrainCause, DrainView, ExplainView,
-    FlowTableView, GroupView, HealthSums, HeldView, InUseView, InterfaceView, KubeView, MemberView, MetricsView,
-    NextHopKind, PlacedBy, ReloadView, Role, SetView, SlowKindView, SlowPathView, StatusView, UndrainView, VipView,
-    WaitView, WorkerView,
+    AcceptView, Affinity, AnnouncedView, AwayView, BackendView, CheckView, CountedBy, CounterView, DrainCause,
+    DrainView, ExplainView, FlowTableView, GroupView, HealthSums, HeldView, InUseView, InterfaceView, KubeView,
+    MemberView, MetricsView, NextHopKind, PlacedBy, ReloadView, Role, SetView, SlowKindView, SlowPathView, StatusView,
+    UndrainView, VipView, WaitView, WorkerView,
 };
 
 use std::net::SocketAddr;

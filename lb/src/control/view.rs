@@ -454,10 +454,27 @@ pub struct VipView {
     /// How long a client's new flows go where its last ones went, in seconds.
     #[serde(default)]
     pub affinity_timeout_s: Option<u32>,
+    /// Whether routers are told of its address, and why; absent without BGP.
+    #[serde(default)]
+    pub bgp: Option<AnnouncedView>,
+    /// Whether its address is answered for on this node's segments, and why; absent where it is on none.
+    #[serde(default)]
+    pub l2: Option<AnnouncedView>,
     /// Packets forwarded.
     pub packets: u64,
     /// Bytes forwarded, of IP packets as the client sent them.
     pub bytes: u64,
+}
+
+/// What becomes of a VIP address in one way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnouncedView {
+    /// It is announced.
+    pub announced: bool,
+    /// `serves`, `stays_without_backend`; or `not_programmed`, `no_way`, `draining`, `in_use`, `other`, `waits`, `no_backend`.
+    pub reason: String,
+    /// The same, for people.
+    pub why: String,
 }
 
 /// A backend and the way to it.

@@ -233,6 +233,7 @@ impl Lb {
     fn publish(&mut self, desired: &Desired, view: &NextHopView) {
         let (config, overlay) = (&self.file.config, &self.tables.overlay);
         self.slow.publish(config, desired, &view.next_hops, overlay);
+        self.tell_routers_of_addresses();
     }
 
     /// Sweeps flow records, ends the transit of slots of which nothing lives elsewhere any more, and forgets backends that had to be
@@ -413,11 +414,10 @@ impl Lb {
 
     async fn answer(&mut self, question: Answer, view: &mut View) {
         let text = |error: anyhow::Error| report(&error);
-        let config = &self.file.config;
         match question.request.clone() {
             Request::Status => question.with(self.status(&view.borrow()).map_err(text)),
             Request::KubeAccept => question.with(kube::accept(&self.source)),
-            Request::Vips => question.with(self.tables.vips(&config.desired, &view.borrow()).map_err(text)),
+            Request::Vips => question.with(self.vip_views(&view.borrow()).map_err(text)),
             Request::Backends => {
                 let views = self.tables.backends(&view.borrow());
                 question.with(views.map(|views| self.with_checks(views)).map_err(text));

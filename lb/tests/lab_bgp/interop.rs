@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lab::{
     Proto, Topology, require_root,
     routers::{Family, Injected, Neighbour, Route, RouterConfig, RouterKind, SessionState},
@@ -280,6 +280,52 @@ fn gobgp_keeps_routes_over_a_restart_and_only_with_graceful_restart() -> Result<
     daemon.end(Signal::SIGTERM)?;
     learned(&router, Family::V4, lb_v4, &[])?;
     assert!(daemon.detach()?.status.success());
+    Ok(())
+}
+
+#[test]
+fn an_address_without_a_backend_stays_unless_it_is_to_be_withdrawn() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let topology = Topology::builder().workers(1).build()?;
+    let lb = topology.lb(0);
+    let lb_v4: IpAddr = lb.addr_v4().into();
+    let router = router_config()
+        .neighbour(neighbour(lb_v4))
+        .start(topology.router().ns(), RouterKind::Bird)?;
+    let with = |more: &str, weight: u32| {
+        let mut file = file(&topology, lb, &bgp(more, &[peer("tor", router_v4(lb), "")]));
+        let worker = topology.worker(0);
+        *file.members("v4") = vec![(worker.name().to_owned(), worker.addr_v4().into(), weight)];
+        file
+    };
+    let daemon = Daemon::lb(lb, &with("", 100))?;
+    let told = |announced: bool, reason: &str| -> Result<()> {
+        let vips = daemon.vips()?;
+        let vip = vips.iter().find(|vip| vip.address == super::site::vips()[0].1.ip());
+        let bgp = vip.and_then(|vip| vip.bgp.clone()).context("BGP is configured")?;
+        assert_eq!((bgp.announced, bgp.reason.as_str()), (announced, reason));
+        Ok(())
+    };
+    up(&daemon, "tor", 3)?;
+    learned(&router, Family::V4, lb_v4, &V4)?;
+    told(true, "serves")?;
+    daemon.reload_lb(&with("", 0))?;
+    told(true, "stays_without_backend")?;
+    learned(&router, Family::V4, lb_v4, &V4)?;
+
+    daemon.reload_lb(&with("  when_no_backend: withdraw\n", 0))?;
+    learned(&router, Family::V4, lb_v4, &[])?;
+    told(false, "no_backend")?;
+    let said = daemon.cli(&["vips"])?;
+    assert!(said.contains("not by bgp: no backend takes new flows"), "{said}");
+    daemon.reload_lb(&with("  when_no_backend: withdraw\n", 100))?;
+    learned(&router, Family::V4, lb_v4, &V4)?;
+    // Its next hop goes, and with it its only backend: nobody reloads anything.
+    lb.ns()
+        .sh(&format!("ip route add unreachable {}", topology.worker(0).addr_v4()))?;
+    learned(&router, Family::V4, lb_v4, &[])?;
     Ok(())
 }
 

@@ -28,8 +28,8 @@ pub(super) const FAILING: &str = "Failing";
 /// Reason of the condition about announcing: nobody here does.
 const NOT_BY_VIPLINE: &str = "NotByVipline";
 /// What is to be done about it, for an Event and for the condition.
-pub(super) const NOT_ANNOUNCED: &str = "not announced by Vipline, which has no BGP and elects no owners in this release: \
-     the network must route it to LB nodes, or an LB node own it by hand (l2.owned)";
+pub(super) const NOT_ANNOUNCED: &str = "not announced by Vipline's operator: LB nodes do it where their own files say so \
+     (bgp, l2; `vipline vips` there tells), else the network must route it to them";
 
 /// Whether clients may be told of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -52,6 +52,8 @@ pub struct Facts {
     pub owner: Option<Arc<str>>,
     /// Somebody who is no LB node of this group uses the address.
     pub in_use_by: Option<[u8; 6]>,
+    /// This node will have it soon: it asks whether it is free, or has just started.
+    pub is_waited_for: bool,
 }
 
 /// Why an address is announced or not. The first that holds, in this order, is told.
@@ -67,6 +69,8 @@ pub enum Reason {
     InUse([u8; 6]),
     /// Another LB node of the group answers for it.
     Other(Arc<str>),
+    /// This node asks whether it is free, or has just started.
+    Waits,
     /// None of its VIPs has a backend, and it is to be withdrawn then.
     NoBackend,
     /// None of its VIPs has a backend: it stays, and new flows are refused.
@@ -89,6 +93,7 @@ impl Reason {
             Self::Draining => "draining",
             Self::InUse(_) => "in_use",
             Self::Other(_) => "other",
+            Self::Waits => "waits",
             Self::NoBackend => "no_backend",
             Self::StaysWithoutBackend => "stays_without_backend",
             Self::Serves => "serves",
@@ -106,6 +111,7 @@ impl fmt::Display for Reason {
                 write!(f, "in use by {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
             }
             Self::Other(name) => write!(f, "{name} answers for it"),
+            Self::Waits => f.write_str("asks whether it is free, or waits for others"),
             Self::NoBackend => f.write_str("no backend takes new flows"),
             Self::StaysWithoutBackend => f.write_str("no backend takes new flows; they are refused"),
             Self::Serves => f.write_str("served"),
@@ -113,19 +119,12 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What becomes of a VIP address here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// Whether it is announced, and why.
-    pub reason: Reason,
-}
-
 /// Decides for every address that anything is known of.
 pub fn decide(
     addresses: impl IntoIterator<Item = (IpAddr, Facts)>,
     node: NodeState,
     policy: Policy,
-) -> BTreeMap<IpAddr, Decision> {
+) -> BTreeMap<IpAddr, Reason> {
     let one = |facts: Facts| {
         if !facts.is_programmed {
             Reason::NotProgrammed
@@ -137,6 +136,8 @@ pub fn decide(
             Reason::InUse(mac)
         } else if let Some(owner) = facts.owner {
             Reason::Other(owner)
+        } else if facts.is_waited_for {
+            Reason::Waits
         } else {
             match (facts.has_backend, policy.when_none) {
                 (true, _) => Reason::Serves,
@@ -145,10 +146,8 @@ pub fn decide(
             }
         }
     };
-    let decided = addresses
-        .into_iter()
-        .map(|(address, facts)| (address, Decision { reason: one(facts) }));
-    decided.collect()
+    let addresses = addresses.into_iter();
+    addresses.map(|(address, facts)| (address, one(facts))).collect()
 }
 
 #[cfg(test)]
@@ -165,7 +164,7 @@ mod tests {
         change(&mut facts);
         let address: IpAddr = [203, 0, 113, 1].into();
         let mut decided = decide([(address, facts)], node, Policy { when_none });
-        decided.remove(&address).expect("it was asked for").reason
+        decided.remove(&address).expect("it was asked for")
     }
 
     #[test]
@@ -187,6 +186,7 @@ mod tests {
             reason(|facts| facts.owner = Some("lb-2".into()), Serving, Stay),
             Reason::Other("lb-2".into())
         );
+        assert_eq!(reason(|facts| facts.is_waited_for = true, Serving, Stay), Reason::Waits);
         let in_use = reason(|facts| facts.in_use_by = Some([2, 0, 0, 0, 0, 0xab]), Serving, Stay);
         assert_eq!(in_use.to_string(), "in use by 02:00:00:00:00:ab");
         assert!(!in_use.is_announced());

@@ -14,5 +14,5 @@ mod decide;
 mod group;
 
 pub use claim::{ASK_AGAIN, Claim, Claims, Mac, QUESTION_EVERY, QUESTIONS};
-pub use decide::{Decision, Facts, NodeState, Policy, Reason, WhenNone, decide};
+pub use decide::{Facts, NodeState, Policy, Reason, WhenNone, decide};
 pub use group::{Group, Member, START_PATIENCE, YIELD, owner};

@@ -80,6 +80,11 @@ impl Book {
         self.addresses.get(&address).copied()
     }
 
+    /// All VIP addresses, in order.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, Address)> + '_ {
+        self.addresses.iter().map(|(address, known)| (*address, *known))
+    }
+
     /// The same, where of the addresses that this node may own it owns only those for which `owns` holds: others of its group have the
     /// rest, or hosts that have no business there.
     #[must_use]

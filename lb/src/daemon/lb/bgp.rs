@@ -9,9 +9,11 @@ use std::{
 };
 
 use lb_core::{
+    announce::{NodeState, Policy, Reason, decide},
     bfd::State,
     bgp::StopReason,
     config::{BgpConfig, LbConfig},
+    nexthop::NextHopView,
 };
 
 use super::Lb;
@@ -20,7 +22,7 @@ use crate::{
         bfd::BfdView,
         bgp::{Announced, PeerStanding, Standing},
     },
-    control::{BfdPeerView, BgpErrorView, BgpPeerView, BgpView},
+    control::{AnnouncedView, BfdPeerView, BgpErrorView, BgpPeerView, BgpView, VipView},
     metrics::BgpFacts,
 };
 
@@ -30,13 +32,7 @@ const LEAVE: Duration = Duration::from_millis(300);
 impl Lb {
     /// Tells routers what the tables have.
     pub(super) fn tell_routers(&mut self) {
-        // Nothing is collected for nobody.
-        if self.file.config.bgp.is_some() {
-            self.bgp.announce(Announced {
-                addresses: vip_addresses(&self.file.config),
-                draining: false,
-            });
-        }
+        self.tell_routers_of_addresses();
         let config = self.offered();
         if self.bgp.differs(config.as_ref()) && config != self.file.config.bgp {
             tracing::warn!(
@@ -46,6 +42,45 @@ impl Lb {
         if let Err(error) = self.bgp.configure(config.as_ref()) {
             tracing::error!("BGP: {error}");
         }
+    }
+
+    /// Tells routers which addresses they are to send here; nothing new is nothing told.
+    pub(super) fn tell_routers_of_addresses(&mut self) {
+        // Nothing is collected for nobody.
+        let Some(config) = &self.file.config.bgp else { return };
+        let policy = Policy {
+            when_none: config.when_no_backend,
+        };
+        let decided = decide(self.slow.towards_routers(), NodeState::Serving, policy);
+        let announced = decided.into_iter().filter(|(_, reason)| reason.is_announced());
+        self.bgp.announce(Announced {
+            addresses: announced.map(|(address, _)| address).collect(),
+            draining: false,
+        });
+    }
+
+    /// VIPs, with what becomes of their addresses towards routers and on segments.
+    pub(super) fn vip_views(&self, view: &NextHopView) -> anyhow::Result<Vec<VipView>> {
+        let mut views = self.tables.vips(&self.file.config.desired, view)?;
+        let routers = self.file.config.bgp.as_ref().map(|config| {
+            let when_none = config.when_no_backend;
+            decide(self.slow.towards_routers(), NodeState::Serving, Policy { when_none })
+        });
+        let segments = decide(self.slow.on_segments(), NodeState::Serving, Policy::default());
+        for view in &mut views {
+            let told = |reason: &Reason| AnnouncedView {
+                announced: reason.is_announced(),
+                reason: reason.name().to_owned(),
+                why: reason.to_string(),
+            };
+            view.bgp = routers
+                .as_ref()
+                .and_then(|decided| decided.get(&view.address))
+                .map(told);
+            let segment = segments.get(&view.address).filter(|reason| **reason != Reason::NoWay);
+            view.l2 = segment.map(told);
+        }
+        Ok(views)
     }
 
     /// What is configured, without the promise to forward over a restart where the data plane ends with the process.

@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use crossbeam::sync::ShardedLock;
 use handler::{Scene, Shared, Worker};
 use lb_core::{
+    announce::Facts,
     config::{LbConfig, xdp_budgets},
     desired::{Desired, NextHops},
     health::Overlay,
@@ -122,6 +123,36 @@ impl Slow {
                 () = self.l2.next() => self.own_again(),
             }
         }
+    }
+
+    /// What is known of all VIP addresses for routers to be told of them.
+    pub(super) fn towards_routers(&self) -> impl Iterator<Item = (IpAddr, Facts)> {
+        self.whole.addresses().map(|(address, known)| {
+            let facts = Facts {
+                is_programmed: true,
+                has_backend: known.healthy,
+                has_way: true,
+                ..Facts::default()
+            };
+            (address, facts)
+        })
+    }
+
+    /// What is known of all VIP addresses for being answered for on this node's segments.
+    pub(super) fn on_segments(&self) -> impl Iterator<Item = (IpAddr, Facts)> {
+        let in_use: BTreeMap<IpAddr, [u8; 6]> = self.l2.in_use().map(|found| (found.address, found.by)).collect();
+        self.whole.addresses().map(move |(address, known)| {
+            let owns = self.l2.owns(address);
+            let facts = Facts {
+                is_programmed: true,
+                has_backend: known.healthy,
+                has_way: known.owned,
+                owner: self.l2.owner(address).filter(|_| !owns).cloned(),
+                in_use_by: in_use.get(&address).copied(),
+                is_waited_for: !owns,
+            };
+            (address, facts)
+        })
     }
 
     /// VIP addresses that are answered for.

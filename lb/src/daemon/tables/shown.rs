@@ -43,6 +43,8 @@ impl Tables {
                 affinity: vip.client_affinity.into(),
                 scheduler: vip.scheduler.name().to_owned(),
                 affinity_timeout_s: vip.affinity_timeout_s,
+                bgp: None,
+                l2: None,
                 packets: traffic.packets,
                 bytes: traffic.bytes,
             }

@@ -22,6 +22,7 @@ use super::{
     words::Quoted,
 };
 use crate::{
+    announce::WhenNone,
     bfd,
     bgp::{Announce, Attributes, Families, MAX_COMMUNITIES, MAX_PREPEND, PeerConfig},
 };
@@ -50,6 +51,8 @@ pub struct BgpConfig {
     pub router_id: Option<Ipv4Addr>,
     /// Where peers may connect; `None`: nowhere.
     pub listen_port: Option<u16>,
+    /// What becomes of an address without a backend.
+    pub when_no_backend: WhenNone,
     /// Whom to announce to, in the order of the file; their addresses and names are different.
     pub peers: Vec<BgpPeer>,
 }
@@ -95,6 +98,14 @@ pub(super) fn bgp(at: &At<'_>) -> Option<BgpConfig> {
         let restart_time_s = fields.or("graceful_restart", None, |at| {
             at.fields(|fields| within(fields, "restart_time_s", DEFAULT_RESTART_S, RESTARTS_S).map(Some))
         });
+        let when_no_backend = fields.or("when_no_backend", WhenNone::default(), |at| match at.text()? {
+            "stay" => Some(WhenNone::Stay),
+            "withdraw" => Some(WhenNone::Withdraw),
+            other => at.fail(Problem::NotOneOf {
+                value: Quoted::new(other),
+                allowed: &["stay", "withdraw"],
+            }),
+        });
         let peers = fields.required("peers").and_then(|at| {
             let all = Ours {
                 local_asn,
@@ -108,6 +119,7 @@ pub(super) fn bgp(at: &At<'_>) -> Option<BgpConfig> {
             local_asn: local_asn?,
             router_id: router_id?,
             listen_port: listen_port?,
+            when_no_backend: when_no_backend?,
             peers: peers?,
         })
     })
