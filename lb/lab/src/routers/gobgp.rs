@@ -1,4 +1,6 @@
 //! GoBGP: its configuration, and `gobgp -j` as values. It has no BFD and leaves the kernel's table alone.
+//!
+//! After a session that its neighbour ended it rests for 30 s, whatever its file says of that.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -56,7 +58,6 @@ peer-as = {}
     text += &format!(
         "[neighbors.timers.config]
 connect-retry = 1
-idle-hold-time-after-reset = 1
 hold-time = {}
 keepalive-interval = {}
 [neighbors.transport.config]
