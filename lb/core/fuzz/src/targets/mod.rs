@@ -1,6 +1,7 @@
 //! Fuzz targets: each a function of bytes that must hold for all bytes. Never does IO, so that fuzzers and tests can share them.
 #![expect(clippy::unwrap_used, reason = "what cannot go on says where")]
 
+mod bfd;
 mod bgp;
 mod check;
 mod frames;
@@ -13,7 +14,7 @@ use xdp_prog::{
     verdict::{Fate, Verdict},
 };
 
-pub use self::bgp::bgp;
+pub use self::{bfd::bfd, bgp::bgp};
 use frames::{Bytes, Carries};
 use run::Run;
 use world::{IFINDEX, SCENES, Scene, world};
@@ -22,7 +23,8 @@ use world::{IFINDEX, SCENES, Scene, world};
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their corpora.
-pub const ALL: [(&str, Target); 9] = [
+pub const ALL: [(&str, Target); 10] = [
+    ("bfd", bfd),
     ("bgp", bgp),
     ("engine", engine),
     ("fragments", fragments),
