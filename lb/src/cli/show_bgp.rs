@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{output::table, show::duration};
-use crate::control::{BgpPeerView, BgpView};
+use crate::control::{BfdPeerView, BgpPeerView, BgpView};
 
 pub(super) fn bgp(out: &mut dyn io::Write, view: &Option<BgpView>) -> io::Result<()> {
     let Some(view) = view else {
@@ -29,6 +29,7 @@ pub(super) fn bgp(out: &mut dyn io::Write, view: &Option<BgpView>) -> io::Result
             peer.withheld.to_string(),
             peer.ignored.to_string(),
             peer.flaps.to_string(),
+            bfd(peer),
         ]
     });
     let headings = [
@@ -41,10 +42,14 @@ pub(super) fn bgp(out: &mut dyn io::Write, view: &Option<BgpView>) -> io::Result
         ">WITHHELD",
         ">IGNORED",
         ">FLAPS",
+        "BFD",
     ];
     table(out, &headings, rows.collect())?;
     for peer in &view.peers {
         trouble(out, peer, "\n")?;
+        if let Some(bfd) = &peer.bfd {
+            silence(out, &peer.name, bfd)?;
+        }
         if peer.withheld > 0 {
             writeln!(
                 out,
@@ -53,6 +58,34 @@ pub(super) fn bgp(out: &mut dyn io::Write, view: &Option<BgpView>) -> io::Result
                 peer.name, peer.withheld
             )?;
         }
+    }
+    Ok(())
+}
+
+/// `up, 300 ms`: BFD's state, and after which silence the peer is lost.
+fn bfd(peer: &BgpPeerView) -> String {
+    match &peer.bfd {
+        None => "-".to_owned(),
+        Some(bfd) => match bfd.detection_ms {
+            Some(detection_ms) => format!("{}, {detection_ms} ms", bfd.state),
+            None => bfd.state.clone(),
+        },
+    }
+}
+
+/// Why BFD with a peer is not up.
+fn silence(out: &mut dyn io::Write, peer: &str, bfd: &BfdPeerView) -> io::Result<()> {
+    if let Some(fault) = &bfd.fault {
+        writeln!(out, "\n{peer}: BFD {fault}")?;
+    }
+    if bfd.holds_bgp {
+        let cause = bfd.cause.as_deref().unwrap_or("down");
+        let lasts = duration(bfd.seconds);
+        writeln!(
+            out,
+            "\n{peer}: BFD lost it {lasts} ago ({cause}): BGP waits for BFD to be up again; see whether the peer is alive, and \
+             has BFD with this node"
+        )?;
     }
     Ok(())
 }

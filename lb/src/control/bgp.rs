@@ -54,8 +54,36 @@ pub struct BgpPeerView {
     pub messages_received: u64,
     /// How often the session went down without being told to.
     pub flaps: u64,
+    /// BFD with it; absent where it is not watched.
+    #[serde(default)]
+    pub bfd: Option<BfdPeerView>,
     /// What went wrong last; it stays when the session is up again.
     pub last_error: Option<BgpErrorView>,
+}
+
+/// BFD with a peer. Counts are since the session was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BfdPeerView {
+    /// `admin_down`, `down`, `init` or `up`.
+    pub state: String,
+    /// The peer's, as last heard.
+    pub remote_state: String,
+    /// Whether both hear one another.
+    pub up: bool,
+    /// Seconds since they do, or do not.
+    pub seconds: u64,
+    /// Milliseconds between two packets that are sent.
+    pub interval_ms: u64,
+    /// After how many milliseconds of silence the peer is lost; absent while it is not heard.
+    pub detection_ms: Option<u64>,
+    /// How often it was lost.
+    pub downs: u64,
+    /// Why it was lost last.
+    pub cause: Option<String>,
+    /// Whether BGP waits for it to come back.
+    pub holds_bgp: bool,
+    /// Why nothing is sent or received.
+    pub fault: Option<String>,
 }
 
 /// What went wrong with a session.

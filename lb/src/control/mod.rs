@@ -7,7 +7,7 @@ mod client;
 mod server;
 mod view;
 
-pub use bgp::{BgpErrorView, BgpPeerView, BgpView};
+pub use bgp::{BfdPeerView, BgpErrorView, BgpPeerView, BgpView};
 pub use capture::{
     CaptureEnd, CaptureEvent, CaptureOptions, CaptureStarted, FlowView, RATE, RATE_MAX, SNAPLEN, SNAPLEN_MAX,
     SNAPLEN_MIN, SampleView, VipFilter,

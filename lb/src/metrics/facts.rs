@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use lb_core::{
+    bfd::{self, Discard},
     bgp::SessionView,
     desired::BackendId,
     health::{State, Sums},
@@ -30,6 +31,8 @@ pub struct Facts {
     pub slow: Option<SlowFacts>,
     /// BGP peers and their sessions; none where BGP is not configured.
     pub bgp: Option<Vec<BgpFacts>>,
+    /// Datagrams that BFD discarded, and why; none while nothing is served.
+    pub bfd_discarded: Option<Vec<(Discard, u64)>>,
     /// The cluster, where one is the source.
     pub kube: Option<Standing>,
     /// Counters; none while nothing is served.
@@ -90,6 +93,8 @@ pub struct BgpFacts {
     pub name: String,
     /// Its session.
     pub session: SessionView,
+    /// BFD with it, where it is watched.
+    pub bfd: Option<bfd::SessionView>,
 }
 
 /// The slow path.

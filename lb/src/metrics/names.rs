@@ -114,6 +114,9 @@ metrics! {
     BGP_MESSAGES = Counter "bgp_messages" by ["peer", "way"]: "BGP messages, sent and received";
     BGP_FLAPS = Counter "bgp_session_flaps" by ["peer"]: "Times that an established session ended without being told to";
     BGP_ERROR = Gauge "bgp_last_error" by ["peer", "error"]: "1, with the kind of what went wrong last; it stays when the session is up again, see docs/bgp.md";
+    BFD_UP = Gauge "bfd_session_up" by ["peer"]: "1 while BFD with a BGP peer is up; absent where it is not asked for";
+    BFD_DOWNS = Counter "bfd_session_downs" by ["peer"]: "Times that BFD with the peer went down from up";
+    BFD_DISCARDED = Counter "bfd_discarded_packets" by ["reason"]: "Datagrams on BFD's ports that were for no session here, see docs/bfd.md";
     DELAY = Histogram "programming_delay" in "seconds" by []: "From the API server's word to the maps: each change of a VipTable, NodeSet or TunnelConfig, as the watch told it";
     KUBE_CONNECTED = Gauge "kube_connected" by []: "1 while everything can be watched";
     KUBE_AWAY = Gauge "kube_watch_away" by ["resource"]: "1 while a kind of object cannot be watched: what it said last holds";
@@ -133,7 +136,7 @@ mod tests {
     fn names_are_each_metrics_own_and_of_the_usual_letters() {
         let names: BTreeSet<String> = METRICS.iter().map(|metric| metric.name()).collect();
         assert_eq!(names.len(), METRICS.len());
-        let usual = |name: &String| name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_');
+        let usual = |name: &String| name.chars().all(|letter| matches!(letter, 'a'..='z' | '0'..='9' | '_'));
         assert!(names.iter().all(usual), "{names:?}");
         assert!(names.contains("vipline_programming_delay_seconds") && names.contains("vipline_vip_bytes_total"));
         // Those of the operator have a prefix of their own.

@@ -89,6 +89,9 @@ impl Collector for Page {
         if let Some(peers) = &facts.bgp {
             bgp::bgp(&mut out, peers)?;
         }
+        if let Some(discarded) = &facts.bfd_discarded {
+            bgp::bfd(&mut out, discarded)?;
+        }
         match &facts.kube {
             Some(kube) => self::kube(&mut out, kube),
             None => Ok(()),

@@ -7,6 +7,7 @@
 mod lab_support;
 
 mod interop;
+mod liveness;
 mod scripted;
 mod site;
 mod traffic;

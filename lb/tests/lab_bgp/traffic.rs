@@ -25,13 +25,13 @@ const PACE: Pace = Pace {
 };
 /// How long no daemon runs.
 const GAP: Duration = Duration::from_millis(500);
-const PREFIXES: [&str; 2] = ["203.0.113.1/32", "203.0.113.2/32"];
+pub(crate) const PREFIXES: [&str; 2] = ["203.0.113.1/32", "203.0.113.2/32"];
 
-fn vip() -> SocketAddr {
+pub(crate) fn vip() -> SocketAddr {
     vip_v4(1, 80)
 }
 
-fn streamed() -> SocketAddr {
+pub(crate) fn streamed() -> SocketAddr {
     vip_v4(2, 9000)
 }
 
@@ -65,19 +65,19 @@ fn bed(kind: RouterKind, lbs: u8, more: &str, each: &str, hold_s: u16) -> Result
 }
 
 /// Next hops of a VIP in the router's kernel.
-fn ways(router: &Router, vip: SocketAddr) -> Result<Vec<IpAddr>> {
+pub(crate) fn ways(router: &Router, vip: SocketAddr) -> Result<Vec<IpAddr>> {
     let routes = router.kernel_routes(Family::V4)?;
     Ok(routes.get(&vip.ip().into()).into_iter().flatten().copied().collect())
 }
 
 #[derive(Debug)]
-struct Outcome {
-    stream: StreamReport,
-    open: LoadReport,
-    new: LoadReport,
+pub(crate) struct Outcome {
+    pub(crate) stream: StreamReport,
+    pub(crate) open: LoadReport,
+    pub(crate) new: LoadReport,
 }
 
-fn under_load(what: &str, bed: &mut Bed, event: impl FnOnce(&mut Bed) -> Result<()>) -> Result<Outcome> {
+pub(crate) fn under_load(what: &str, bed: &mut Bed, event: impl FnOnce(&mut Bed) -> Result<()>) -> Result<Outcome> {
     let client = bed.topology.client().with_timeout(Duration::from_secs(8));
     let open = Load::start(&client, vip(), LoadKind::KeepAlive, 8)?;
     let new = Load::start(&client, vip(), LoadKind::NewConnections, 2)?;

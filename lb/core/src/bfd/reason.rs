@@ -28,13 +28,11 @@ pub enum Discard {
     OtherPeer,
     /// No session with its sender.
     UnknownPeer,
-    /// The session is switched off here.
-    AdminDown,
 }
 
 impl Discard {
     /// All reasons, by their number.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 12] = [
         Self::Short,
         Self::Version,
         Self::Length,
@@ -47,7 +45,6 @@ impl Discard {
         Self::UnknownDiscriminator,
         Self::OtherPeer,
         Self::UnknownPeer,
-        Self::AdminDown,
     ];
 
     /// In output and metrics.
@@ -65,7 +62,6 @@ impl Discard {
             Self::UnknownDiscriminator => "unknown_discriminator",
             Self::OtherPeer => "other_peer",
             Self::UnknownPeer => "unknown_peer",
-            Self::AdminDown => "admin_down",
         }
     }
 }

@@ -259,11 +259,6 @@ impl Session {
         }
     }
 
-    /// Whether it is switched off here.
-    pub fn is_disabled(&self) -> bool {
-        self.state == State::AdminDown
-    }
-
     /// §6.8.6, from where the session is known.
     fn receive(&mut self, packet: &Packet, now: Duration, actions: &mut Vec<Action>) {
         self.received += 1;

@@ -240,9 +240,6 @@ impl Sessions {
         if !reach.allows(arrival.ttl) {
             return Err(Discard::Hops);
         }
-        if entry.session.is_disabled() {
-            return Err(Discard::AdminDown);
-        }
         Ok((peer, packet))
     }
 

@@ -41,8 +41,10 @@ pub enum Event<'a> {
     },
     /// [`super::Session::deadline`] has come, or is thought to have.
     Timer,
-    /// BFD says that the peer is gone.
+    /// BFD says that the peer is gone: its session ends, and there is none until [`Event::LivenessBack`].
     LivenessLost,
+    /// BFD says that the peer is back, or says nothing of it any more.
+    LivenessBack,
 }
 
 /// Why a session is not wanted any more.

@@ -37,6 +37,8 @@ pub struct Session {
     /// Whether packets were forwarded for a process before this one, which the peer is told until the first session is up.
     resumed: bool,
     is_running: bool,
+    /// BFD lost the peer: nothing is tried and nothing accepted until it is back.
+    is_held: bool,
     attempt: Option<(ConnectionId, Duration)>,
     retry_at: Option<Duration>,
     attempts: u32,
@@ -58,6 +60,7 @@ impl Session {
             random: seed,
             resumed,
             is_running: false,
+            is_held: false,
             attempt: None,
             retry_at: None,
             attempts: 0,
@@ -99,12 +102,22 @@ impl Session {
             Event::Bytes { connection, bytes } => self.heard(connection, bytes, now, &mut actions),
             Event::Timer => self.timer(now, &mut actions),
             Event::LivenessLost => {
-                for connection in self.established() {
+                self.is_held = true;
+                self.retry_at = None;
+                if let Some((connection, _)) = self.attempt.take() {
+                    actions.push(Action::Close { connection });
+                }
+                for connection in self.connections.keys().copied().collect::<Vec<_>>() {
                     let fault = Fault {
                         notification: Some(Notification::BFD_DOWN),
                         error: SessionError::Liveness,
                     };
                     self.end(connection, fault, now, &mut actions);
+                }
+            }
+            Event::LivenessBack => {
+                if std::mem::take(&mut self.is_held) {
+                    self.connect(now, &mut actions);
                 }
             }
         }
@@ -147,6 +160,7 @@ impl Session {
         });
         SessionView {
             state: self.state,
+            is_held: self.is_held,
             since: self.since,
             connection: established.map(|(id, ..)| id),
             remote: established.map(|(_, agreed, _)| Remote {
@@ -200,7 +214,7 @@ impl Session {
 
     fn connect(&mut self, now: Duration, actions: &mut Vec<Action>) {
         self.retry_at = None;
-        if self.config.passive || !self.is_running || self.attempt.is_some() {
+        if self.config.passive || !self.is_running || self.is_held || self.attempt.is_some() {
             return;
         }
         self.attempts = self.attempts.wrapping_add(1);
@@ -214,7 +228,12 @@ impl Session {
 
     /// Tries again after a while, unless something else is under way.
     fn retry(&mut self, soon: bool, now: Duration) {
-        if self.is_running && !self.config.passive && self.attempt.is_none() && self.connections.is_empty() {
+        if self.is_running
+            && !self.is_held
+            && !self.config.passive
+            && self.attempt.is_none()
+            && self.connections.is_empty()
+        {
             let pause = Duration::from_secs(u64::from(self.config.connect_retry_s));
             let pause = if soon { pause.min(SOON) } else { pause };
             self.retry_at = Some(now + self.jitter(pause));
@@ -256,7 +275,7 @@ impl Session {
     ) {
         let is_wanted = match connection.origin {
             Origin::Ours => self.attempt.is_some_and(|(attempt, _)| attempt == connection),
-            Origin::Theirs => self.is_running && !self.connections.contains_key(&connection),
+            Origin::Theirs => self.is_running && !self.is_held && !self.connections.contains_key(&connection),
         };
         if !is_wanted {
             actions.push(Action::Close { connection });

@@ -74,6 +74,8 @@ pub struct Counters {
 pub struct SessionView {
     /// Where it stands.
     pub state: State,
+    /// Whether it waits for BFD to find the peer again.
+    pub is_held: bool,
     /// Since when it is up, or down, or rests.
     pub since: Duration,
     /// The connection it is established on.

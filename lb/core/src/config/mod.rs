@@ -14,6 +14,7 @@
 //! | the others | one key each |
 
 mod address;
+mod bfd;
 mod bgp;
 mod capacity;
 mod encap;
@@ -40,6 +41,7 @@ mod words;
 use std::path::{Path, PathBuf};
 
 pub use address::not_unicast;
+pub use bfd::BfdConfig;
 pub use bgp::{BGP_PORT, BgpConfig, BgpPeer, BgpProblem, MAX_BGP_PEERS, Reach};
 pub use capacity::{Capacity, MAX_CAPACITY_BACKENDS, MAX_CAPACITY_RANGES, MAX_CAPACITY_SEGMENTS, MAX_CAPACITY_VIPS};
 pub use encap::{Encap, PREFIX_LENGTHS_V4, PREFIX_LENGTHS_V6, PrefixLengths};

@@ -91,7 +91,10 @@ fn perform(wire: &mut Wire, step: &Step) {
             wire.carry(Side::A, actions);
         }
         Step::Inject(which, bytes) => wire.inject(*which, bytes),
-        Step::Liveness => wire.step(Side::A, Event::LivenessLost),
+        Step::Liveness => {
+            wire.step(Side::A, Event::LivenessLost);
+            wire.step(Side::A, Event::LivenessBack);
+        }
     }
 }
 
@@ -145,7 +148,8 @@ proptest! {
                 3 => Event::TransportFailed { connection, why: TransportError::NoAnswer },
                 4 => Event::Closed { connection },
                 5 => Event::Timer,
-                6 => Event::LivenessLost,
+                6 if ours => Event::LivenessLost,
+                6 => Event::LivenessBack,
                 _ => Event::Bytes { connection, bytes: &bytes },
             };
             session.step(event, now);

@@ -235,13 +235,17 @@ fn a_restart_says_nothing_and_comes_back_with_its_forwarding_kept() {
 }
 
 #[test]
-fn bfd_ends_a_session_at_once() {
+fn bfd_ends_a_session_at_once_and_there_is_none_until_it_finds_the_peer_again() {
     let mut wire = Wire::new(config(65000, 65001), config(65001, 65000), false);
     start(&mut wire);
     wire.step(Side::A, Event::LivenessLost);
     assert_eq!(wire.a.view().last_error.unwrap().1, SessionError::Liveness);
+    // The other side tries again and again meanwhile.
     wire.settle(A_WHILE);
-    assert!(wire.established().is_some());
+    assert!(wire.established().is_none() && wire.a.view().is_held);
+    wire.step(Side::A, Event::LivenessBack);
+    wire.settle(A_WHILE);
+    assert!(wire.established().is_some() && !wire.a.view().is_held);
 }
 
 #[test]

@@ -24,11 +24,14 @@ use std::{
 };
 
 use lb_core::{
+    bfd::{Peer, Wanted},
     bgp::{Session, SessionView, StopReason},
     config::{BgpConfig, BgpPeer},
 };
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
+
+use super::bfd::{Bfd, BfdView};
 
 /// Longest wait for sessions to say their last words.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -58,8 +61,6 @@ pub struct Announced {
 enum Order {
     Configure(Option<(Box<BgpConfig>, Ipv4Addr)>),
     Announce(Announced),
-    /// The peer is gone, says BFD.
-    LivenessLost(IpAddr),
     Stop(StopReason, oneshot::Sender<()>),
 }
 
@@ -97,12 +98,14 @@ pub struct BgpDriver {
     announced: Announced,
     thread: Option<JoinHandle<()>>,
     resumed: bool,
+    /// Watches those peers that are to be.
+    bfd: Bfd,
 }
 
 impl BgpDriver {
     /// Starts without peers. `resumed`: packets are forwarded since a process before this one, which peers are told so that they keep
     /// its routes.
-    pub fn new(resumed: bool) -> Self {
+    pub fn new(resumed: bool, bfd: Bfd) -> Self {
         // A driver that nobody configures has no thread; what it is told goes nowhere.
         let (orders, _) = mpsc::unbounded_channel();
         Self {
@@ -112,6 +115,7 @@ impl BgpDriver {
             announced: Announced::default(),
             thread: None,
             resumed,
+            bfd,
         }
     }
 
@@ -130,11 +134,12 @@ impl BgpDriver {
             if self.thread.is_none() {
                 let (orders, inbox) = mpsc::unbounded_channel();
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                let speaker = speaker::Speaker::new(inbox, Arc::clone(&self.standing), self.resumed);
+                let (bfd, changes) = self.bfd.another();
+                let speaker = speaker::Speaker::new(inbox, Arc::clone(&self.standing), self.resumed, changes);
                 let thread = std::thread::Builder::new()
                     .name("bgp".into())
                     .spawn(move || runtime.block_on(speaker.run()))?;
-                (self.orders, self.thread) = (orders, Some(thread));
+                (self.orders, self.thread, self.bfd) = (orders, Some(thread), bfd);
                 // Before the first session: its first table is whole.
                 self.order(Order::Announce(self.announced.clone()));
             }
@@ -145,6 +150,8 @@ impl BgpDriver {
             self.order(Order::Configure(
                 named.map(|(config, router_id)| (Box::new(config.clone()), router_id)),
             ));
+            let peers = config.into_iter().flat_map(|config| &config.peers);
+            self.bfd.set(peers.filter_map(wanted));
         }
         Ok(())
     }
@@ -181,9 +188,19 @@ impl BgpDriver {
         }
     }
 
-    /// BFD lost a peer: its session ends, and begins anew when it is back.
-    pub fn liveness_lost(&self, peer: IpAddr) {
-        self.order(Order::LivenessLost(peer));
+    /// How BFD stands with the peers that are watched.
+    pub fn liveness(&self) -> BTreeMap<IpAddr, BfdView> {
+        let peers = self.config.iter().flat_map(|config| &config.peers);
+        let watched: BTreeSet<IpAddr> = peers
+            .filter(|peer| peer.bfd.is_some())
+            .map(|peer| peer.address)
+            .collect();
+        let views = self
+            .bfd
+            .views()
+            .into_iter()
+            .map(|view| (view.is.wanted.peer.address, view));
+        views.filter(|(address, _)| watched.contains(address)).collect()
     }
 
     /// Whether peers keep routes while this process is away.
@@ -218,6 +235,22 @@ impl BgpDriver {
         // It fails only where there is no thread.
         let _ = self.orders.send(order);
     }
+}
+
+/// A peer's session of BFD, where it is to have one.
+fn wanted(peer: &BgpPeer) -> Option<Wanted> {
+    peer.bfd.map(|bfd| Wanted {
+        peer: Peer::new(peer.address),
+        local: peer.source,
+        reach: bfd.reach,
+        timers: bfd.timers,
+    })
+}
+
+/// Something that no other node and no start before had, for jitter and the numbers of sessions.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+    RandomState::new().build_hasher().finish()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

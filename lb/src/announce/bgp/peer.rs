@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    Announced, PeerStanding, Standing, lock, socket,
+    Announced, PeerStanding, Standing, lock, seed, socket,
     wire::{Heard, Wire},
 };
 
@@ -38,6 +38,7 @@ pub(super) enum Order {
     Retell(Box<BgpPeer>),
     Accepted(TcpStream),
     LivenessLost,
+    LivenessBack,
     Stop(StopReason),
 }
 
@@ -71,12 +72,7 @@ struct Task {
 pub(super) async fn run(begin: Begin) {
     let (heard, mut inbox) = mpsc::channel(HEARD);
     let mut orders = begin.orders;
-    let session = Session::new(
-        begin.peer.session.clone(),
-        begin.router_id,
-        jitter_seed(),
-        begin.resumed,
-    );
+    let session = Session::new(begin.peer.session.clone(), begin.router_id, seed(), begin.resumed);
     let mut task = Task {
         peer: begin.peer,
         session,
@@ -109,9 +105,13 @@ pub(super) async fn run(begin: Begin) {
                 Some(Order::Retell(peer)) => {
                     task.peer = *peer;
                     task.announce();
+                    if task.peer.bfd.is_none() {
+                        task.step(Event::LivenessBack);
+                    }
                 }
                 Some(Order::Accepted(stream)) => task.accept(stream),
                 Some(Order::LivenessLost) => task.step(Event::LivenessLost),
+                Some(Order::LivenessBack) => task.step(Event::LivenessBack),
                 Some(Order::Stop(reason)) => {
                     task.step(Event::Stop(reason));
                     let _ = timeout(LAST_WORDS, task.close_all()).await;
@@ -269,10 +269,4 @@ impl Task {
         let before = shown.and_then(|shown| shown.session.last_error.as_ref());
         before.is_none_or(|(_, error)| error.kind() != kind)
     }
-}
-
-/// Something to keep nodes' timers apart.
-fn jitter_seed() -> u64 {
-    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-    RandomState::new().build_hasher().finish()
 }

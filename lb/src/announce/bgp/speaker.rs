@@ -3,13 +3,14 @@
 //! Never touches a session of a peer that did not change.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use lb_core::{
+    bfd::{Cause, Peer},
     bgp::StopReason,
     config::{BgpConfig, BgpPeer},
 };
@@ -21,6 +22,7 @@ use tokio::{
 };
 
 use super::{Announced, Order, Standing, lock, peer, socket};
+use crate::announce::bfd::{Changes, Liveness};
 
 /// Pause after an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -34,6 +36,10 @@ pub(super) struct Speaker {
     peers: BTreeMap<IpAddr, Speaking>,
     listeners: Option<(u16, Vec<Arc<TcpListener>>)>,
     accepting: Vec<JoinHandle<()>>,
+    /// What BFD says of peers, and of others.
+    liveness: Changes,
+    /// Whom it lost and did not find again.
+    lost: BTreeSet<IpAddr>,
 }
 
 /// A peer's task.
@@ -55,6 +61,7 @@ impl Speaker {
         orders: mpsc::UnboundedReceiver<Order>,
         standing: Arc<Mutex<Option<Standing>>>,
         resumed: bool,
+        liveness: Changes,
     ) -> Self {
         Self {
             orders,
@@ -65,6 +72,8 @@ impl Speaker {
             peers: BTreeMap::new(),
             listeners: None,
             accepting: Vec::new(),
+            liveness,
+            lost: BTreeSet::new(),
         }
     }
 
@@ -80,11 +89,6 @@ impl Speaker {
                         }
                         self.announced = announced;
                     }
-                    Some(Order::LivenessLost(address)) => {
-                        if let Some(speaking) = self.peers.get(&address) {
-                            speaking.tell(peer::Order::LivenessLost);
-                        }
-                    }
                     Some(Order::Stop(reason, done)) => {
                         let all: Vec<IpAddr> = self.peers.keys().copied().collect();
                         self.stop(&all, &reason).await;
@@ -94,6 +98,7 @@ impl Speaker {
                     }
                     None => return,
                 },
+                Some((peer, liveness)) = self.liveness.recv() => self.heed(peer, liveness),
                 Some((stream, remote)) = arrivals.recv() => {
                     match self.peers.get(&remote.ip().to_canonical()) {
                         Some(speaking) => speaking.tell(peer::Order::Accepted(stream)),
@@ -101,6 +106,23 @@ impl Speaker {
                     }
                 }
             }
+        }
+    }
+
+    /// What BFD says of a peer. That it was switched off, here or there, says nothing of the path (RFC 5882 3.2).
+    fn heed(&mut self, peer: Peer, liveness: Liveness) {
+        let order = match liveness {
+            Liveness::Down(Cause::DetectionTimeExpired | Cause::NeighbourDown) => {
+                self.lost.insert(peer.address);
+                peer::Order::LivenessLost
+            }
+            Liveness::Up | Liveness::Down(Cause::NeighbourAdminDown | Cause::AdminDown) => {
+                self.lost.remove(&peer.address);
+                peer::Order::LivenessBack
+            }
+        };
+        if let Some(speaking) = self.peers.get(&peer.address) {
+            speaking.tell(order);
         }
     }
 
@@ -157,6 +179,12 @@ impl Speaker {
             standing: Arc::clone(&self.standing),
             orders: inbox,
         };
+        if peer.bfd.is_none() {
+            self.lost.remove(&peer.address);
+        } else if self.lost.contains(&peer.address) {
+            // Its channel is its own, and holds this.
+            let _ = orders.send(peer::Order::LivenessLost);
+        }
         let task = tokio::spawn(peer::run(begin));
         self.peers.insert(peer.address, Speaking { peer, orders, task });
     }
@@ -234,10 +262,13 @@ impl Speaker {
 
 /// Whether a session can go on: all but what it is told is as it was.
 fn is_same_session(old: &BgpPeer, new: &BgpPeer) -> bool {
-    let BgpPeer { announce, name, .. } = new;
+    let BgpPeer {
+        announce, name, bfd, ..
+    } = new;
     let told = BgpPeer {
         announce: announce.clone(),
         name: Arc::clone(name),
+        bfd: *bfd,
         ..old.clone()
     };
     told == *new

@@ -2,17 +2,25 @@
 //!
 //! Never announces an address that the tables do not have.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use lb_core::{
+    bfd::State,
     bgp::StopReason,
     config::{BgpConfig, LbConfig},
 };
 
 use super::Lb;
 use crate::{
-    announce::bgp::{Announced, PeerStanding, Standing},
-    control::{BgpErrorView, BgpPeerView, BgpView},
+    announce::{
+        bfd::BfdView,
+        bgp::{Announced, PeerStanding, Standing},
+    },
+    control::{BfdPeerView, BgpErrorView, BgpPeerView, BgpView},
     metrics::BgpFacts,
 };
 
@@ -68,14 +76,16 @@ impl Lb {
         }
         let standing = self.bgp.standing();
         let standing = standing.ok_or("BGP is configured and does not run: the log says why".to_owned())?;
-        Ok(Some(view(&standing, self.bgp.announced())))
+        Ok(Some(view(&standing, self.bgp.announced(), &self.bgp.liveness())))
     }
 
     pub(super) fn bgp_facts(&self) -> Option<Vec<BgpFacts>> {
         let peers = self.bgp.standing()?.peers.into_values();
+        let liveness = self.bgp.liveness();
         let facts = peers.map(|PeerStanding { peer, session }| BgpFacts {
             name: peer.name.to_string(),
             session,
+            bfd: liveness.get(&peer.address).map(|view| view.is.session),
         });
         Some(facts.collect())
     }
@@ -113,18 +123,22 @@ fn vip_addresses(config: &LbConfig) -> BTreeSet<IpAddr> {
     config.desired.vips.keys().map(|vip| vip.address).collect()
 }
 
-fn view(standing: &Standing, announced: &Announced) -> BgpView {
+fn view(standing: &Standing, announced: &Announced, liveness: &BTreeMap<IpAddr, BfdView>) -> BgpView {
     let age = standing.start.elapsed();
     BgpView {
         local_asn: standing.local_asn,
         router_id: standing.router_id,
         deaf: standing.deaf.clone(),
         addresses: announced.addresses.len(),
-        peers: standing.peers.values().map(|peer| peer_view(peer, age)).collect(),
+        peers: standing
+            .peers
+            .values()
+            .map(|peer| peer_view(peer, age, liveness.get(&peer.peer.address)))
+            .collect(),
     }
 }
 
-fn peer_view(PeerStanding { peer, session }: &PeerStanding, age: Duration) -> BgpPeerView {
+fn peer_view(PeerStanding { peer, session }: &PeerStanding, age: Duration, bfd: Option<&BfdView>) -> BgpPeerView {
     let counters = &session.counters;
     BgpPeerView {
         name: peer.name.to_string(),
@@ -143,12 +157,30 @@ fn peer_view(PeerStanding { peer, session }: &PeerStanding, age: Duration) -> Bg
         messages_sent: counters.sent,
         messages_received: counters.received,
         flaps: counters.flaps,
+        bfd: bfd.map(|bfd| bfd_view(bfd, session.is_held)),
         last_error: session.last_error.as_ref().map(|(at, error)| BgpErrorView {
             seconds_ago: seconds(age, *at),
             kind: error.kind().to_owned(),
             error: error.to_string(),
             advice: error.advice().to_owned(),
         }),
+    }
+}
+
+fn bfd_view(view: &BfdView, holds_bgp: bool) -> BfdPeerView {
+    let session = &view.is.session;
+    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    BfdPeerView {
+        state: session.state.name().to_owned(),
+        remote_state: session.remote_state.name().to_owned(),
+        up: session.state == State::Up,
+        seconds: view.lasts.as_secs(),
+        interval_ms: milliseconds(session.interval),
+        detection_ms: session.detection_time.map(milliseconds),
+        downs: session.downs,
+        cause: session.cause.map(|cause| cause.name().to_owned()),
+        holds_bgp,
+        fault: view.fault.clone(),
     }
 }
 

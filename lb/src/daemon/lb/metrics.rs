@@ -72,6 +72,7 @@ impl Lb {
             health: self.health_facts(),
             slow: self.slow.facts(),
             bgp: self.bgp_facts(),
+            bfd_discarded: Some(self.paths.discarded()),
             kube: self.standing(),
             meters: Some(self.tables.meters()),
         }
@@ -89,6 +90,7 @@ pub(super) fn waiting(started: Instant, standing: Standing) -> Facts {
         health: None,
         slow: None,
         bgp: None,
+        bfd_discarded: None,
         kube: Some(standing),
         meters: None,
     }

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context as _;
 use lb_core::{
-    bfd::{Peer, Reach, Wanted},
+    bfd::{Discard, Peer, Reach, Wanted},
     config::LbConfig,
 };
 
@@ -30,6 +30,17 @@ impl Paths {
         let seed = RandomState::new().build_hasher().finish();
         let (bfd, changes) = Bfd::start(seed).context("cannot start BFD")?;
         Ok(Self { bfd, changes })
+    }
+
+    /// For somebody else to listen to others.
+    pub(super) fn another(&self) -> Bfd {
+        // Who takes no changes is sent none.
+        self.bfd.another().0
+    }
+
+    /// Datagrams that were for no session, and why.
+    pub(super) fn discarded(&self) -> Vec<(Discard, u64)> {
+        self.bfd.discarded()
     }
 
     /// Listens to those that a configuration names.

@@ -89,6 +89,7 @@ impl Lb {
         let now = Instant::now();
         let mut aging = interval(AGING);
         aging.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let paths = Paths::start()?;
         let mut lb = Self {
             source,
             file,
@@ -109,8 +110,8 @@ impl Lb {
             metrics,
             aging,
             kept: drain::Kept(keeping.drains.clone()),
-            bgp: BgpDriver::new(!is_first),
-            paths: Paths::start()?,
+            bgp: BgpDriver::new(!is_first, paths.another()),
+            paths,
         };
         lb.paths.set(&lb.file.config);
         lb.slow.cut_off(!view.borrow().down.is_empty());

@@ -2,10 +2,15 @@
 
 use std::fmt;
 
+use lb_core::bfd::{Discard, SessionView, State};
+
 use super::{
     super::{
         BgpFacts,
-        names::{BGP_ANNOUNCED, BGP_ERROR, BGP_FLAPS, BGP_IGNORED, BGP_MALFORMED, BGP_MESSAGES, BGP_UP, BGP_WITHHELD},
+        names::{
+            BFD_DISCARDED, BFD_DOWNS, BFD_UP, BGP_ANNOUNCED, BGP_ERROR, BGP_FLAPS, BGP_IGNORED, BGP_MALFORMED,
+            BGP_MESSAGES, BGP_UP, BGP_WITHHELD,
+        },
     },
     Out,
 };
@@ -28,5 +33,18 @@ pub(super) fn bgp(out: &mut Out<'_>, peers: &[BgpFacts]) -> fmt::Result {
         let (_, error) = peer.session.last_error.as_ref()?;
         Some((vec![peer.name.clone(), error.kind().to_owned()], 1))
     });
-    out.family(&BGP_ERROR, errors)
+    out.family(&BGP_ERROR, errors)?;
+    let watched = |value: fn(&SessionView) -> u64| {
+        let one = move |peer: &BgpFacts| Some((vec![peer.name.clone()], value(peer.bfd.as_ref()?)));
+        peers.iter().filter_map(one)
+    };
+    out.family(&BFD_UP, watched(|bfd| (bfd.state == State::Up).into()))?;
+    out.family(&BFD_DOWNS, watched(|bfd| bfd.downs))
+}
+
+pub(super) fn bfd(out: &mut Out<'_>, discarded: &[(Discard, u64)]) -> fmt::Result {
+    let discarded = discarded
+        .iter()
+        .map(|(reason, count)| (vec![reason.name().to_owned()], *count));
+    out.family(&BFD_DISCARDED, discarded)
 }

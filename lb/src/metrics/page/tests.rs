@@ -4,6 +4,7 @@ use std::{
 };
 
 use lb_core::{
+    bfd::{Discard, Session, Timers},
     bgp::{Counters as BgpCounters, SessionError, SessionView, State as BgpState, TransportError},
     desired::{BackendId, Protocol, VipKey},
     health::{State, Sums},
@@ -74,6 +75,7 @@ fn facts() -> Facts {
             }],
         }),
         bgp: Some(vec![bgp_facts()]),
+        bfd_discarded: Some(vec![(Discard::Hops, 26)]),
         kube: Some(kube),
         meters: None,
     }
@@ -93,6 +95,7 @@ fn bgp_facts() -> BgpFacts {
         name: "tor1".to_owned(),
         session: SessionView {
             state: BgpState::Active,
+            is_held: false,
             since: Duration::from_secs(3),
             connection: None,
             remote: None,
@@ -101,6 +104,7 @@ fn bgp_facts() -> BgpFacts {
             counters,
             last_error: Some((Duration::from_secs(2), error)),
         },
+        bfd: Some(Session::new(Timers::default(), 1, 0, Duration::ZERO).view()),
     }
 }
 

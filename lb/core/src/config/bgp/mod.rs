@@ -15,13 +15,16 @@ use std::{
 pub use problem::BgpProblem;
 
 use super::{
-    absolute_path, address,
+    BfdConfig, absolute_path, address, bfd as config,
     problem::Problem,
     read::{At, Fields, Spot},
     sets,
     words::Quoted,
 };
-use crate::bgp::{Announce, Attributes, Families, MAX_COMMUNITIES, MAX_PREPEND, PeerConfig};
+use crate::{
+    bfd,
+    bgp::{Announce, Attributes, Families, MAX_COMMUNITIES, MAX_PREPEND, PeerConfig},
+};
 
 /// Peers of a node: each has a session, a task and its routes, some 200 bytes a route.
 pub const MAX_BGP_PEERS: usize = 64;
@@ -70,6 +73,8 @@ pub struct BgpPeer {
     pub session: PeerConfig,
     /// What it is told.
     pub announce: Announce,
+    /// How its silence is noticed before the hold time is over; `None`: not at all.
+    pub bfd: Option<BfdConfig>,
 }
 
 /// How far a peer may be away.
@@ -172,6 +177,15 @@ fn peer(at: &At<'_>, ours: &Ours) -> Option<BgpPeer> {
         let next_hop_v4 = fields.or("next_hop_v4", None, |at| address::unicast_v4(&at).map(Some));
         let next_hop_v6 = fields.or("next_hop_v6", None, |at| address::unicast_v6(&at).map(Some));
         let announce = announce(fields, is_ebgp);
+        let bfd = fields.or("bfd", None, |at| {
+            let is_near = matches!(reach, Some(Reach::Hops(1) | Reach::Secured(1)));
+            let reach = if is_near {
+                bfd::Reach::SingleHop
+            } else {
+                bfd::Reach::Multihop
+            };
+            config::bfd(&at, reach).map(Some)
+        });
         let address = address?;
         Some(BgpPeer {
             name: name?.unwrap_or_else(|| address.to_string().into()),
@@ -192,6 +206,7 @@ fn peer(at: &At<'_>, ours: &Ours) -> Option<BgpPeer> {
                 restart_time_s: ours.restart_time_s,
             },
             announce: announce?,
+            bfd: bfd?,
         })
     })
 }
