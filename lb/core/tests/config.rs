@@ -233,6 +233,25 @@ vips:
 }
 
 #[test]
+fn bfd_of_a_peer_that_shall_keep_routes_is_warned_of() {
+    let peers = "peers: [{address: 10.0.0.1, asn: 65001, name: tor1, bfd: {}}, {address: 10.0.0.2, asn: 65001}]";
+    let with = |more: &str| {
+        let text = format!(
+            "interfaces: [eth0]\nseed_file: /etc/vipline/seed\nvips: []\nbgp: {{local_asn: 65000, {more}{peers}}}\n"
+        );
+        LbConfig::parse(&text)
+            .unwrap_or_else(|errors| panic!("{errors}"))
+            .warnings()
+    };
+    assert_eq!(with(""), []);
+    let peer = "tor1".into();
+    assert_eq!(
+        with("graceful_restart: {}, "),
+        [Warning::BfdEndsGracefulRestart { peer }]
+    );
+}
+
+#[test]
 fn a_node_checks_source_and_destination_unless_told_otherwise() {
     let config = node("{interfaces: [eth0], lb_sources: [192.0.2.10], vip_prefixes: [203.0.113.0/24]}");
     assert!(config.check_source && config.check_destination && config.blackhole_unclaimed);

@@ -162,6 +162,11 @@ impl LbConfig {
             warnings.extend((!owns_one).then_some(Warning::OwnsNoVip));
             warnings.extend((!self.slow_path.enabled).then_some(Warning::OwnedUnanswered));
         }
+        let peers = self.bgp.iter().flat_map(|bgp| &bgp.peers);
+        let contradictory = peers.filter(|peer| peer.bfd.is_some() && peer.session.restart_time_s.is_some());
+        warnings.extend(contradictory.map(|peer| Warning::BfdEndsGracefulRestart {
+            peer: std::sync::Arc::clone(&peer.name),
+        }));
         warnings
     }
 

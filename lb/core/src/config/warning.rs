@@ -31,6 +31,15 @@ pub enum Warning {
     /// `l2.owned` without a slow path.
     #[error("l2.owned: slow_path.enabled is false, so nobody answers ARP or neighbour discovery for it")]
     OwnedUnanswered,
+    /// `bfd` of a peer that is to keep routes over a restart.
+    #[error(
+        "bgp peer {peer}: `bfd` may end what `graceful_restart` shall keep: BIRD drops the routes when BFD goes down, FRR keeps them \
+         (docs/bfd.md)"
+    )]
+    BfdEndsGracefulRestart {
+        /// Its name.
+        peer: Arc<str>,
+    },
     /// A named backend set that no VIP uses.
     #[error("backend set {name}: no VIP uses it")]
     UnusedSet {
