@@ -60,7 +60,7 @@ async fn it_is_told_on_how_many_lb_nodes_a_service_is_and_who_announces_it_or_wh
     );
     assert!(told.ends_with(&announced.message), "{told}: {}", announced.message);
     assert!(
-        told.contains("route it to LB nodes") && told.contains("l2.owned"),
+        told.contains("the network must route it") && told.contains("bgp, l2"),
         "{told}"
     );
     // One that has nothing says so, too.

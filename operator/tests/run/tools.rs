@@ -152,7 +152,7 @@ async fn kubectl_describe_tells_from_which_pool_on_how_many_lb_nodes_and_who_ann
         format!("{address} (VIP)"),
         format!("Allocated {address} from pool main"),
         format!("Ensured load balancer: {address}; on 2 of 2 LB nodes; not announced by Vipline"),
-        "the network must route it to LB nodes, or an LB node own it by hand (l2.owned)".to_owned(),
+        "else the network must route it to them".to_owned(),
     ] {
         assert!(shown.contains(&words), "{words:?} is not in\n{shown}");
     }

@@ -69,14 +69,14 @@ fn a_birth_tells_from_where_it_has_its_address_on_how_many_it_is_and_that_nobody
         "{said}"
     );
     assert!(
-        said.contains("must route it to LB nodes") && said.contains("l2.owned"),
+        said.contains("the network must route it") && said.contains("(bgp, l2; `vipline vips` there tells)"),
         "what to do: {said}"
     );
     let told: Vec<&str> = world.notes.iter().map(|note| note.message.as_str()).collect();
     assert_eq!(told[1], "Allocated 203.0.113.10 from pool public");
     let ensured = "Ensured load balancer: 203.0.113.10; on 2 of 2 LB nodes; not announced by Vipline";
     assert!(
-        told[2].starts_with(ensured) && told[2].ends_with("(l2.owned)"),
+        told[2].starts_with(ensured) && told[2].ends_with("else the network must route it to them"),
         "{told:?}"
     );
     assert!(told[2].len() < 512, "room for addresses and for LB nodes that fail");
