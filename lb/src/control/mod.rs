@@ -4,6 +4,7 @@
 mod bgp;
 mod capture;
 mod client;
+mod l2;
 mod server;
 mod view;
 
@@ -13,12 +14,12 @@ pub use capture::{
     SNAPLEN_MIN, SampleView, VipFilter,
 };
 pub use client::{ClientError, Stream, ask, follow};
+pub use l2::{AnnouncedView, GroupView, InUseView, MemberView};
 pub use server::{Answer, ListenError, Listener};
 pub use view::{
-    AcceptView, Affinity, AnnouncedView, AwayView, BackendView, CheckView, CountedBy, CounterView, DrainCause,
-    DrainView, ExplainView, FlowTableView, GroupView, HealthSums, HeldView, InUseView, InterfaceView, KubeView,
-    MemberView, MetricsView, NextHopKind, PlacedBy, ReloadView, Role, SetView, SlowKindView, SlowPathView, StatusView,
-    UndrainView, VipView, WaitView, WorkerView,
+    AcceptView, Affinity, AwayView, BackendView, CheckView, CountedBy, CounterView, DrainCause, DrainView, ExplainView,
+    FlowTableView, HealthSums, HeldView, InterfaceView, KubeView, MetricsView, NextHopKind, PlacedBy, ReloadView, Role,
+    SetView, SlowKindView, SlowPathView, StatusView, UndrainView, VipView, WaitView, WorkerView,
 };
 
 use std::net::SocketAddr;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::BgpView;
+use super::{AnnouncedView, BgpView, GroupView, InUseView};
 
 /// Which daemon answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,41 +81,6 @@ pub struct StatusView {
     /// Where links and maps are pinned; absent where the data plane ends with the daemon.
     #[serde(default)]
     pub pinned: Option<String>,
-}
-
-/// A group of LB nodes that share addresses of a segment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GroupView {
-    /// This node's name in it.
-    pub name: String,
-    /// Addresses that this node answers for.
-    pub owned: usize,
-    /// Addresses of the group.
-    pub addresses: usize,
-    /// This node has just started, or is cut off, and answers for nothing yet.
-    pub waits: bool,
-    /// All others.
-    pub others: Vec<MemberView>,
-}
-
-/// Another member of a group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemberView {
-    /// Its name.
-    pub name: String,
-    /// Where it is.
-    pub address: IpAddr,
-    /// Whether it is heard.
-    pub heard: bool,
-}
-
-/// A VIP address that another host has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InUseView {
-    /// Which.
-    pub address: IpAddr,
-    /// The host's MAC address.
-    pub mac: String,
 }
 
 /// Flow records: of slots in transit, and of VIPs with a scheduler.
@@ -464,17 +429,6 @@ pub struct VipView {
     pub packets: u64,
     /// Bytes forwarded, of IP packets as the client sent them.
     pub bytes: u64,
-}
-
-/// What becomes of a VIP address in one way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AnnouncedView {
-    /// It is announced.
-    pub announced: bool,
-    /// `serves`, `stays_without_backend`; or `not_programmed`, `no_way`, `draining`, `in_use`, `other`, `waits`, `no_backend`.
-    pub reason: String,
-    /// The same, for people.
-    pub why: String,
 }
 
 /// A backend and the way to it.
