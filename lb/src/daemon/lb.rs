@@ -5,6 +5,7 @@ mod capture;
 mod drain;
 mod health;
 mod kube;
+mod leave;
 mod metrics;
 mod paths;
 mod start;
@@ -102,6 +103,9 @@ struct Lb {
     aging: Interval,
     /// Where drains are kept.
     kept: drain::Kept,
+    /// While it gives all VIP addresses away, and when it looks how far it is.
+    leaving: Option<leave::Leaving>,
+    looking: Interval,
     /// Who is told of VIP addresses.
     bgp: BgpDriver,
     /// Last: those who listen to this node are told that it goes when it answers for nothing any more.
@@ -176,6 +180,7 @@ async fn serve_from(
                 lb.follow(&mut view).await;
             }
             _ = lb.aging.tick(), if lb.file.config.transit.enabled => lb.age(&view),
+            _ = lb.looking.tick(), if lb.leaving.is_some() => lb.look_at_leaving(),
             overlay = lb.health.changed() => lb.heed_health(overlay, &view.borrow()),
             event = lb.slow.event() => lb.heed(event),
             (peer, liveness) = lb.paths.next() => lb.slow.hear_member(peer.address, liveness == Liveness::Up),
@@ -190,6 +195,7 @@ async fn serve_from(
     };
     tracing::info!(signal = why, "stopping");
     life::tell(&[sd_notify::NotifyState::Stopping]);
+    lb.leave_at_stop(&mut life).await;
     lb.stop().await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -341,7 +347,7 @@ impl Lb {
         self.tell_routers();
         self.forget_drains();
         self.watch_health();
-        self.paths.set(&self.file.config);
+        self.listen_to_members();
         self.slow.ask_again();
         self.revision += 1;
         self.say_own();
@@ -443,6 +449,9 @@ impl Lb {
             } => question.with(self.drain(&backend, deadline_s, force, view)),
             Request::Undrain { backend } => question.with(self.undrain(&backend, view)),
             Request::Drains => question.with(self.drains()),
+            Request::DrainNode { deadline_s, force } => question.with(self.drain_node(deadline_s, force)),
+            Request::UndrainNode => question.with(self.undrain_node()),
+            Request::NodeDrain => question.with(Ok(self.node_drain_view())),
             Request::Bgp => question.with(self.bgp_view()),
             Request::Capture { options } => self.start_capture(question, options, view).await,
         }
@@ -470,6 +479,7 @@ impl Lb {
             group: self.slow.group(),
             health: self.health_sums(),
             slow_path: self.slow.view(&self.tables.shed()?),
+            drain: self.node_drain_view(),
             bgp: self.bgp_view().unwrap_or_default(),
             kube: self.standing().as_ref().map(views::kube),
             metrics: self.metrics.standing().map(views::metrics),

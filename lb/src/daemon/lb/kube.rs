@@ -154,6 +154,9 @@ impl Kube {
             | Request::Drain { .. }
             | Request::Undrain { .. }
             | Request::Drains
+            | Request::DrainNode { .. }
+            | Request::UndrainNode
+            | Request::NodeDrain
             | Request::Bgp
             | Request::Capture { .. } => cluster::not_yet(question, &self.link.standing()),
         }

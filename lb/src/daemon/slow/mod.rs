@@ -26,7 +26,7 @@ use xdp_prog::verdict::Verdict;
 
 use super::tables::Tables;
 use crate::{
-    announce::{Groups, InUse, L2},
+    announce::{Before, Groups, InUse, L2},
     control::{GroupView, InUseView, SlowPathView},
     datapath::{Balancer, Sockets},
     metrics::{SlowFacts, WorkerFacts},
@@ -74,13 +74,12 @@ impl Slow {
     ///
     /// When an interface has no Ethernet, or a socket is refused.
     ///
-    /// `goes_on`: a process before this one served until now, and answered for addresses.
     pub(super) fn start(
         config: &LbConfig,
         tables: &mut Tables,
         desired: &Desired,
         hops: &NextHops,
-        goes_on: bool,
+        before: Before,
     ) -> anyhow::Result<Self> {
         let jiffies = tables.jiffies;
         let secret = RandomState::new().build_hasher().finish();
@@ -97,7 +96,7 @@ impl Slow {
             interfaces: Vec::new(),
             settings: XskSettings::default(),
             groups: Groups::default(),
-            l2: L2::new(goes_on),
+            l2: L2::new(before),
             whole: Book::default(),
             before: Counts::default(),
             earlier: Vec::new(),
@@ -189,6 +188,17 @@ impl Slow {
     pub(super) fn cut_off(&mut self, is_cut_off: bool) {
         self.l2.cut_off(is_cut_off);
         self.own_again();
+    }
+
+    /// Whether this node answers for nothing on its segments, because it gives all addresses away.
+    pub(super) fn leave(&mut self, leaves: bool) {
+        self.l2.leave(leaves);
+        self.own_again();
+    }
+
+    /// VIP addresses that this node answers for, and nobody would in its place.
+    pub(super) fn only_here(&self) -> Vec<IpAddr> {
+        self.l2.only_here()
     }
 
     /// Another host says that it has a VIP address.
