@@ -133,7 +133,7 @@ fn definitions_have_short_names_and_columns() {
         ["NAME", "ADDRESSES", "AUTO-ASSIGN", "USED", "FREE", "CONFLICT", "AGE"]
     );
     assert!(said.contains("203.0.113.0/24") && said.contains("true"), "{said}");
-    for short in ["vclaim", "vt", "vnodes", "lbn", "vtunnel"] {
+    for short in ["vclaim", "vt", "vnodes", "lbn", "vtunnel", "vbgp", "vann"] {
         bench.run(&["get", short, "--all-namespaces"]);
     }
     assert!(
@@ -230,6 +230,10 @@ fn object(name: &str) -> &'static str {
              addresses: [{address: 203.0.113.7, pool: public, use: LoadBalancer}], ports: [{protocol: TCP, port: 80}], \
              backends: {nodeSet: {name: workers}}}}"
         }
+        "peer" => {
+            "{kind: BgpPeer, metadata: {name: tor1, namespace: vipline-system}, spec: {address: 10.0.0.1, asn: 65001, localAsn: 65000}}"
+        }
+        "announcement" => "{kind: Announcement, metadata: {name: core, namespace: vipline-system}, spec: {bgp: {}}}",
         "pool" => "{kind: AddressPool, metadata: {name: public}, spec: {addresses: [203.0.113.0/24]}}",
         "lb-1" => {
             "{kind: LbNode, metadata: {name: lb-1, namespace: vipline-system}, spec: {tunnelSources: [192.0.2.1/32]}}"
@@ -275,6 +279,7 @@ const RIGHTS: [(&str, &[&str], &[&str]); 5] = [
             "get vpool",
             "get vclaim",
             "get viptables,nodesets,tunnelconfigs,lbnodes,leases -n vipline-system",
+            "get bgppeers,announcements -n vipline-system",
             "get secret vipline-flow-seed -n vipline-system",
             "create seed",
             "create leader",
@@ -282,14 +287,19 @@ const RIGHTS: [(&str, &[&str], &[&str]); 5] = [
             "PATCH /api/v1/namespaces/default/services/web",
             "PATCH /api/v1/namespaces/default/services/web/status",
             "PATCH /apis/vipline.dev/v1alpha1/addresspools/public/status",
+            "PATCH /apis/vipline.dev/v1alpha1/namespaces/vipline-system/bgppeers/tor1/status",
+            "PATCH /apis/vipline.dev/v1alpha1/namespaces/vipline-system/announcements/core/status",
             "delete vclaim 203.0.113.7",
             "delete viptable shop.web -n vipline-system",
         ],
         &[
             "get secrets -n vipline-system",
             "get secret other -n vipline-system",
+            "get secret vipline-bgp-passwords -n vipline-system",
             "get secret vipline-flow-seed -n default",
             "create other-secret",
+            "apply peer",
+            "apply announcement",
             "get pods --all-namespaces",
             "delete service web -n default",
             "apply pool",
@@ -302,8 +312,9 @@ const RIGHTS: [(&str, &[&str], &[&str]); 5] = [
     (
         "lb-1",
         &[
-            "get viptables,nodesets,tunnelconfigs -n vipline-system",
+            "get viptables,nodesets,tunnelconfigs,bgppeers,announcements,lbnodes -n vipline-system",
             "get secret vipline-flow-seed -n vipline-system",
+            "get secret vipline-bgp-passwords -n vipline-system",
             "get node lb-1",
             "apply lb-1",
             "PATCH /apis/vipline.dev/v1alpha1/namespaces/vipline-system/lbnodes/lb-1/status",
@@ -318,6 +329,9 @@ const RIGHTS: [(&str, &[&str], &[&str]); 5] = [
             "apply lease-2",
             "apply leader",
             "apply table",
+            "apply peer",
+            "PATCH /apis/vipline.dev/v1alpha1/namespaces/vipline-system/bgppeers/tor1/status",
+            "PATCH /apis/vipline.dev/v1alpha1/namespaces/vipline-system/announcements/core/status",
             "PATCH /apis/vipline.dev/v1alpha1/namespaces/vipline-system/viptables/shop.web",
             "PATCH /api/v1/namespaces/default/services/web/status",
             "delete lbnode lb-1 -n vipline-system",
@@ -341,8 +355,19 @@ const RIGHTS: [(&str, &[&str], &[&str]); 5] = [
     // Everything of our group by a wildcard: RBAC lets it, and the policies do not.
     (
         "tenant",
-        &["get viptables -n vipline-system", "apply pool"],
-        &["apply table", "apply lb-1", "delete lbnode lb-2 -n vipline-system"],
+        &[
+            "get viptables -n vipline-system",
+            "apply pool",
+            "apply peer",
+            "apply announcement",
+        ],
+        &[
+            "apply table",
+            "apply lb-1",
+            "delete lbnode lb-2 -n vipline-system",
+            "PATCH /apis/vipline.dev/v1alpha1/namespaces/vipline-system/bgppeers/tor1/status",
+            "PATCH /apis/vipline.dev/v1alpha1/namespaces/vipline-system/announcements/core/status",
+        ],
     ),
 ];
 

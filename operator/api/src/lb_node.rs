@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube_derive::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+use crate::Announcing;
+
 /// Most entries of [`Programmed::failing`].
 pub const MAX_FAILING_TABLES: usize = 32;
 /// Most entries of [`Transits::but_for`].
@@ -25,7 +27,7 @@ pub const MAX_LB_NODE_BYTES: usize = 16 << 10;
     namespaced,
     status = "LbNodeStatus",
     derive = "PartialEq",
-    doc = "An LB node and what it has programmed. Written by that LB node only.",
+    doc = "An LB node, what it has programmed and what it announces. Written by that LB node only.",
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
     printcolumn = r#"{"name":"VIPs","type":"integer","jsonPath":".status.programmed.vips"}"#,
     printcolumn = r#"{"name":"Revision","type":"string","jsonPath":".status.programmed.tables"}"#,
@@ -57,6 +59,9 @@ pub struct LbNodeStatus {
     /// and nobody waits for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transits: Option<Transits>,
+    /// What it announces. An LB node of an earlier version says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announcing: Option<Announcing>,
     /// Condition `Ready`: it serves what it was told; the message says what is wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]

@@ -10,9 +10,9 @@
 //! | [`VipTable`] | operator's namespace | operator | a Service as LB nodes need it |
 //! | [`NodeSet`] | operator's namespace | operator | worker nodes, in chunks |
 //! | [`TunnelConfig`] | operator's namespace | operator | what worker nodes accept by tunnel |
-//! | [`LbNode`] | operator's namespace | its LB node | what that node has programmed |
-//!
-//! `BgpPeer` and `Announcement` come with announcing; until then nothing reads them and no CRD of theirs is installed.
+//! | [`LbNode`] | operator's namespace | its LB node | what that node has programmed, and what it announces |
+//! | [`BgpPeer`] | operator's namespace | people; status: operator | a router that LB nodes announce to |
+//! | [`Announcement`] | operator's namespace | people; status: operator | which addresses are announced, how, and by whom |
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -20,6 +20,9 @@
     reason = "KubeSchema derives a second, private struct for each of ours"
 )]
 
+mod announcement;
+mod announcing;
+mod bgp_peer;
 mod claim;
 mod lb_node;
 mod lean;
@@ -30,6 +33,16 @@ mod schema;
 mod tunnel;
 mod vip_table;
 
+pub use announcement::{
+    Announcement, AnnouncementSpec, AnnouncementStatus, BgpAnnouncement, L2Announcement, MAX_ADDRESS_ANNOUNCEMENTS,
+    MAX_ANNOUNCEMENT_PEERS, WhenNoBackend,
+};
+pub use announcing::{
+    AnnounceException, Announcing, BgpAnnouncing, EXCEPTION_ADDRESS_IN_USE, EXCEPTION_NO_BACKEND, EXCEPTION_WAITS,
+    L2Announcing, L2Member, LbDraining, MAX_ANNOUNCING_BYTES, MAX_EXCEPTIONS, MAX_L2_MEMBERS, MAX_PEER_STATUSES,
+    MAX_PLACES, MAX_UNSERVED, Origin, PeerStatus, Way,
+};
+pub use bgp_peer::{Bfd, BgpPeer, BgpPeerSpec, BgpPeerStatus, GracefulRestart, MAX_ANNOUNCING_NODES};
 pub use claim::{AddressClaim, AddressClaimSpec, Holder, Use};
 pub use lb_node::{
     FailingTable, LbNode, LbNodeSpec, LbNodeStatus, MAX_FAILING_TABLES, MAX_LB_NODE_BYTES, MAX_LIVELY_TRANSITS,
@@ -54,6 +67,8 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     vec![
         schema::finish(AddressClaim::crd(), Some(&claim::NAMED)),
         schema::finish(AddressPool::crd(), None),
+        schema::finish(Announcement::crd(), Some(&announcement::NAMED)),
+        schema::finish(BgpPeer::crd(), Some(&bgp_peer::NAMED)),
         schema::finish(LbNode::crd(), None),
         schema::finish(NodeSet::crd(), Some(&node_set::NAMED)),
         schema::finish(TunnelConfig::crd(), Some(&tunnel::NAMED)),

@@ -58,10 +58,17 @@ pub const TAINT_LB_NODE: &str = "vipline.dev/lb-node";
 /// Keeps a node out of load balancers: present and not `false` (KEP-3458).
 pub const LABEL_EXCLUDE_NODE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
-/// On a node that [`LABEL_EXCLUDE_NODE`] keeps out: when connections that still live there are given up (RFC 3339).
+/// On an LbNode, or on the Node of the same name: that LB node is drained, while the label is present and not `false` (as
+/// [`excludes`] has it). It gives everything away first, and serves what still comes.
+pub const LABEL_DRAIN: &str = "vipline.dev/drain";
+/// Label of a node's name as its host has it. An LB node without it is taken for one whose value is its name.
+pub const LABEL_HOSTNAME: &str = "kubernetes.io/hostname";
+
+/// On a node that [`LABEL_EXCLUDE_NODE`] keeps out: when connections that still live there are given up (RFC 3339). On an LB node
+/// with [`LABEL_DRAIN`]: when its drain is over, whatever still comes.
 pub const ANNOTATION_DRAIN_DEADLINE: &str = "vipline.dev/drain-deadline";
 
-/// Whether a node with this value of [`LABEL_EXCLUDE_NODE`] is kept out: `false` in any spelling that Go knows does not, and nonsense
+/// Whether a node with this value of [`LABEL_EXCLUDE_NODE`] is kept out (of [`LABEL_DRAIN`]: is drained): `false` in any spelling that Go knows does not, and nonsense
 /// does.
 pub fn excludes(value: &str) -> bool {
     !matches!(value, "0" | "f" | "F" | "false" | "FALSE" | "False")
@@ -75,6 +82,9 @@ pub const TAINT_TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 pub const SEED_SECRET: &str = "vipline-flow-seed";
 /// Its key: 64 hex digits.
 pub const SEED_KEY: &str = "seed";
+/// Secret with passwords of BGP sessions, in the operator's namespace; [`crate::BgpPeerSpec::password_key`] is a key of it. One
+/// name, so that LB nodes may read it and no other.
+pub const BGP_SECRET: &str = "vipline-bgp-passwords";
 /// Name of the one [`crate::TunnelConfig`].
 pub const TUNNEL_CONFIG: &str = "default";
 /// Name of the set that all Services with policy Cluster share. Its chunks are `workers-0`, `workers-1`, …

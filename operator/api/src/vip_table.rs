@@ -106,6 +106,11 @@ pub struct VipAddress {
     /// What the Service uses it for: `LoadBalancer` or `ExternalIP`.
     #[serde(rename = "use")]
     pub used_as: crate::Use,
+    /// Names of the Announcements that select it, sorted; of more than 16 the first. Absent: no Announcement names its
+    /// pool, and all LB nodes that have a connected network with it answer for it by L2. Empty: it is announced by nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 63)))]
+    pub announcements: Option<Vec<String>>,
 }
 
 /// Transport protocols.

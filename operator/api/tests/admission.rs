@@ -146,7 +146,7 @@ fn every_policy_is_bound_fails_closed_and_says_no() {
         .iter()
         .filter(|it| it["kind"] == "ValidatingAdmissionPolicy")
         .collect();
-    assert_eq!(policies.len(), 3);
+    assert_eq!(policies.len(), 4);
     for policy in policies {
         assert_eq!(policy["spec"]["failurePolicy"], "Fail");
         assert_eq!(policy["spec"]["validations"][0]["reason"], "Forbidden");

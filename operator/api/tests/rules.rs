@@ -108,6 +108,8 @@ fn good_objects_fit_our_types() {
             "VipTable" => serde_json::from_value::<operator_api::VipTable>(whole).map(|_| ()),
             "NodeSet" => serde_json::from_value::<operator_api::NodeSet>(whole).map(|_| ()),
             "TunnelConfig" => serde_json::from_value::<operator_api::TunnelConfig>(whole).map(|_| ()),
+            "BgpPeer" => serde_json::from_value::<operator_api::BgpPeer>(whole).map(|_| ()),
+            "Announcement" => serde_json::from_value::<operator_api::Announcement>(whole).map(|_| ()),
             "LbNode" => serde_json::from_value::<operator_api::LbNode>(whole).map(|_| ()),
             other => panic!("{other}?"),
         };
@@ -208,5 +210,5 @@ fn conditions_are_merged_by_type() {
             }
         });
     }
-    assert_eq!(found, 2);
+    assert_eq!(found, 4);
 }

@@ -135,6 +135,29 @@ fn lb_node(failing: usize, why: usize) -> usize {
     bytes::<LbNode>(object)
 }
 
+/// An LB node that says as much of announcing as there is, of the lengths that are met with, beside one that says nothing of it.
+fn announcing(words: usize) -> usize {
+    let peer = |n: usize| {
+        json!({"name": format!("tor-{n:02}-rack-17"), "address": format!("2001:db8:f::{n:x}"), "state": "OpenConfirm", "established": true,
+               "announced": 10000, "lastError": "x".repeat(words)})
+    };
+    let exception = |n: usize| json!({"address": format!("2001:db8:12:34::{n:x}"), "way": "BGP", "reason": "NoBackend", "why": "x".repeat(words)});
+    let networks: Vec<_> = (0..MAX_PLACES).map(|n| format!("10.17.{n}.0/24")).collect();
+    let announcing = json!({
+        "bgp": {"origin": "Cluster", "localAsn": 4_200_000_000_u32, "peerCount": 16, "established": 16,
+                "peers": (0..MAX_PEER_STATUSES).map(peer).collect::<Vec<_>>()},
+        "l2": {"origin": "Cluster", "networks": networks, "owned": 10000,
+               "members": (0..MAX_L2_MEMBERS).map(|n| json!({"name": format!("lb-{n:02}"), "heard": true})).collect::<Vec<_>>()},
+        "exceptions": (0..MAX_EXCEPTIONS).map(exception).collect::<Vec<_>>(), "exceptionCount": 10000,
+        "unserved": (0..MAX_UNSERVED).map(|n| format!("203.0.113.{n}")).collect::<Vec<_>>(), "unservedCount": 10000,
+        "draining": {"since": "2026-01-01T00:00:00Z", "deadline": "2026-01-01T00:10:00Z", "packetsPerSecond": 100_000, "done": false},
+        "places": networks,
+    });
+    serde_json::to_string(&serde_json::from_value::<Announcing>(announcing).unwrap())
+        .unwrap()
+        .len()
+}
+
 fn tunnel(lb_nodes: usize, prefixes: usize) -> usize {
     let source = |n: usize| format!("192.0.2.{n}/32");
     let prefix = |n: usize| format!("203.0.{n}.0/24");
@@ -209,4 +232,11 @@ fn an_lb_node_with_all_that_may_fail_can_be_kept_within_its_bound() {
         "{}",
         lb_node(MAX_FAILING_TABLES, 256)
     );
+}
+
+#[test]
+fn what_an_lb_node_announces_fits_its_part_where_its_words_are_short() {
+    // With words of full length it does not: the LB node cuts its lists.
+    assert!(announcing(16) < MAX_ANNOUNCING_BYTES, "{}", announcing(16));
+    assert!(announcing(160) > MAX_ANNOUNCING_BYTES, "{}", announcing(160));
 }

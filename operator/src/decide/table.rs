@@ -31,6 +31,7 @@ pub(super) fn whole(
             address: assignment.address.to_string(),
             pool: assignment.pool.clone(),
             used_as: assignment.used_as,
+            announcements: None,
         })
         .collect();
     let assigned: BTreeSet<IpAddr> = outcome
@@ -51,6 +52,7 @@ pub(super) fn whole(
             address: surplus.address.to_string(),
             pool: claim.object().spec.pool.clone(),
             used_as: Use::LoadBalancer,
+            announcements: None,
         })
     }));
     addresses.truncate(MAX_ADDRESSES);

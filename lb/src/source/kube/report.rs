@@ -216,6 +216,7 @@ impl Reporter {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             programmed: say.programmed.clone(),
             transits: Some(say.transits.clone()),
+            announcing: None,
             conditions: vec![Condition {
                 type_: CONDITION_READY.to_owned(),
                 status: if ready { "True" } else { "False" }.to_owned(),

@@ -64,6 +64,7 @@ fn vip_address(address: &str) -> VipAddress {
         address: address.to_owned(),
         pool: "pool".to_owned(),
         used_as: Use::LoadBalancer,
+        announcements: None,
     }
 }
 
