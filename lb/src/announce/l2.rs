@@ -44,6 +44,8 @@ pub struct L2 {
     /// What a process before this one answered for until now is not asked for again.
     goes_on: bool,
     ours: BTreeSet<IpAddr>,
+    /// How often anything that may be asked of it has changed.
+    changes: u64,
     /// While anything is asked for.
     wire: Option<Wire>,
 }
@@ -90,6 +92,7 @@ impl L2 {
             probes: true,
             goes_on: before == Before::Served,
             ours: BTreeSet::new(),
+            changes: 0,
             wire: None,
         }
     }
@@ -146,6 +149,7 @@ impl L2 {
             tracing::warn!(member = %name, "is not heard any more: its part of the addresses goes to the others");
         }
         group.hear(name, is_heard, now);
+        self.changes += 1;
         self.turn();
     }
 
@@ -204,6 +208,11 @@ impl L2 {
         self.ours.contains(&address)
     }
 
+    /// Moves with whatever it says.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// How many addresses this node answers for.
     pub fn owned(&self) -> usize {
         self.ours.len()
@@ -253,6 +262,7 @@ impl L2 {
         }
         let is_news = self.claims.hear(address, by, self.now());
         if is_news {
+            self.changes += 1;
             let [a, b, c, d, e, f] = by;
             tracing::error!(
                 %address,
@@ -315,6 +325,7 @@ impl L2 {
         let ours = self.claims.all().filter(|(_, claim)| *claim == Claim::Ours);
         let ours: BTreeSet<IpAddr> = ours.map(|(address, _)| address).collect();
         let changed = ours != self.ours;
+        self.changes += u64::from(changed);
         self.ours = ours;
         let is_asking = |(_, claim)| matches!(claim, Claim::Asking { .. });
         if !self.claims.all().any(is_asking) {

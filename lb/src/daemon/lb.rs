@@ -1,5 +1,6 @@
 //! The LB node's daemon: one loop that owns everything, woken by signals, the file, the kernel's next hops and the control socket.
 
+mod announcing;
 mod bgp;
 mod capture;
 mod drain;
@@ -67,6 +68,9 @@ const NEXT_HOP_PATIENCE: Duration = Duration::from_secs(1);
 /// How often flow records are swept, and slots in transit looked at, to end what is over.
 const AGING: Duration = Duration::from_secs(2);
 
+/// How often the cluster is told of what has changed of announcing; an LbNode is written once a second at most.
+const SAYING: Duration = Duration::from_secs(1);
+
 type View = watch::Receiver<NextHopView>;
 
 /// Who says what the tables hold.
@@ -106,6 +110,9 @@ struct Lb {
     /// While it gives all VIP addresses away, and when it looks how far it is.
     leaving: Option<leave::Leaving>,
     looking: Interval,
+    /// What the cluster was told of announcing, and when it is told again.
+    said: announcing::Said,
+    saying: Interval,
     /// Who is told of VIP addresses.
     bgp: BgpDriver,
     /// Last: those who listen to this node are told that it goes when it answers for nothing any more.
@@ -181,6 +188,7 @@ async fn serve_from(
             }
             _ = lb.aging.tick(), if lb.file.config.transit.enabled => lb.age(&view),
             _ = lb.looking.tick(), if lb.leaving.is_some() => lb.look_at_leaving(),
+            _ = lb.saying.tick() => lb.say_announcing(),
             overlay = lb.health.changed() => lb.heed_health(overlay, &view.borrow()),
             event = lb.slow.event() => lb.heed(event),
             (peer, liveness) = lb.paths.next() => lb.slow.hear_member(peer.address, liveness == Liveness::Up),

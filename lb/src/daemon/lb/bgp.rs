@@ -26,6 +26,14 @@ use crate::{
     metrics::BgpFacts,
 };
 
+/// What becomes of VIP addresses, and why.
+pub(super) struct Decided {
+    /// Towards routers; `None`: there are none.
+    pub(super) routers: Option<BTreeMap<IpAddr, Reason>>,
+    /// On this node's segments.
+    pub(super) segments: BTreeMap<IpAddr, Reason>,
+}
+
 impl Lb {
     /// Tells routers what the tables have.
     pub(super) fn tell_routers(&mut self) {
@@ -44,32 +52,43 @@ impl Lb {
     /// Tells routers which addresses they are to send here; nothing new is nothing told.
     pub(super) fn tell_routers_of_addresses(&mut self) {
         // Nothing is collected for nobody.
-        let Some(config) = &self.file.config.bgp else { return };
-        let policy = Policy {
-            when_none: config.when_no_backend,
+        let Some(decided) = self.decided_for_routers() else {
+            return;
         };
-        let state = self.node_state();
-        let decided = decide(self.slow.towards_routers(), state, policy);
         let announced = decided.into_iter().filter(|(_, reason)| reason.is_announced());
         self.bgp.announce(Announced {
             addresses: announced.map(|(address, _)| address).collect(),
-            draining: state != NodeState::Serving,
+            draining: self.node_state() != NodeState::Serving,
         });
+    }
+
+    /// What becomes of all VIP addresses.
+    pub(super) fn decided(&self) -> Decided {
+        // Segments are left at once: others are there.
+        let state = match self.node_state() {
+            NodeState::Serving => NodeState::Serving,
+            NodeState::LastChoice | NodeState::Draining => NodeState::Draining,
+        };
+        Decided {
+            routers: self.decided_for_routers(),
+            segments: decide(self.slow.on_segments(), state, Policy::default()),
+        }
+    }
+
+    fn decided_for_routers(&self) -> Option<BTreeMap<IpAddr, Reason>> {
+        let config = self.file.config.bgp.as_ref()?;
+        let when_none = config.when_no_backend;
+        Some(decide(
+            self.slow.towards_routers(),
+            self.node_state(),
+            Policy { when_none },
+        ))
     }
 
     /// VIPs, with what becomes of their addresses towards routers and on segments.
     pub(super) fn vip_views(&self, view: &NextHopView) -> anyhow::Result<Vec<VipView>> {
         let mut views = self.tables.vips(&self.file.config.desired, view)?;
-        let routers = self.file.config.bgp.as_ref().map(|config| {
-            let when_none = config.when_no_backend;
-            decide(self.slow.towards_routers(), self.node_state(), Policy { when_none })
-        });
-        // Segments are left at once: others are there.
-        let on_segments = match self.node_state() {
-            NodeState::Serving => NodeState::Serving,
-            NodeState::LastChoice | NodeState::Draining => NodeState::Draining,
-        };
-        let segments = decide(self.slow.on_segments(), on_segments, Policy::default());
+        let Decided { routers, segments } = self.decided();
         for view in &mut views {
             let told = |reason: &Reason| AnnouncedView {
                 announced: reason.is_announced(),

@@ -94,6 +94,11 @@ impl Kube {
         })
     }
 
+    /// Tells the cluster's thread something.
+    pub(super) fn tell(&self, word: Word) {
+        self.link.tell(word);
+    }
+
     /// Backends that the cluster drains until a time.
     pub(super) fn drains(&self) -> &Drains {
         &self.drains

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use lb_core::worker::unclaimed_prefixes;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{AGING, Lb, Source, View, desired, drain, leave, metrics::Read, names, paths::Paths};
+use super::{AGING, Lb, SAYING, Source, View, desired, drain, leave, metrics::Read, names, paths::Paths};
 use crate::{
     announce::{Before, bgp::BgpDriver},
     daemon::{
@@ -123,6 +123,8 @@ impl Lb {
             kept: drain::Kept(keeping.drains.clone()),
             leaving: None,
             looking: interval(leave::LOOK),
+            said: Default::default(),
+            saying: interval(SAYING),
             bgp: BgpDriver::new(!is_first, paths.another()),
             paths,
         };

@@ -56,6 +56,8 @@ pub(super) struct Slow {
     l2: L2,
     /// What is known of VIP addresses, where this node answers for all that it is configured to.
     whole: Book,
+    /// How often the book was made.
+    published: u64,
     /// Of workers that are no more.
     before: Counts,
     earlier: Vec<WorkerStatus>,
@@ -98,6 +100,7 @@ impl Slow {
             groups: Groups::default(),
             l2: L2::new(before),
             whole: Book::default(),
+            published: 0,
             before: Counts::default(),
             earlier: Vec::new(),
             events: mpsc::channel(EVENTS),
@@ -152,6 +155,11 @@ impl Slow {
             };
             (address, facts)
         })
+    }
+
+    /// Moves with whatever is known of VIP addresses.
+    pub(super) fn changes(&self) -> u64 {
+        self.published + self.l2.changes()
     }
 
     /// VIP addresses that are answered for.
@@ -339,6 +347,7 @@ impl Slow {
 
     /// Tells the workers of new tables' contents, next hops, backends' health or rules.
     pub(super) fn publish(&mut self, config: &LbConfig, desired: &Desired, hops: &NextHops, overlay: &Overlay) {
+        self.published += 1;
         self.whole = Book::new(desired, hops, overlay, config.protection, &config.l2.owned);
         let interfaces = self.interfaces.iter();
         let interfaces = interfaces.map(|interface| (interface.index, interface.mac)).collect();
