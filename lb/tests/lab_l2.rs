@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use lab::{Capture, Client, Proto, Topology, require_root};
-use lab_support::{Bed, Daemon, LbFile, eventually, vip_v4, vip_v6};
+use lab_support::{Bed, Daemon, LbFile, eventually, vip_v4, vip_v6, vipline};
 use nix::sys::signal::Signal;
 
 /// VIP addresses of each family.
@@ -296,6 +296,59 @@ fn an_orderly_stop_is_noticed_at_once_and_loses_nothing() -> Result<()> {
         "by another LB node, or by what is pinned"
     );
     site.assert_one_owner(&[1, 2])?;
+    assert_eq!(connection.get()?.server, server);
+    Ok(())
+}
+
+#[test]
+fn a_drained_lb_node_gives_its_addresses_to_the_others_and_the_last_one_only_by_force() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let mut site = site()?;
+    let before = site.assert_one_owner(&[0, 1, 2])?;
+    let vip = one_of(&before, &site.mac(0))?;
+    let mut connection = site.client().connect(vip)?;
+    let server = connection.get()?.server;
+    let watch = Watch::start(site.client(), vip);
+    let started = Instant::now();
+    let said = site.lb(0).cli(&["drain", "node"])?;
+    println!("drain: {said} after {:?}", started.elapsed());
+    site.wait_for(&[1, 2])?;
+    let after = site.assert_one_owner(&[1, 2])?;
+    let (answered, longest) = watch.stop()?;
+    println!("drain: longest time without an answer {longest:?}, {answered} answered");
+    assert!(
+        answered > 0 && longest < Duration::from_millis(100),
+        "none was lost: {longest:?}"
+    );
+    for (address, owner) in &before {
+        assert_eq!(after[address] == *owner, *owner != site.mac(0), "{address}");
+    }
+    assert_eq!(connection.get()?.server, server);
+
+    // It stays drained over a restart, and its data plane's end harms nobody.
+    assert!(site.bed.lbs[0].end(Signal::SIGTERM)?.success());
+    site.bed.lbs[0].start_again()?;
+    assert_eq!(site.owned(&[0])?, [0]);
+    site.assert_one_owner(&[1, 2])?;
+
+    site.lb(1).cli(&["drain", "node"])?;
+    site.wait_for(&[2])?;
+    let socket = site.lb(2).socket();
+    let refused = vipline(&["drain", "node", "--socket", socket.to_str().context("a path")?])?;
+    let words = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && words.contains("--force"), "{words}");
+    assert_eq!(site.owned(&[2])?, [vips().len()]);
+    let forced = site.lb(2).cli(&["drain", "node", "--force", "--no-wait"])?;
+    assert!(forced.contains("NOBODY ELSE answers for"), "{forced}");
+    assert_eq!(site.owned(&[0, 1, 2])?, [0, 0, 0]);
+
+    for index in [2, 1, 0] {
+        site.lb(index).cli(&["drain", "node", "--undo"])?;
+    }
+    site.wait_for(&[0, 1, 2])?;
+    assert_eq!(site.assert_one_owner(&[0, 1, 2])?, before, "as it was");
     assert_eq!(connection.get()?.server, server);
     Ok(())
 }

@@ -54,6 +54,8 @@ pub struct View<'a> {
     pub settings: &'a [u64],
     /// `FLOWS`: words, eight of them a bucket. Written where the host records.
     pub flows: &'a [AtomicU64],
+    /// `FLOW_MARKS`. Written where the host records.
+    pub flow_marks: &'a [AtomicU64],
     /// `OPEN_FLOWS`. Written where the host records.
     pub open_flows: &'a [AtomicU64],
     /// `TURNS`. Written where the host records.
@@ -85,6 +87,8 @@ pub unsafe trait Memory {
     fn setting(&self, index: u32) -> Option<*const u64>;
     /// Bucket of `FLOWS`; writable, by atomic operations and the stores of [`crate::flows`].
     fn flow_bucket(&self, index: u32) -> Option<*mut FlowBucket>;
+    /// Word of `FLOW_MARKS`; bits are set, by atomic operations.
+    fn flow_marks(&self, word: u32) -> Option<*mut u64>;
     /// Word of `OPEN_FLOWS`; writable, by atomic additions.
     fn open_flows(&self, _backend: u32) -> Option<*mut u64> {
         None
@@ -139,6 +143,10 @@ unsafe impl Memory for View<'_> {
         let words = self.flows.get(first..first + WORDS)?;
         // Atomics may be written through shared references; the pointer is that of the whole bucket.
         Some(words.as_ptr().cast_mut().cast())
+    }
+
+    fn flow_marks(&self, word: u32) -> Option<*mut u64> {
+        self.flow_marks.get(word as usize).map(AtomicU64::as_ptr)
     }
 
     fn open_flows(&self, backend: u32) -> Option<*mut u64> {
@@ -385,6 +393,10 @@ impl<M: Memory> Tables for Host<M> {
 impl<M: Memory> FlowTable for Host<M> {
     fn flow_bucket(&self, index: u32) -> Option<*mut FlowBucket> {
         self.memory.flow_bucket(index)
+    }
+
+    fn flow_marks(&self, word: u32) -> Option<*mut u64> {
+        self.memory.flow_marks(word)
     }
 
     fn backend(&self, index: u32) -> Option<*const BackendLine> {

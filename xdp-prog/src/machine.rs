@@ -148,6 +148,26 @@ pub unsafe fn add(at: *mut u64, value: u64) {
     }
 }
 
+/// Sets bits of a word that others set bits of at the same time.
+///
+/// # Safety
+///
+/// As for [`add`].
+#[inline(always)]
+pub unsafe fn set_bits(at: *mut u64, bits: u64) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller's promise. The compiler does not offer the instruction for this target.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({0} + 0) |= {1}", in(reg) at, in(reg) bits, options(nostack));
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        use core::sync::atomic::{AtomicU64, Ordering};
+        // SAFETY: the caller's promise.
+        unsafe { AtomicU64::from_ptr(at) }.fetch_or(bits, Ordering::Relaxed);
+    }
+}
+
 /// As [`add`] of 1; what was there before.
 ///
 /// # Safety

@@ -229,6 +229,7 @@ fn rendered() -> String {
         map::VIP_OPTIONS,
         map::RANGES,
         map::FLOWS,
+        map::FLOW_MARKS,
         map::FLOW_COUNTS,
         map::OPEN_FLOWS,
         map::TURNS,

@@ -114,6 +114,7 @@ impl World {
             ranges: &self.ranges,
             settings: &self.settings,
             flows: &[],
+            flow_marks: &[],
             open_flows: &[],
             turns: &[],
         }

@@ -281,6 +281,7 @@ mod tests {
                 ranges: &map,
                 settings: &[],
                 flows: &[],
+                flow_marks: &[],
                 open_flows: &[],
                 turns: &[],
             };

@@ -33,6 +33,8 @@ pub struct L2 {
     due: Option<Duration>,
     /// Its segment is away.
     is_cut_off: bool,
+    /// It gives all addresses away.
+    leaves: bool,
     claims: Claims,
     /// All addresses of the group, as last told; `None` before the first time.
     wanted: Option<BTreeSet<IpAddr>>,
@@ -42,6 +44,8 @@ pub struct L2 {
     /// What a process before this one answered for until now is not asked for again.
     goes_on: bool,
     ours: BTreeSet<IpAddr>,
+    /// How often anything that may be asked of it has changed.
+    changes: u64,
     /// While anything is asked for.
     wire: Option<Wire>,
 }
@@ -50,6 +54,17 @@ pub struct L2 {
 struct Wire {
     sender: FrameSender,
     receiver: NeighbourReceiver,
+}
+
+/// What was before this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// Nothing that answered.
+    Nothing,
+    /// A process that answered for what is wanted first.
+    Served,
+    /// This node was being drained, and is: it answers for nothing.
+    Drained,
 }
 
 /// An address that somebody else has.
@@ -62,20 +77,22 @@ pub struct InUse {
 }
 
 impl L2 {
-    /// Answers for nothing yet. `goes_on`: a process before this one answered for what is wanted first.
-    pub fn new(goes_on: bool) -> Self {
+    /// Answers for nothing yet.
+    pub fn new(before: Before) -> Self {
         Self {
             start: Instant::now(),
             interfaces: Vec::new(),
             group: None,
             due: None,
             is_cut_off: false,
+            leaves: before == Before::Drained,
             claims: Claims::default(),
             wanted: None,
             known: BTreeSet::new(),
             probes: true,
-            goes_on,
+            goes_on: before == Before::Served,
             ours: BTreeSet::new(),
+            changes: 0,
             wire: None,
         }
     }
@@ -101,7 +118,13 @@ impl L2 {
                     group.set_others(others(), now);
                     group
                 }
-                Some(_) | None => Group::new(config.name.clone(), others(), now),
+                Some(_) | None => {
+                    let mut group = Group::new(config.name.clone(), others(), now);
+                    if self.leaves || self.is_cut_off {
+                        group.go_out();
+                    }
+                    group
+                }
             };
             let places = config.others.iter().map(|(name, at)| (*at, name.clone()));
             (group, places.collect())
@@ -111,6 +134,10 @@ impl L2 {
 
     /// A member is heard at this address from now on, or is not any more. Of one that is no member nothing is noted.
     pub fn hear_member(&mut self, at: IpAddr, is_heard: bool) {
+        // Nobody is listened to then; what is said of a moment ago would be believed when it comes back.
+        if self.leaves {
+            return;
+        }
         let now = self.now();
         let Some((group, places)) = &mut self.group else {
             return;
@@ -122,6 +149,7 @@ impl L2 {
             tracing::warn!(member = %name, "is not heard any more: its part of the addresses goes to the others");
         }
         group.hear(name, is_heard, now);
+        self.changes += 1;
         self.turn();
     }
 
@@ -137,7 +165,7 @@ impl L2 {
                 tracing::warn!("an interface is down: this node gives up its part of the addresses");
                 group.go_out();
                 self.known.clear();
-            } else {
+            } else if !self.leaves {
                 tracing::info!("all interfaces are up: this node takes its part of the addresses again");
                 group.come_back(now);
             }
@@ -145,9 +173,44 @@ impl L2 {
         self.turn();
     }
 
+    /// Whether this node answers for nothing, because it gives all addresses away. One that comes back asks for them first.
+    pub fn leave(&mut self, leaves: bool) {
+        if self.leaves == leaves {
+            return;
+        }
+        self.leaves = leaves;
+        let now = self.now();
+        if let Some((group, _)) = &mut self.group {
+            if leaves {
+                group.go_out();
+                group.hear_nobody();
+            } else if !self.is_cut_off {
+                group.come_back(now);
+            }
+        }
+        self.known.clear();
+        self.goes_on = false;
+        self.turn();
+    }
+
+    /// Addresses that this node answers for, and nobody would in its place.
+    pub fn only_here(&self) -> Vec<IpAddr> {
+        let has_others = self.group.as_ref().is_some_and(|(group, _)| group.is_heard_of());
+        if has_others {
+            Vec::new()
+        } else {
+            self.ours.iter().copied().collect()
+        }
+    }
+
     /// Whether this node answers for an address.
     pub fn owns(&self, address: IpAddr) -> bool {
         self.ours.contains(&address)
+    }
+
+    /// Moves with whatever it says.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// How many addresses this node answers for.
@@ -199,6 +262,7 @@ impl L2 {
         }
         let is_news = self.claims.hear(address, by, self.now());
         if is_news {
+            self.changes += 1;
             let [a, b, c, d, e, f] = by;
             tracing::error!(
                 %address,
@@ -243,7 +307,7 @@ impl L2 {
         let group = self.group.as_ref().map(|(group, _)| group);
         self.due = group.and_then(|group| group.deadline(now));
         if let Some(wanted) = &self.wanted {
-            let is_mine = |address: &&IpAddr| group.is_none_or(|group| group.owns(**address, now));
+            let is_mine = |address: &&IpAddr| !self.leaves && group.is_none_or(|group| group.owns(**address, now));
             let mine: BTreeSet<IpAddr> = wanted.iter().filter(is_mine).copied().collect();
             // Others have answered for it until now, or a process before this one did: it has been asked for.
             let is_new = self.known.is_empty();
@@ -261,6 +325,7 @@ impl L2 {
         let ours = self.claims.all().filter(|(_, claim)| *claim == Claim::Ours);
         let ours: BTreeSet<IpAddr> = ours.map(|(address, _)| address).collect();
         let changed = ours != self.ours;
+        self.changes += u64::from(changed);
         self.ours = ours;
         let is_asking = |(_, claim)| matches!(claim, Claim::Asking { .. });
         if !self.claims.all().any(is_asking) {

@@ -13,4 +13,4 @@ mod groups;
 mod l2;
 
 pub use groups::Groups;
-pub use l2::{InUse, L2};
+pub use l2::{Before, InUse, L2};

@@ -112,8 +112,41 @@ pub(super) enum DrainCommand {
                       vipline drain backend worker-3 --kube --kubeconfig admin.conf --deadline 10m"
     )]
     Backend(DrainArgs),
+    /// This LB node gives its VIP addresses to the others, and says when nothing comes to it any more: before maintenance.
+    #[command(
+        long_about = "This LB node gives its VIP addresses away: BGP peers take another way (RFC 8326) and are told a second later \
+                      that this one is gone; other LB nodes of its l2.group answer for its addresses. What still comes is forwarded. \
+                      Returns when no VIP packet has come for a second, and stops waiting at the deadline. Ctrl-C ends the waiting, \
+                      not the drain.\n\n\
+                      The daemon keeps the drain over restarts, until --undo. Where nobody else would answer for an address on its \
+                      segment it is refused without --force. Whether routers have another way only they know: where they have none, \
+                      packets go on coming, or are lost.",
+        after_help = "Exit code 1: packets still come, at the deadline.\n\n\
+                      Examples: vipline drain node && systemctl stop vipline-lb\n          \
+                      vipline drain node --deadline 2m\n          \
+                      vipline drain node --undo"
+    )]
+    Node(DrainNodeArgs),
     /// All backends that take no new connections, by a drain, weight 0 or because no set has them any more; and what still lives there.
     List(AskArgs),
+}
+
+#[derive(Debug, Arguments)]
+pub(super) struct DrainNodeArgs {
+    /// Stop waiting after this long: `2m`, `90s`.
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "undo")]
+    pub(super) deadline: Option<Duration>,
+    /// Also where nobody else answers for some of its VIP addresses.
+    #[arg(long, conflicts_with = "undo")]
+    pub(super) force: bool,
+    /// Return at once: `vipline status` says how far it is.
+    #[arg(long, conflicts_with = "undo")]
+    pub(super) no_wait: bool,
+    /// End the drain: it takes its part of the VIP addresses again.
+    #[arg(long)]
+    pub(super) undo: bool,
+    #[command(flatten)]
+    pub(super) ask: AskArgs,
 }
 
 #[derive(Debug, Arguments)]

@@ -10,11 +10,11 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    args::{AskArgs, DrainArgs, DrainCommand, Format},
-    output, show,
+    args::{AskArgs, DrainArgs, DrainCommand, DrainNodeArgs, Format},
+    output, show, show_drain,
 };
 use crate::{
-    control::{self, BackendView, DrainView, Request, UndrainView},
+    control::{self, BackendView, DrainView, NodeDrainView, Request, UndrainView},
     source::kube::{self, Outcome, Wish},
 };
 
@@ -27,12 +27,14 @@ pub(super) fn run(command: DrainCommand) -> anyhow::Result<ExitCode> {
         DrainCommand::Backend(args) if args.kube => of_cluster(&args),
         DrainCommand::Backend(args) if args.undo => undo(&args),
         DrainCommand::Backend(args) => backend(&args),
+        DrainCommand::Node(args) if args.undo => undo_node(&args.ask),
+        DrainCommand::Node(args) => node(&args),
     }
 }
 
 fn list(args: &AskArgs) -> anyhow::Result<ExitCode> {
     let views: Vec<DrainView> = control::ask(&args.socket, &Request::Drains)?;
-    show(args.output, &views, |out, views| show::drains(out, views))?;
+    show(args.output, &views, |out, views| show_drain::drains(out, views))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -53,34 +55,57 @@ fn backend(args: &DrainArgs) -> anyhow::Result<ExitCode> {
     let views = [view];
     match args.ask.output {
         Format::Json => show(Format::Json, &views[0], |_, _| Ok(()))?,
-        Format::Table => show(Format::Table, &views, |out, views| show::drains(out, views))?,
+        Format::Table => show(Format::Table, &views, |out, views| show_drain::drains(out, views))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How it goes, on standard error: on a terminal one line that changes, elsewhere a line whenever it would be another.
+struct Progress {
+    terminal: bool,
+    said: String,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self {
+            terminal: io::stderr().is_terminal(),
+            said: String::new(),
+        }
+    }
+
+    /// `key`: what makes it another line.
+    fn say(&mut self, line: &str, key: String) {
+        if self.terminal {
+            let _ = write!(io::stderr(), "\r\x1b[K{line}");
+        } else if self.said != key {
+            let _ = writeln!(io::stderr(), "{line}");
+            self.said = key;
+        }
+    }
+
+    fn clear(&self) {
+        if self.terminal {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
 }
 
 /// Until nothing lives there, nothing has been heard for long enough, or the deadline has come; how it was then. `None`: somebody
 /// has ended the drain.
 fn wait(args: &DrainArgs, mut view: DrainView) -> anyhow::Result<Option<DrainView>> {
-    let (start, terminal) = (Instant::now(), io::stderr().is_terminal());
-    let mut said = String::new();
+    let start = Instant::now();
+    let mut progress = Progress::new();
     loop {
         let silent = view.silent_s.map_or(start.elapsed(), Duration::from_secs);
         let is_quiet = silent.min(start.elapsed()) >= args.quiet && view.recorded == 0;
         if view.empty || is_quiet || view.deadline_s == Some(0) {
-            if terminal {
-                let _ = write!(io::stderr(), "\r\x1b[K");
-            }
+            progress.clear();
             return Ok(Some(view));
         }
-        // On a terminal one line that changes; elsewhere a line whenever it would be another.
-        let line = format!("{}: {}", view.backend, show::remains(&view));
+        let line = format!("{}: {}", view.backend, show_drain::remains(&view));
         let without_times = format!("{} {:?} {}", view.active_slots, view.flows, view.recorded);
-        if terminal {
-            let _ = write!(io::stderr(), "\r\x1b[K{line}");
-        } else if said != without_times {
-            let _ = writeln!(io::stderr(), "{line}");
-            said = without_times;
-        }
+        progress.say(&line, without_times);
         thread::sleep(LOOK);
         let views: Vec<DrainView> = control::ask(&args.ask.socket, &Request::Drains)?;
         match views.into_iter().find(|found| found.backend == args.name) {
@@ -96,6 +121,55 @@ fn wait(args: &DrainArgs, mut view: DrainView) -> anyhow::Result<Option<DrainVie
             }
         }
     }
+}
+
+fn node(args: &DrainNodeArgs) -> anyhow::Result<ExitCode> {
+    let request = Request::DrainNode {
+        deadline_s: args.deadline.map(|deadline| deadline.as_secs()),
+        force: args.force,
+    };
+    let mut view: NodeDrainView = control::ask(&args.ask.socket, &request)?;
+    let mut progress = Progress::new();
+    while !args.no_wait && !view.left {
+        progress.say(
+            &show_drain::leaving(&view),
+            format!("{} {}", view.phase, view.packets_per_second),
+        );
+        thread::sleep(LOOK / 4);
+        match control::ask(&args.ask.socket, &Request::NodeDrain)? {
+            Some(now) => view = now,
+            None => {
+                progress.clear();
+                writeln!(io::stderr(), "this node is not being drained any more")?;
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+    }
+    progress.clear();
+    show(args.ask.output, &view, |out, view| {
+        writeln!(out, "{}", show_drain::leaving(view))
+    })?;
+    Ok(if view.quiet || args.no_wait {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn undo_node(args: &AskArgs) -> anyhow::Result<ExitCode> {
+    let view: UndrainView = control::ask(&args.socket, &Request::UndrainNode)?;
+    show(args.output, &view, |out, view| {
+        writeln!(
+            out,
+            "{}",
+            if view.was_drained {
+                "this node takes its part of the VIP addresses again"
+            } else {
+                "this node was not being drained"
+            }
+        )
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn undo(args: &DrainArgs) -> anyhow::Result<ExitCode> {

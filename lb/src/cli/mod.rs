@@ -6,6 +6,7 @@ mod drain;
 mod output;
 mod show;
 mod show_bgp;
+mod show_drain;
 mod top;
 
 use std::{

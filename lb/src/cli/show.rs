@@ -7,8 +7,8 @@ use std::{
 
 use super::output::{bytes, number, table};
 use crate::control::{
-    Affinity, BackendView, CheckView, CountedBy, CounterView, DrainCause, DrainView, ExplainView, FlowTableView,
-    HealthSums, InUseView, KubeView, MemberView, NextHopKind, PlacedBy, Role, SlowPathView, StatusView, VipView,
+    Affinity, BackendView, CheckView, CountedBy, CounterView, ExplainView, FlowTableView, HealthSums, InUseView,
+    KubeView, MemberView, NextHopKind, PlacedBy, Role, SlowPathView, StatusView, VipView,
 };
 
 /// Addresses that other hosts have which a status lists.
@@ -78,6 +78,9 @@ pub(super) fn status(out: &mut dyn io::Write, view: &StatusView) -> io::Result<(
                  (capacity.table_segments)",
                 view.waiting_vips
             )?;
+        }
+        if let Some(drain) = &view.drain {
+            writeln!(out, "drain      {}", super::show_drain::leaving(drain))?;
         }
         if let Some(group) = &view.group {
             let waits = if group.waits { ", waits" } else { "" };
@@ -442,53 +445,6 @@ fn checks(views: &[CheckView]) -> String {
         (Some(seconds), true) => format!("healthy for {}", duration(seconds)),
         (Some(_), false) => bad.join("; "),
     }
-}
-
-pub(super) fn drains(out: &mut dyn io::Write, views: &[DrainView]) -> io::Result<()> {
-    if views.is_empty() {
-        return writeln!(out, "no backend is drained");
-    }
-    let rows = views.iter().map(|view| {
-        let deadline = match view.deadline_s {
-            None => "-".to_owned(),
-            Some(0) => "passed".to_owned(),
-            Some(seconds) => format!("in {}", duration(seconds)),
-        };
-        vec![
-            view.backend.clone(),
-            view.address
-                .map_or_else(|| "-".to_owned(), |address| address.to_string()),
-            match (view.cause, view.seconds) {
-                (DrainCause::Word, Some(seconds)) => format!("drained {} ago", duration(seconds)),
-                (DrainCause::Word, None) => "drained".to_owned(),
-                (DrainCause::Weight, _) => "weight 0".to_owned(),
-                (DrainCause::Left, _) => "in no set".to_owned(),
-            },
-            deadline,
-            remains(view),
-        ]
-    });
-    table(
-        out,
-        &["BACKEND", "ADDRESS", "WHY", "DEADLINE", "LIVES THERE"],
-        rows.collect(),
-    )
-}
-
-/// What still lives at a backend that is being drained.
-pub(super) fn remains(view: &DrainView) -> String {
-    if view.empty {
-        return "nothing".to_owned();
-    }
-    let older = match view.flows {
-        None => "many older flows".to_owned(),
-        Some(flows) => format!("about {flows} older flows"),
-    };
-    let silent = match view.silent_s {
-        None => "no packet of theirs seen".to_owned(),
-        Some(seconds) => format!("last packet {} ago", duration(seconds)),
-    };
-    format!("{older} ({} recorded); {silent}", view.recorded)
 }
 
 fn next_hop(kind: &NextHopKind) -> String {

@@ -5,6 +5,7 @@ mod bgp;
 mod capture;
 mod client;
 mod l2;
+mod leave;
 mod server;
 mod view;
 
@@ -15,6 +16,7 @@ pub use capture::{
 };
 pub use client::{ClientError, Stream, ask, follow};
 pub use l2::{AnnouncedView, GroupView, InUseView, MemberView};
+pub use leave::NodeDrainView;
 pub use server::{Answer, ListenError, Listener};
 pub use view::{
     AcceptView, Affinity, AwayView, BackendView, CheckView, CountedBy, CounterView, DrainCause, DrainView, ExplainView,
@@ -72,6 +74,17 @@ pub enum Request {
     },
     /// All backends that take no new flows, and what still lives there: a list of [`DrainView`].
     Drains,
+    /// Drain this LB node: [`NodeDrainView`].
+    DrainNode {
+        /// In so many seconds it counts as left, whatever still comes; `None`: never.
+        deadline_s: Option<u64>,
+        /// Also where nobody else answers for some of its VIP addresses.
+        force: bool,
+    },
+    /// Let this LB node have its part of the VIP addresses again: [`UndrainView`].
+    UndrainNode,
+    /// Whether this LB node is being drained: [`NodeDrainView`], or `null`.
+    NodeDrain,
     /// BGP sessions: [`BgpView`]; `null` where BGP is not configured.
     Bgp,
     /// Sample packets: [`CaptureStarted`], then [`CaptureEvent`]s to the end.

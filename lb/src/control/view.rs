@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{AnnouncedView, BgpView, GroupView, InUseView};
+use super::{AnnouncedView, BgpView, GroupView, InUseView, NodeDrainView};
 
 /// Which daemon answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +69,9 @@ pub struct StatusView {
     pub flow_table: Option<FlowTableView>,
     /// The slow path, where it is on.
     pub slow_path: Option<SlowPathView>,
+    /// How far it is with giving its VIP addresses away, while it is being drained.
+    #[serde(default)]
+    pub drain: Option<NodeDrainView>,
     /// BGP sessions, where BGP is configured.
     #[serde(default)]
     pub bgp: Option<BgpView>,
@@ -263,7 +266,7 @@ pub struct DrainView {
     pub empty: bool,
 }
 
-/// `vipline drain backend --undo`.
+/// `vipline drain backend --undo`, `vipline drain node --undo`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UndrainView {
     /// It was being drained.

@@ -18,7 +18,7 @@ use lb_core::{
     desired::{Desired, Tunnel},
     plan,
 };
-use nix::ifaddrs::getifaddrs;
+use nix::{ifaddrs::getifaddrs, sys::socket::SockaddrStorage};
 use rtnetlink::{
     RouteMessageBuilder,
     packet_route::{
@@ -142,14 +142,26 @@ pub(super) fn tunnel_sources(config: &LbConfig) -> Vec<String> {
     sources.iter().take(MAX_SOURCES).map(ToString::to_string).collect()
 }
 
+/// Addresses of this node with the length of their network, on these interfaces: where others on its segments hear it. Not link-local
+/// ones, which say nothing to others.
+pub(super) fn places(names: &BTreeSet<&str>) -> nix::Result<BTreeSet<IpNet>> {
+    let of_ours = getifaddrs()?.filter(|entry| names.contains(&*entry.interface_name));
+    let places = of_ours.filter_map(|entry| {
+        let (address, mask) = (ip(&entry.address?)?, ip(&entry.netmask?)?);
+        not_unicast(address).is_none().then_some(())?;
+        IpNet::with_netmask(address, mask).ok()
+    });
+    Ok(places.collect())
+}
+
+fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+}
+
 fn interface_addresses(names: &BTreeSet<&str>) -> nix::Result<BTreeSet<IpAddr>> {
     let of_ours = getifaddrs()?.filter(|entry| names.contains(&*entry.interface_name));
-    let addresses = of_ours.filter_map(|entry| {
-        let address = entry.address?;
-        let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
-    });
-    Ok(addresses.collect())
+    Ok(of_ours.filter_map(|entry| ip(&entry.address?)).collect())
 }
 
 /// Outer sources that the file names.

@@ -1,10 +1,12 @@
 //! The LB node's daemon: one loop that owns everything, woken by signals, the file, the kernel's next hops and the control socket.
 
+mod announcing;
 mod bgp;
 mod capture;
 mod drain;
 mod health;
 mod kube;
+mod leave;
 mod metrics;
 mod paths;
 mod start;
@@ -66,6 +68,9 @@ const NEXT_HOP_PATIENCE: Duration = Duration::from_secs(1);
 /// How often flow records are swept, and slots in transit looked at, to end what is over.
 const AGING: Duration = Duration::from_secs(2);
 
+/// How often the cluster is told of what has changed of announcing; an LbNode is written once a second at most.
+const SAYING: Duration = Duration::from_secs(1);
+
 type View = watch::Receiver<NextHopView>;
 
 /// Who says what the tables hold.
@@ -102,6 +107,12 @@ struct Lb {
     aging: Interval,
     /// Where drains are kept.
     kept: drain::Kept,
+    /// While it gives all VIP addresses away, and when it looks how far it is.
+    leaving: Option<leave::Leaving>,
+    looking: Interval,
+    /// What the cluster was told of announcing, and when it is told again.
+    said: announcing::Said,
+    saying: Interval,
     /// Who is told of VIP addresses.
     bgp: BgpDriver,
     /// Last: those who listen to this node are told that it goes when it answers for nothing any more.
@@ -176,6 +187,8 @@ async fn serve_from(
                 lb.follow(&mut view).await;
             }
             _ = lb.aging.tick(), if lb.file.config.transit.enabled => lb.age(&view),
+            _ = lb.looking.tick(), if lb.leaving.is_some() => lb.look_at_leaving(),
+            _ = lb.saying.tick() => lb.say_announcing(),
             overlay = lb.health.changed() => lb.heed_health(overlay, &view.borrow()),
             event = lb.slow.event() => lb.heed(event),
             (peer, liveness) = lb.paths.next() => lb.slow.hear_member(peer.address, liveness == Liveness::Up),
@@ -190,6 +203,7 @@ async fn serve_from(
     };
     tracing::info!(signal = why, "stopping");
     life::tell(&[sd_notify::NotifyState::Stopping]);
+    lb.leave_at_stop(&mut life).await;
     lb.stop().await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -341,7 +355,7 @@ impl Lb {
         self.tell_routers();
         self.forget_drains();
         self.watch_health();
-        self.paths.set(&self.file.config);
+        self.listen_to_members();
         self.slow.ask_again();
         self.revision += 1;
         self.say_own();
@@ -443,6 +457,9 @@ impl Lb {
             } => question.with(self.drain(&backend, deadline_s, force, view)),
             Request::Undrain { backend } => question.with(self.undrain(&backend, view)),
             Request::Drains => question.with(self.drains()),
+            Request::DrainNode { deadline_s, force } => question.with(self.drain_node(deadline_s, force)),
+            Request::UndrainNode => question.with(self.undrain_node()),
+            Request::NodeDrain => question.with(Ok(self.node_drain_view())),
             Request::Bgp => question.with(self.bgp_view()),
             Request::Capture { options } => self.start_capture(question, options, view).await,
         }
@@ -470,6 +487,7 @@ impl Lb {
             group: self.slow.group(),
             health: self.health_sums(),
             slow_path: self.slow.view(&self.tables.shed()?),
+            drain: self.node_drain_view(),
             bgp: self.bgp_view().unwrap_or_default(),
             kube: self.standing().as_ref().map(views::kube),
             metrics: self.metrics.standing().map(views::metrics),

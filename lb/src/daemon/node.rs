@@ -131,6 +131,9 @@ impl Asked {
             Request::Drain { .. } | Request::Undrain { .. } | Request::Drains => {
                 Self::OfLbNodes("a worker node's agent sends nothing to backends: ask an LB node's daemon")
             }
+            Request::DrainNode { .. } | Request::UndrainNode | Request::NodeDrain => {
+                Self::OfLbNodes("a worker node is drained at its LB nodes: `vipline drain backend`")
+            }
             Request::Bgp => Self::OfLbNodes("a worker node's agent announces nothing: ask an LB node's daemon"),
             Request::Vips | Request::Backends | Request::Explain { .. } => {
                 Self::OfLbNodes("a worker node's agent has no VIPs: ask an LB node's daemon")

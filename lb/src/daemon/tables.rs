@@ -256,11 +256,11 @@ impl Tables {
 
     /// Sweeps a part of the flow records: with slots in transit or a scheduler the table is done in half a minute, else in two.
     pub(super) fn sweep(&mut self) -> anyhow::Result<()> {
-        let parts = if self.planner.is_in_transit() || self.planner.is_scheduled() {
-            16
-        } else {
-            64
-        };
+        let matters = self.planner.is_in_transit() || self.planner.is_scheduled();
+        if !matters {
+            self.balancer.forget_marks()?;
+        }
+        let parts = if matters { 16 } else { 64 };
         let lives = self.transit.lives(self.jiffies.hz());
         Ok(self.sweep.step(&self.balancer, parts, self.jiffies.ticks(), lives)?)
     }

@@ -49,6 +49,7 @@ pub(super) fn status(
         packets: by_fate(counts),
         flow_table: None,
         slow_path: None,
+        drain: None,
         bgp: None,
         kube: None,
         metrics: None,

@@ -12,7 +12,10 @@ use lb_core::{
     plan::{MapId, Write},
     sweep::{Look, look},
 };
-use xdp_prog::abi::{BackendIndex, FlowLives, FlowWord, VipIndex};
+use xdp_prog::{
+    abi::{BackendIndex, FlowLives, FlowWord, VipIndex},
+    flows::mark_of,
+};
 
 use super::{Balancer, DatapathError, Mapped, grace_period};
 
@@ -106,13 +109,31 @@ impl Balancer {
             for way in (0..old.flows.words()).step_by(2) {
                 let word = old.flows.load(bucket, way)?;
                 if word != 0 && self.flows.load(bucket, way)? == 0 {
-                    // The record counts from its first word on.
+                    // A record is looked for where there is a mark, of either bucket that it may stand in: which was its first is
+                    // not known. It counts from its first word on.
+                    let ((index, mark), (_, other)) = (mark_of(bucket), mark_of(bucket ^ 1));
+                    self.flow_marks.set_bits(index, 0, mark | other)?;
                     self.flows.store(bucket, way + 1, old.flows.load(bucket, way + 1)?)?;
                     self.flows.store(bucket, way, word)?;
                     if FlowWord(word).counts() != 0 && self.open_flows.entries() > 1 {
                         self.open_flows.add(FlowWord(word).backend().into(), 0, 1)?;
                     }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets which buckets have ever had a record, so that looking for flows without one is cheap again. Only while no record matters:
+    /// nothing is in transit, and no flow is recorded for another reason.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`] when the map has another shape.
+    pub fn forget_marks(&self) -> Result<(), DatapathError> {
+        for index in 0..self.flow_marks.entries() {
+            if self.flow_marks.load(index, 0)? != 0 {
+                self.flow_marks.store(index, 0, 0)?;
             }
         }
         Ok(())

@@ -29,6 +29,7 @@ pub(crate) struct Tables {
     pub(crate) ranges: Reader<Range>,
     pub(crate) settings: Reader<u64>,
     pub(crate) flows: Reader<FlowBucket>,
+    pub(crate) flow_marks: Reader<u64>,
     pub(crate) open_flows: Reader<u64>,
     pub(crate) turns: Reader<u64>,
     pub(crate) passed: Arc<Passed>,
@@ -94,6 +95,10 @@ unsafe impl Memory for LiveTables {
 
     fn flow_bucket(&self, index: u32) -> Option<*mut FlowBucket> {
         self.0.flows.entry(index).map(<*const FlowBucket>::cast_mut)
+    }
+
+    fn flow_marks(&self, word: u32) -> Option<*mut u64> {
+        self.0.flow_marks.entry(word).map(<*const u64>::cast_mut)
     }
 
     fn open_flows(&self, backend: u32) -> Option<*mut u64> {

@@ -35,7 +35,7 @@ const DECAP: &str = "decap";
 static DECAP_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/decap"));
 
 /// Maps of the balancer that a generation keeps, and that the next program works on. Not the sample rings, which are their reader's.
-const KEPT: [&str; 21] = [
+const KEPT: [&str; 22] = [
     map::VIPS_V4,
     map::VIPS_V6,
     map::LOOKUP_TABLES,
@@ -44,6 +44,7 @@ const KEPT: [&str; 21] = [
     map::RANGES,
     map::SETTINGS,
     map::FLOWS,
+    map::FLOW_MARKS,
     map::FLOW_COUNTS,
     map::OPEN_FLOWS,
     map::TURNS,
@@ -79,6 +80,8 @@ pub struct Balancer {
     pub settings: Mapped,
     /// Flow records, [`FlowBucket`]: the program writes them too.
     pub flows: Mapped,
+    /// Marks of their buckets, 64 in a word: the program sets them.
+    pub flow_marks: Mapped,
     /// Open flows of VIPs with a scheduler by backend, one word each: the program adds to them.
     pub open_flows: Mapped,
     /// Turns by VIP, one word each: likewise.
@@ -129,6 +132,7 @@ impl Balancer {
         let on = |features: u64, entries: u32| if config.features & features != 0 { entries } else { 1 };
         let vips = capacity.vips.clamp(1, MAX_VIPS as u32);
         let lines = capacity.backend_lines().min(MAX_BACKENDS as u32);
+        let flow_buckets = buckets(config.flow_mask, MAX_FLOW_BUCKETS);
         let entries = [
             (map::VIPS_V4, buckets(config.match_mask_v4, MAX_BUCKETS)),
             (map::VIPS_V6, buckets(config.match_mask_v6, MAX_BUCKETS)),
@@ -144,10 +148,8 @@ impl Balancer {
             (map::VIP_COUNTERS, vips),
             (map::BACKEND_COUNTERS, lines),
             (map::LIMITS, on(feature::LIMITS, vips)),
-            (
-                map::FLOWS,
-                on(feature::TRANSIT, buckets(config.flow_mask, MAX_FLOW_BUCKETS)),
-            ),
+            (map::FLOWS, on(feature::TRANSIT, flow_buckets)),
+            (map::FLOW_MARKS, on(feature::TRANSIT, flow_buckets.div_ceil(64))),
             (map::XSK_INDEX, on(feature::SLOW_PATH, MAX_QUEUES as u32)),
             (map::XSKS, on(feature::SLOW_PATH, MAX_QUEUES as u32)),
         ];
@@ -165,6 +167,7 @@ impl Balancer {
         let ranges = maps.mapped::<Range>(map::RANGES)?;
         let settings = maps.mapped::<u64>(map::SETTINGS)?;
         let flows = maps.mapped::<FlowBucket>(map::FLOWS)?;
+        let flow_marks = maps.mapped::<u64>(map::FLOW_MARKS)?;
         let open_flows = maps.mapped::<u64>(map::OPEN_FLOWS)?;
         let turns = maps.mapped::<u64>(map::TURNS)?;
         let (passed, record) = match from {
@@ -191,6 +194,7 @@ impl Balancer {
             ranges: ranges.reader()?,
             settings: settings.reader()?,
             flows: flows.reader()?,
+            flow_marks: flow_marks.reader()?,
             open_flows: open_flows.reader()?,
             turns: turns.reader()?,
             passed: Arc::clone(&passed),
@@ -205,6 +209,7 @@ impl Balancer {
             ranges,
             settings,
             flows,
+            flow_marks,
             open_flows,
             turns,
             counters: Counters {

@@ -235,6 +235,16 @@ impl Mapped {
         Ok(())
     }
 
+    /// Sets bits of a word that packets set bits of as well.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::OutOfBounds`]; then nothing is written.
+    pub fn set_bits(&self, index: u32, word: u32, bits: u64) -> Result<(), DatapathError> {
+        self.word(index, word)?.fetch_or(bits, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Reads a whole entry, word by word: as a packet would see it, not a snapshot.
     ///
     /// # Errors

@@ -50,6 +50,7 @@ impl Balancer {
             (map::RANGES, self.ranges.data()),
             (map::SETTINGS, self.settings.data()),
             (map::FLOWS, self.flows.data()),
+            (map::FLOW_MARKS, self.flow_marks.data()),
             (map::COUNTERS, self.counters.verdicts.0.data()),
             (map::VIP_COUNTERS, self.counters.vips.data()),
             (map::BACKEND_COUNTERS, self.counters.backends.data()),

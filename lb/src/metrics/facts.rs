@@ -19,6 +19,8 @@ pub struct Facts {
     pub serving: bool,
     /// When the daemon started.
     pub started: SystemTime,
+    /// How far it is with giving its VIP addresses away; none while it is not drained.
+    pub draining: Option<&'static str>,
     /// Its configuration.
     pub config: ConfigFacts,
     /// How much there is; none while nothing is served.

@@ -78,6 +78,7 @@ metrics! {
     VERSION = Gauge "build" by ["version"]: "1, with the daemon's version";
     START_TIME = Gauge "start_time" in "seconds" by []: "When the daemon started, in seconds since 1970";
     SERVING = Gauge "serving" by []: "1 once the program is in place with whole tables; 0 while it waits for the cluster's first word";
+    DRAINING = Gauge "draining" by ["phase"]: "1, with how far this node is with giving its VIP addresses away: last_choice, withdrawn or left; absent while it is not drained";
     INTERFACE = Gauge "interface_attached" by ["interface", "mode"]: "1 while the program is on the interface, in mode native or generic; 0 with mode gone: the interface was deleted";
     CONFIG_REVISION = Gauge "config_revision" by []: "Changes of the tables since the start, by the file, the cluster or next hops";
     CONFIG_STALE = Gauge "config_stale" by []: "1 while the file that was read last is refused and the one before it is in force";

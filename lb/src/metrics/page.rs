@@ -24,7 +24,7 @@ use super::{
     Counted, Facts, FlowFacts, HealthFacts, MAX_BACKEND_SERIES, Metric, Shape,
     names::{
         ADDRESSES, BACKEND_BYTES, BACKEND_PACKETS, BACKENDS, CONFIG_APPLIED, CONFIG_REFUSED, CONFIG_REVISION,
-        CONFIG_STALE, DELAY, FLOW_CAPACITY, FLOW_RECORDS, FLOWS_UNRECORDED, HEALTH_BACKENDS, HEALTH_CHANGES,
+        CONFIG_STALE, DELAY, DRAINING, FLOW_CAPACITY, FLOW_RECORDS, FLOWS_UNRECORDED, HEALTH_BACKENDS, HEALTH_CHANGES,
         HEALTH_CHECKS, HEALTH_ELIGIBLE, HEALTH_LATE, HEALTH_PROBES, HEALTH_VIPS, INTERFACE, KUBE_ALARM, KUBE_AWAY,
         KUBE_CACHED, KUBE_CONNECTED, KUBE_FAILING, KUBE_HELD, LEFT_OUT, LOOKUP_TABLES, PACKETS, SERVING, SLOW_PACKETS,
         SLOW_REFUSED, SLOW_SHED, START_TIME, VERSION, VIP_BYTES, VIP_PACKETS, VIPS, WAITING_VIPS, WORKER_RESTARTS,
@@ -65,6 +65,9 @@ impl Collector for Page {
         out.one(&VERSION, vec![env!("CARGO_PKG_VERSION").to_owned()], 1)?;
         out.only(&START_TIME, seconds(facts.started))?;
         out.only(&SERVING, facts.serving.into())?;
+        if let Some(phase) = facts.draining {
+            out.one(&DRAINING, vec![phase.to_owned()], 1)?;
+        }
         let interfaces = facts.interfaces.iter();
         let interfaces =
             interfaces.map(|(name, mode)| (vec![name.clone(), (*mode).to_owned()], u64::from(*mode != "gone")));

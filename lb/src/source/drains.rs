@@ -51,10 +51,21 @@ pub enum DrainsError {
     },
 }
 
+/// What is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Backends.
+    pub backends: Drains,
+    /// This LB node itself.
+    pub node: Option<Drain>,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
-struct Kept {
+struct OnDisk {
     shape: u32,
     drains: BTreeMap<String, Drain>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<Drain>,
 }
 
 /// Reads what was kept; none, where there is no file.
@@ -62,19 +73,19 @@ struct Kept {
 /// # Errors
 ///
 /// When it cannot be read, or is not what was written. Who ignores that sends new flows to who is being drained.
-pub fn read(path: &Path) -> Result<Drains, DrainsError> {
+pub fn read(path: &Path) -> Result<Kept, DrainsError> {
     let fail = |source| DrainsError::Io {
         path: path.to_owned(),
         source,
     };
     let file = match fs::File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Drains::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::default()),
         Err(error) => return Err(fail(error)),
     };
     let mut bytes = Vec::new();
     file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(fail)?;
-    let kept: Kept = serde_json::from_slice(&bytes).map_err(|source| DrainsError::Corrupt {
+    let kept: OnDisk = serde_json::from_slice(&bytes).map_err(|source| DrainsError::Corrupt {
         path: path.to_owned(),
         source,
     })?;
@@ -84,8 +95,12 @@ pub fn read(path: &Path) -> Result<Drains, DrainsError> {
             shape: kept.shape,
         });
     }
-    let drains = kept.drains.into_iter();
-    Ok(Drains::new(drains.map(|(name, drain)| (BackendId(name.into()), drain))))
+    let backends = kept.drains.into_iter();
+    let backends = backends.map(|(name, drain)| (BackendId(name.into()), drain));
+    Ok(Kept {
+        backends: Drains::new(backends),
+        node: kept.node,
+    })
 }
 
 /// Keeps them.
@@ -93,10 +108,11 @@ pub fn read(path: &Path) -> Result<Drains, DrainsError> {
 /// # Errors
 ///
 /// When the file cannot be written.
-pub fn write(path: &Path, drains: &Drains) -> Result<(), DrainsError> {
-    let kept = Kept {
+pub fn write(path: &Path, backends: &Drains, node: Option<Drain>) -> Result<(), DrainsError> {
+    let kept = OnDisk {
         shape: SHAPE,
-        drains: drains.iter().map(|(id, drain)| (id.to_string(), drain)).collect(),
+        drains: backends.iter().map(|(id, drain)| (id.to_string(), drain)).collect(),
+        node,
     };
     let bytes = serde_json::to_vec(&kept).map_err(|source| DrainsError::Corrupt {
         path: path.to_owned(),
@@ -116,16 +132,22 @@ mod tests {
     fn what_is_kept_is_found_again_and_nonsense_is_refused_with_what_to_do() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("deep/drains.json");
-        assert_eq!(read(&path).unwrap(), Drains::default());
+        assert_eq!(read(&path).unwrap(), Kept::default());
         let drain = |since, deadline| Drain { since, deadline };
         let drains = Drains::new([
             (BackendId("a".into()), drain(1, None)),
             (BackendId("b".into()), drain(2, Some(3))),
         ]);
-        write(&path, &drains).unwrap();
-        assert_eq!(read(&path).unwrap(), drains);
-        write(&path, &Drains::default()).unwrap();
-        assert!(read(&path).unwrap().is_empty());
+        for node in [Some(drain(4, Some(5))), None] {
+            write(&path, &drains, node).unwrap();
+            let backends = drains.clone();
+            assert_eq!(read(&path).unwrap(), Kept { backends, node });
+        }
+        // As a version wrote it that knew no drain of the node.
+        fs::write(&path, r#"{"shape":1,"drains":{"a":{"since":1,"deadline":null}}}"#).unwrap();
+        assert_eq!(read(&path).unwrap().node, None);
+        write(&path, &Drains::default(), None).unwrap();
+        assert_eq!(read(&path).unwrap(), Kept::default());
 
         fs::write(&path, "{\"shape\":1,").unwrap();
         let error = read(&path).unwrap_err().to_string();
@@ -134,6 +156,11 @@ mod tests {
         let error = read(&path).unwrap_err().to_string();
         assert!(error.contains("shape 2"), "{error}");
         let nowhere = Path::new("/proc/nowhere/drains.json");
-        assert!(write(nowhere, &drains).unwrap_err().to_string().contains("--drains"));
+        assert!(
+            write(nowhere, &drains, None)
+                .unwrap_err()
+                .to_string()
+                .contains("--drains")
+        );
     }
 }

@@ -161,6 +161,7 @@ impl Site {
             let apart = (kernel & TICK).wrapping_sub(host & TICK) << 40;
             assert!(word % 2 == 1 || (apart as i64 >> 40).abs() <= 1, "{kernel:x} {host:x}");
         }
+        same(&balancer.flow_marks, &self.tables.flow_marks)?;
         same(&balancer.open_flows, &self.tables.open_flows)?;
         same(&balancer.turns, &self.tables.turns)?;
         let counted = balancer.counters.flows.sum(0)?;

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use anyhow::Result;
-use lb::datapath::Jiffies;
+use lb::datapath::{Balancer, Jiffies};
 use xdp_prog::{
     abi::{Activity, FlowLives, MIN_TABLE_SLOTS, SlotWord, TableUnit, VipIndex, VipMeta, feature, setting, tick_shift},
     host::Host,
@@ -105,6 +105,10 @@ impl Site {
                     "{kernel:x} {host:x}"
                 );
             }
+        }
+        for (index, host) in (0..).zip(self.tables.flow_marks.iter()) {
+            let kernel = balancer.flow_marks.load(index, 0)?;
+            assert_eq!(kernel, host.load(Ordering::Relaxed), "{packet:?}: marks {index}");
         }
         let backend = outcome.choice.expect("a slot was read").backend.0;
         let way = &self.ways[usize::from(backend) - 1];
@@ -238,6 +242,53 @@ fn records_follow_a_flow_through_further_changes_and_not_to_the_dead() -> Result
     site.say(SlotWord::steady(THIRD))?;
     for (from, vip) in both() {
         assert_eq!(site.send(&tcp(from, vip, 10 + OLD).flags(ACK), 2)?, THIRD);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_record_is_found_by_its_mark_also_by_the_next_program_and_forgotten_with_it() -> Result<()> {
+    if !lab::require_root()? {
+        return Ok(());
+    }
+    let site = Site::new(0, 0)?;
+    for (from, vip) in both() {
+        let packet = Packet::tcp(&on_port(from, 1), &at(vip, PORT));
+        assert_eq!(site.send(&packet.flags(SYN), 9)?, NEW);
+    }
+    let Kernel::Balancer(balancer) = &site.kernel else {
+        unreachable!()
+    };
+    let marks = |balancer: &Balancer| -> Result<u32> {
+        let words =
+            (0..balancer.flow_marks.entries()).map(|index| Ok(balancer.flow_marks.load(index, 0)?.count_ones()));
+        words.sum()
+    };
+    assert_eq!(marks(balancer)?, 2);
+
+    let next = Kernel::balancer(&site.tables)?;
+    let Kernel::Balancer(taken) = &next else { unreachable!() };
+    let goes = |kernel: &Kernel, from: &str, vip: &str| -> Result<u16> {
+        let packet = Packet::tcp(&on_port(from, 1), &at(vip, PORT)).flags(ACK);
+        let ran = kernel.run(&numbered(&packet, 10))?;
+        let way = site
+            .ways
+            .iter()
+            .position(|way| ran.frame[..14] == way.carries(&packet)[..14]);
+        Ok(way.expect("to a backend") as u16 + 1)
+    };
+    for (from, vip) in both() {
+        assert_eq!(goes(&next, from, vip)?, OLD, "the twin: it knows no record");
+    }
+    taken.take_records(balancer)?;
+    assert!(marks(taken)? >= 2);
+    for (from, vip) in both() {
+        assert_eq!(goes(&next, from, vip)?, NEW);
+    }
+    taken.forget_marks()?;
+    assert_eq!(marks(taken)?, 0);
+    for (from, vip) in both() {
+        assert_eq!(goes(&next, from, vip)?, OLD);
     }
     Ok(())
 }

@@ -7,15 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use lab::{
     Load, LoadKind, LoadReport, Pace, Proto, Stream, StreamReport, Topology, require_root,
     routers::{Family, Neighbour, Router, RouterKind},
 };
+use lb::control::NodeDrainView;
 use nix::sys::signal::Signal;
 
 use super::{
-    lab_support::{Bed, LbFile, PATIENCE, eventually, vip_v4},
+    lab_support::{Bed, LbFile, PATIENCE, eventually, vip_v4, vipline},
     site::{bgp, learned, neighbour, peer, router_config, router_v4, up},
 };
 
@@ -192,4 +193,96 @@ fn one_of_two_lb_nodes_dies_and_the_other_takes_its_connections() -> Result<()> 
         up(&bed.lbs[1], "tor", 2)?;
     }
     Ok(())
+}
+
+/// What ends of an LB node, and how.
+type Ends = fn(&mut Bed) -> Result<()>;
+
+#[test]
+fn an_lb_node_that_is_drained_or_stops_under_load_loses_nothing_and_breaks_nothing() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let (mut bed, router) = bed(RouterKind::Bird, 2, "", "", 90)?;
+    // What ends is the node: nothing of it goes on.
+    bed.unpin()?;
+    let left: Vec<IpAddr> = vec![bed.topology.lb(0).addr_v4().into()];
+    let both = |router: &Router| Ok(ways(router, vip())?.len() == 2);
+    let back = |bed: &mut Bed| -> Result<()> {
+        bed.lbs[1].start_again()?;
+        up(&bed.lbs[1], "tor", 2)
+    };
+    for lb in &bed.lbs {
+        up(lb, "tor", 2)?;
+    }
+    let drained: Ends = |bed| {
+        let said = bed.lbs[1].cli(&["drain", "node"])?;
+        ensure!(said.contains("nothing comes any more"), "{said}");
+        bed.lbs[1].end(Signal::SIGTERM)?;
+        Ok(())
+    };
+    let stopped: Ends = |bed| bed.lbs[1].end(Signal::SIGTERM).map(drop);
+    let dies: Ends = |bed| bed.lbs[1].end(Signal::SIGKILL).map(drop);
+    for (what, ends, is_orderly) in [
+        ("an LB node is drained", drained, true),
+        ("an LB node is stopped", stopped, true),
+        // The twin: packets go to it until its session is given up.
+        ("an LB node dies", dies, false),
+    ] {
+        eventually("both LB nodes are ways", || both(&router))?;
+        let outcome = under_load(what, &mut bed, |bed| {
+            let start = Instant::now();
+            ends(bed)?;
+            println!("{what}: done after {:?}", start.elapsed());
+            eventually("the other one is the only way", || Ok(ways(&router, vip())? == left))?;
+            Ok(())
+        })?;
+        assert!(outcome.stream.sent > 1_000 && outcome.open.ok > 50, "{outcome:?}");
+        if is_orderly {
+            assert_eq!(outcome.stream.lost(), 0, "{outcome:?}");
+            let broken = (outcome.open.failed, outcome.open.moved, outcome.new.failed);
+            assert_eq!(broken, (0, 0, 0), "{outcome:?}");
+        } else {
+            assert!(outcome.stream.lost() > 0, "{outcome:?}");
+        }
+        if what.ends_with("drained") {
+            // It was drained, and is.
+            bed.lbs[1].start_again()?;
+            up(&bed.lbs[1], "tor", 0)?;
+            assert_eq!(ways(&router, vip())?, left);
+            let status = bed.lbs[1].cli(&["status"])?;
+            assert!(status.contains("drain      "), "{status}");
+            let vips = bed.lbs[1].cli(&["vips"])?;
+            assert!(vips.contains("drained"), "{vips}");
+            bed.lbs[1].cli(&["drain", "node", "--undo"])?;
+            up(&bed.lbs[1], "tor", 2)?;
+        } else {
+            back(&mut bed)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_drain_of_the_only_way_says_that_packets_still_come() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let (bed, router) = bed(RouterKind::Bird, 1, "", "", 90)?;
+    let lb: IpAddr = bed.topology.lb(0).addr_v4().into();
+    // A route that is not Vipline's.
+    let more = format!("route replace 203.0.113.2/32 via {lb}");
+    bed.topology.router().ns().ip(&more.split(' ').collect::<Vec<_>>())?;
+    let stream = Stream::start(&bed.topology, streamed(), PACE)?;
+    let socket = bed.lb().socket();
+    let socket = socket.to_str().context("a path")?;
+    let said = vipline(&["drain", "node", "--deadline", "4s", "-o", "json", "--socket", socket])?;
+    assert_eq!(said.status.code(), Some(1), "{said:?}");
+    let view: NodeDrainView = serde_json::from_slice(&said.stdout)?;
+    assert!(view.left && !view.quiet && view.packets_per_second > 100, "{view:?}");
+    learned(&router, Family::V4, lb, &[])?;
+    let report = stream.stop()?;
+    assert_eq!(report.lost(), 0, "what still comes is forwarded: {report}");
+    bed.lbs[0].cli(&["drain", "node", "--undo"])?;
+    up(bed.lb(), "tor", 2)
 }

@@ -41,7 +41,8 @@ pub(crate) struct Tables {
     pub(crate) settings: Vec<u64>,
     /// Words of flow records; the host build's own.
     pub(crate) flows: Arc<[AtomicU64]>,
-    /// Open flows and turns; the host build's own.
+    /// Marks of their buckets, open flows and turns; the host build's own.
+    pub(crate) flow_marks: Arc<[AtomicU64]>,
     pub(crate) open_flows: Arc<[AtomicU64]>,
     pub(crate) turns: Arc<[AtomicU64]>,
     /// Names of the interfaces in `PORTS`, from position 0 on.
@@ -80,6 +81,7 @@ impl Tables {
             ranges: vec![Range::PADDING; RANGES],
             settings: vec![0; setting::COUNT as usize],
             flows: (0..8 * FLOW_BUCKETS).map(|_| AtomicU64::new(0)).collect(),
+            flow_marks: (0..FLOW_BUCKETS.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             open_flows: (0..BACKENDS).map(|_| AtomicU64::new(0)).collect(),
             turns: (0..VIPS).map(|_| AtomicU64::new(0)).collect(),
             ports: Vec::new(),
@@ -103,6 +105,7 @@ impl Tables {
             ranges: &self.ranges,
             settings: &self.settings,
             flows: &self.flows,
+            flow_marks: &self.flow_marks,
             open_flows: &self.open_flows,
             turns: &self.turns,
         }

@@ -57,6 +57,7 @@ pub(super) struct LbNode {
     planner: Planner,
     image: Image,
     records: Arc<[AtomicU64]>,
+    marks: Arc<[AtomicU64]>,
     /// What packets noted of slots: the host's memory has no room for it.
     noted: BTreeMap<(Table, usize), Activity>,
     /// A datagram in a learning window found no room among the records since the plan before.
@@ -97,6 +98,7 @@ impl LbNode {
             image: planner.image().clone(),
             planner,
             records: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            marks: (0..words.div_ceil(8 * 64)).map(|_| AtomicU64::new(0)).collect(),
             noted: BTreeMap::new(),
             window_too_short: false,
             cpus: match tracked {
@@ -182,7 +184,7 @@ impl LbNode {
     fn choose(&mut self, flow: &Flow, is_first: bool, now: u64) -> Option<BackendId> {
         let frame = frame(flow, is_first).ok()?;
         let mut view = self.image.view(&self.config);
-        view.flows = &self.records;
+        (view.flows, view.flow_marks) = (&self.records, &self.marks);
         let mut host = Host::new(view, 1);
         host.record_flows(self.transit.enabled);
         host.set_jiffies(now);

@@ -31,7 +31,7 @@ pub use slow::{SlowBudget, SlowState, socket_key};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of every layout in this module; part of the path under which maps are pinned.
-pub const ABI_VERSION: u64 = 5;
+pub const ABI_VERSION: u64 = 6;
 
 /// Position of a backend in `BACKENDS`: what a slot holds. 0 means *no backend*.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -130,6 +130,8 @@ pub mod map {
     pub const SLOW_STATES: &str = "SLOW_STATES";
     /// Flow records: buckets of [`super::FlowBucket`].
     pub const FLOWS: &str = "FLOWS";
+    /// Marks of the buckets of `FLOWS`: one bit each, in words of 64; set by atomic operations alone.
+    pub const FLOW_MARKS: &str = "FLOW_MARKS";
     /// Per-CPU count of what found no room in `FLOWS`: one [`super::FlowCounts`].
     pub const FLOW_COUNTS: &str = "FLOW_COUNTS";
     /// Open flows of VIPs with a scheduler, by backend: one word each, written by atomic additions alone.

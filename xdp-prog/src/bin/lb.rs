@@ -70,6 +70,8 @@ mod program {
     #[btf_map]
     static FLOWS: Array<FlowBucket, 1, MMAPABLE> = Array::new();
     #[btf_map]
+    static FLOW_MARKS: Array<u64, 1, MMAPABLE> = Array::new();
+    #[btf_map]
     static FLOW_COUNTS: PerCpuArray<FlowCounts, 1> = PerCpuArray::new();
     #[btf_map]
     static OPEN_FLOWS: Array<u64, 1, MMAPABLE> = Array::new();
@@ -345,6 +347,11 @@ mod program {
         #[inline(always)]
         fn flow_bucket(&self, index: u32) -> Option<*mut FlowBucket> {
             FLOWS.get_ptr_mut(index)
+        }
+
+        #[inline(always)]
+        fn flow_marks(&self, word: u32) -> Option<*mut u64> {
+            FLOW_MARKS.get_ptr_mut(word)
         }
 
         #[inline(always)]

@@ -35,7 +35,9 @@ pub enum NodeState {
     /// It serves.
     #[default]
     Serving,
-    /// It is being drained: it gives everything away first, and goes on forwarding what still comes.
+    /// It is being drained: routers are asked to take another way, as long as there is this one.
+    LastChoice,
+    /// It is being drained: it gives everything away, and goes on forwarding what still comes.
     Draining,
 }
 
@@ -169,7 +171,7 @@ mod tests {
 
     #[test]
     fn an_address_that_is_programmed_and_has_a_way_is_announced_whatever_its_backends_unless_asked_otherwise() {
-        use NodeState::{Draining, Serving};
+        use NodeState::{Draining, LastChoice, Serving};
         use WhenNone::{Stay, Withdraw};
         assert_eq!(reason(|_| {}, Serving, Stay), Reason::Serves);
         assert_eq!(reason(|_| {}, Serving, Withdraw), Reason::Serves);
@@ -177,6 +179,11 @@ mod tests {
         assert_eq!(reason(none, Serving, Stay), Reason::StaysWithoutBackend);
         assert_eq!(reason(none, Serving, Withdraw), Reason::NoBackend);
         assert_eq!(reason(|_| {}, Draining, Stay), Reason::Draining);
+        assert_eq!(
+            reason(|_| {}, LastChoice, Stay),
+            Reason::Serves,
+            "while others are looked for"
+        );
         assert_eq!(
             reason(|facts| facts.is_programmed = false, Draining, Stay),
             Reason::NotProgrammed

@@ -86,6 +86,11 @@ impl Group {
         }
     }
 
+    /// No other is listened to any more: what was heard of them does not hold.
+    pub fn hear_nobody(&mut self) {
+        self.others.values_mut().for_each(|is_heard| *is_heard = false);
+    }
+
     /// This node answers for nothing from now on: its segment is away, or it is being drained. Others take over when they do not hear
     /// it any more, so that is to be said before it is silent.
     pub fn go_out(&mut self) {

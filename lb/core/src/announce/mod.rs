@@ -8,11 +8,14 @@
 //! | `claim` | [`Claims`]: whether an address is free, before it is answered for |
 //! | `decide` | [`decide()`]: one decision with its reason per VIP address |
 //! | `group` | [`Group`]: which of several LB nodes on one segment owns an address |
+//! | `leave` | [`Leave`]: how a node gives all of them away |
 
 mod claim;
 mod decide;
 mod group;
+mod leave;
 
 pub use claim::{ASK_AGAIN, Claim, Claims, Mac, QUESTION_EVERY, QUESTIONS};
 pub use decide::{Facts, NodeState, Policy, Reason, WhenNone, decide};
 pub use group::{Group, Member, START_PATIENCE, YIELD, owner};
+pub use leave::{LAST_CHOICE, Leave, Phase, QUIET};

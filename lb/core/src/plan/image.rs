@@ -98,6 +98,7 @@ impl Image {
             ranges: &self.ranges,
             settings: &self.settings,
             flows: &[],
+            flow_marks: &[],
             open_flows: &[],
             turns: &[],
         }

@@ -100,6 +100,7 @@ pub(crate) struct World {
     /// What packets see: behind the planner while a plan is carried out.
     image: Image,
     flows: Arc<[AtomicU64]>,
+    flow_marks: Arc<[AtomicU64]>,
     open_flows: Vec<AtomicU64>,
     turns: Vec<AtomicU64>,
     noted: BTreeMap<(Table, usize), Activity>,
@@ -174,6 +175,7 @@ impl World {
             image: planner.image().clone(),
             planner,
             flows: (0..2 * 4096).map(|_| AtomicU64::new(0)).collect(),
+            flow_marks: (0..1024 / 64).map(|_| AtomicU64::new(0)).collect(),
             open_flows: (0..64).map(|_| AtomicU64::new(0)).collect(),
             turns: (0..24).map(|_| AtomicU64::new(0)).collect(),
             noted: BTreeMap::new(),
@@ -379,6 +381,10 @@ impl World {
         };
         let again = self.planner.clone().plan_at(&self.desired, &hops, &again).unwrap();
         assert!(again.writes.is_empty(), "planned again at once: {:?}", again.writes);
+        // As the daemon forgets marks.
+        if !self.planner.is_in_transit() && !self.planner.is_scheduled() {
+            self.flow_marks.iter().for_each(|marks| marks.store(0, Relaxed));
+        }
         if ends == Some(plan.writes.len()) {
             self.restart();
         }
@@ -518,7 +524,8 @@ impl World {
     fn send(&mut self, flow: &Flow, is_first: bool, before: &BTreeMap<VipKey, Table>) -> Option<u16> {
         let frame = frame(flow, is_first);
         let mut view = self.image.view(&self.config);
-        (view.flows, view.open_flows, view.turns) = (&self.flows, &self.open_flows, &self.turns);
+        (view.flows, view.flow_marks) = (&self.flows, &self.flow_marks);
+        (view.open_flows, view.turns) = (&self.open_flows, &self.turns);
         let mut host = Host::new(view, 1);
         host.record_flows(true);
         host.set_jiffies(self.now);

@@ -41,6 +41,7 @@ pub(crate) struct Bed {
     planner: Planner,
     image: Image,
     flows: Vec<AtomicU64>,
+    flow_marks: Vec<AtomicU64>,
     open_flows: Vec<AtomicU64>,
     turns: Vec<AtomicU64>,
     /// Jiffies.
@@ -112,6 +113,7 @@ impl Bed {
             image: planner.image().clone(),
             planner,
             flows: words(2 * flow_records.next_power_of_two()),
+            flow_marks: words(flow_records.next_power_of_two().div_ceil(4 * 64)),
             open_flows: words(CAPACITY.backend_lines()),
             turns: words(CAPACITY.vips),
             now: 1 << 32,
@@ -248,7 +250,8 @@ impl Bed {
             Protocol::Udp => ip.udp(from.port(), to.port).write(&mut frame, &[]).unwrap(),
         }
         let mut view = self.image.view(&self.config);
-        (view.flows, view.open_flows, view.turns) = (&self.flows, &self.open_flows, &self.turns);
+        (view.flows, view.flow_marks) = (&self.flows, &self.flow_marks);
+        (view.open_flows, view.turns) = (&self.open_flows, &self.turns);
         let mut host = Host::new(view, 1);
         host.record_flows(true);
         host.set_jiffies(self.now);

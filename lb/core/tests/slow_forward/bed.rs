@@ -38,6 +38,8 @@ pub(crate) struct Bed {
     pub(crate) now_ns: u64,
     /// `FLOWS`, of one bucket.
     flows: Vec<AtomicU64>,
+    /// `FLOW_MARKS`.
+    flow_marks: [AtomicU64; 1],
 }
 
 impl Bed {
@@ -88,6 +90,7 @@ impl Bed {
             engine: Engine::new(settings),
             now_ns: 0,
             flows: (0..8).map(|_| AtomicU64::new(0)).collect(),
+            flow_marks: Default::default(),
         }
     }
 
@@ -134,7 +137,10 @@ impl Bed {
     ) -> (Output, Vec<bool>) {
         let mut out = Output::default();
         let mut asked = Asked {
-            host: Host::new(view(&self.planner, &self.config, &self.flows), IFINDEX),
+            host: Host::new(
+                view(&self.planner, &self.config, (&self.flows, &self.flow_marks)),
+                IFINDEX,
+            ),
             said,
             lines,
             admitted: Vec::new(),
@@ -156,7 +162,10 @@ impl Bed {
         let mut tables = Tables {
             book: &self.book,
             common: &self.common,
-            decide: &mut Host::new(view(&self.planner, &self.config, &self.flows), IFINDEX),
+            decide: &mut Host::new(
+                view(&self.planner, &self.config, (&self.flows, &self.flow_marks)),
+                IFINDEX,
+            ),
         };
         self.engine.turn(self.now_ns, &mut tables, &mut out);
         out
@@ -164,15 +173,25 @@ impl Bed {
 
     /// What the program itself does with a frame.
     pub(crate) fn fast(&self, frame: &[u8]) -> host::Outcome {
-        Host::new(view(&self.planner, &self.config, &self.flows), IFINDEX).balance(frame)
+        Host::new(
+            view(&self.planner, &self.config, (&self.flows, &self.flow_marks)),
+            IFINDEX,
+        )
+        .balance(frame)
     }
 }
 
 /// What the fast path reads.
-fn view<'a>(planner: &'a Planner, config: &'a Config, flows: &'a [AtomicU64]) -> View<'a> {
-    let mut view = planner.image().view(config);
-    view.flows = flows;
-    view
+fn view<'a>(
+    planner: &'a Planner,
+    config: &'a Config,
+    (flows, flow_marks): (&'a [AtomicU64], &'a [AtomicU64]),
+) -> View<'a> {
+    View {
+        flows,
+        flow_marks,
+        ..planner.image().view(config)
+    }
 }
 
 /// The fast path, with somebody listening.

@@ -96,6 +96,11 @@ fn silence_of_the_slot_is_waited_for() {
 }
 
 #[test]
+fn marks_are_kept_while_something_is_in_transit() {
+    breaks(Flaw::ForgetsMarks, 5);
+}
+
+#[test]
 fn the_learning_window_is_extended_when_a_flow_finds_no_room() {
     breaks(Flaw::WindowIsNotExtended, 0);
 }

@@ -32,6 +32,8 @@ pub(crate) enum Flaw {
     AnySegmentConfirms,
     /// A slot leaves transit though flows live elsewhere.
     LeavesAtOnce,
+    /// Marks are forgotten while something is in transit.
+    ForgetsMarks,
     /// The learning window closes in time, whoever found no room.
     WindowIsNotExtended,
 }
@@ -50,6 +52,7 @@ pub(crate) struct World {
     lines: Vec<BackendLine>,
     pub(crate) alive: BTreeSet<u16>,
     table: Vec<AtomicU64>,
+    marks: Vec<AtomicU64>,
     unrecorded: Cell<u64>,
     datagrams_unrecorded: Cell<u64>,
     pub(crate) transits_ended: u64,
@@ -59,6 +62,10 @@ pub(crate) struct World {
 impl FlowTable for World {
     fn flow_bucket(&self, index: u32) -> Option<*mut FlowBucket> {
         Some(self.table[index as usize * 8..][..8].as_ptr().cast_mut().cast())
+    }
+
+    fn flow_marks(&self, word: u32) -> Option<*mut u64> {
+        self.marks.get(word as usize).map(AtomicU64::as_ptr)
     }
 
     fn backend(&self, index: u32) -> Option<*const BackendLine> {
@@ -80,6 +87,7 @@ impl World {
             lines: vec![BackendLine::default()],
             alive: BTreeSet::new(),
             table: (0..BUCKETS * 8).map(|_| AtomicU64::new(0)).collect(),
+            marks: vec![AtomicU64::new(0)],
             unrecorded: Cell::default(),
             datagrams_unrecorded: Cell::default(),
             transits_ended: 0,
@@ -149,6 +157,10 @@ impl World {
         };
         let before = self.state;
         self.state = before.aged(now, &timeouts);
+        // As the daemon does with all slots.
+        if !self.state.is_in_transit() || self.flaw == Some(Flaw::ForgetsMarks) {
+            self.marks[0].store(0, Ordering::Relaxed);
+        }
         self.transits_ended += u64::from(before.is_in_transit() && !self.state.is_in_transit());
     }
 

@@ -20,14 +20,19 @@ use super::Lb;
 use crate::{
     announce::{
         bfd::BfdView,
-        bgp::{Announced, PeerStanding, Standing},
+        bgp::{Announced, BgpDriver, PeerStanding, Standing},
     },
     control::{AnnouncedView, BfdPeerView, BgpErrorView, BgpPeerView, BgpView, VipView},
     metrics::BgpFacts,
 };
 
-/// From a word to routers until they act by it.
-const LEAVE: Duration = Duration::from_millis(300);
+/// What becomes of VIP addresses, and why.
+pub(super) struct Decided {
+    /// Towards routers; `None`: there are none.
+    pub(super) routers: Option<BTreeMap<IpAddr, Reason>>,
+    /// On this node's segments.
+    pub(super) segments: BTreeMap<IpAddr, Reason>,
+}
 
 impl Lb {
     /// Tells routers what the tables have.
@@ -47,26 +52,43 @@ impl Lb {
     /// Tells routers which addresses they are to send here; nothing new is nothing told.
     pub(super) fn tell_routers_of_addresses(&mut self) {
         // Nothing is collected for nobody.
-        let Some(config) = &self.file.config.bgp else { return };
-        let policy = Policy {
-            when_none: config.when_no_backend,
+        let Some(decided) = self.decided_for_routers() else {
+            return;
         };
-        let decided = decide(self.slow.towards_routers(), NodeState::Serving, policy);
         let announced = decided.into_iter().filter(|(_, reason)| reason.is_announced());
         self.bgp.announce(Announced {
             addresses: announced.map(|(address, _)| address).collect(),
-            draining: false,
+            draining: self.node_state() != NodeState::Serving,
         });
+    }
+
+    /// What becomes of all VIP addresses.
+    pub(super) fn decided(&self) -> Decided {
+        // Segments are left at once: others are there.
+        let state = match self.node_state() {
+            NodeState::Serving => NodeState::Serving,
+            NodeState::LastChoice | NodeState::Draining => NodeState::Draining,
+        };
+        Decided {
+            routers: self.decided_for_routers(),
+            segments: decide(self.slow.on_segments(), state, Policy::default()),
+        }
+    }
+
+    fn decided_for_routers(&self) -> Option<BTreeMap<IpAddr, Reason>> {
+        let config = self.file.config.bgp.as_ref()?;
+        let when_none = config.when_no_backend;
+        Some(decide(
+            self.slow.towards_routers(),
+            self.node_state(),
+            Policy { when_none },
+        ))
     }
 
     /// VIPs, with what becomes of their addresses towards routers and on segments.
     pub(super) fn vip_views(&self, view: &NextHopView) -> anyhow::Result<Vec<VipView>> {
         let mut views = self.tables.vips(&self.file.config.desired, view)?;
-        let routers = self.file.config.bgp.as_ref().map(|config| {
-            let when_none = config.when_no_backend;
-            decide(self.slow.towards_routers(), NodeState::Serving, Policy { when_none })
-        });
-        let segments = decide(self.slow.on_segments(), NodeState::Serving, Policy::default());
+        let Decided { routers, segments } = self.decided();
         for view in &mut views {
             let told = |reason: &Reason| AnnouncedView {
                 announced: reason.is_announced(),
@@ -125,31 +147,22 @@ impl Lb {
         Some(facts.collect())
     }
 
-    /// The last words to routers.
+    /// The last words to routers, after [`Self::leave_at_stop`].
     ///
     /// Where the data plane goes on and graceful restart was offered, nothing is said, so that they keep the routes for the restart
-    /// time. Else this node becomes their last choice first (RFC 8326), so that those that know another way take it while this one is
-    /// still there, and then they are told that it stops. Returns after so long that what they still sent has been forwarded.
-    pub(super) async fn leave_routers(mut bgp: crate::announce::bgp::BgpDriver, data_plane_goes_on: bool) {
+    /// time; else they are told that this node stops.
+    pub(super) async fn leave_routers(bgp: BgpDriver, goes_on: bool) {
         let Some(standing) = bgp.standing() else { return };
-        if data_plane_goes_on && bgp.restarts_gracefully() {
+        let peers = standing.peers.len();
+        if goes_on && bgp.restarts_gracefully() {
             tracing::info!(
-                peers = standing.peers.len(),
+                peers,
                 "BGP peers that know graceful restart keep the routes to this node for the restart time"
             );
             bgp.stop(StopReason::Restart).await;
-            return;
-        }
-        tracing::info!(peers = standing.peers.len(), "BGP peers are told that this node stops");
-        let addresses = bgp.announced().addresses.clone();
-        bgp.announce(Announced {
-            addresses,
-            draining: true,
-        });
-        tokio::time::sleep(LEAVE).await;
-        bgp.stop(StopReason::Shutdown("vipline stops".to_owned())).await;
-        if !data_plane_goes_on {
-            tokio::time::sleep(LEAVE).await;
+        } else {
+            tracing::info!(peers, "BGP peers are told that this node stops");
+            bgp.stop(StopReason::Shutdown("vipline stops".to_owned())).await;
         }
     }
 }

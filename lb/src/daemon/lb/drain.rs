@@ -87,13 +87,13 @@ impl Lb {
         if after == before {
             return Ok(());
         }
-        drains::write(&self.kept.0, &after).map_err(|error| error.to_string())?;
+        drains::write(&self.kept.0, &after, self.node_drain()).map_err(|error| error.to_string())?;
         self.tables.drains = after;
         let now = view.borrow().clone();
         let desired = self.desired(&now);
         if let Err(error) = self.tables.reach(&desired, &now.next_hops) {
             self.tables.drains = before;
-            let back = drains::write(&self.kept.0, &self.tables.drains);
+            let back = drains::write(&self.kept.0, &self.tables.drains, self.node_drain());
             let back = back.map_or_else(|error| format!("; and {error}"), |()| String::new());
             let what = if self.tables.is_lost() {
                 "the tables may have taken a part of it; the next reload loads them anew, without the drain"
@@ -119,7 +119,7 @@ impl Lb {
         if !drains.forget(is_known) {
             return;
         }
-        if let Err(error) = drains::write(&self.kept.0, &drains) {
+        if let Err(error) = drains::write(&self.kept.0, &drains, self.node_drain()) {
             tracing::warn!("drains of backends that are gone stay on disk: {error}");
         }
         self.tables.drains = drains;

@@ -94,6 +94,11 @@ impl Kube {
         })
     }
 
+    /// Tells the cluster's thread something.
+    pub(super) fn tell(&self, word: Word) {
+        self.link.tell(word);
+    }
+
     /// Backends that the cluster drains until a time.
     pub(super) fn drains(&self) -> &Drains {
         &self.drains
@@ -154,6 +159,9 @@ impl Kube {
             | Request::Drain { .. }
             | Request::Undrain { .. }
             | Request::Drains
+            | Request::DrainNode { .. }
+            | Request::UndrainNode
+            | Request::NodeDrain
             | Request::Bgp
             | Request::Capture { .. } => cluster::not_yet(question, &self.link.standing()),
         }

@@ -4,7 +4,7 @@
 
 use std::time::{Instant, SystemTime};
 
-use lb_core::nexthop::NextHopView;
+use lb_core::{announce::Phase, nexthop::NextHopView};
 
 use super::Lb;
 use crate::{
@@ -58,6 +58,7 @@ impl Lb {
         Facts {
             serving: true,
             started: by_the_clock(self.started),
+            draining: self.leaving_phase().map(Phase::name),
             config: self.read.facts(self.revision),
             tables: Some(TableFacts {
                 vips: sizes.vips,
@@ -85,6 +86,7 @@ pub(super) fn waiting(started: Instant, standing: Standing) -> Facts {
     Facts {
         serving: false,
         started: by_the_clock(started),
+        draining: None,
         config: Read::applied(started).facts(0),
         tables: None,
         interfaces: Vec::new(),

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use lb_core::{
     bfd::{Discard, Peer, Reach, Wanted},
-    config::LbConfig,
+    config::L2Group,
 };
 
 use crate::announce::bfd::{Bfd, Changes, Liveness};
@@ -43,10 +43,9 @@ impl Paths {
         self.bfd.discarded()
     }
 
-    /// Listens to those that a configuration names.
-    pub(super) fn set(&self, config: &LbConfig) {
-        let group = config.l2.group.iter();
-        let wanted = group.flat_map(|group| {
+    /// Listens to the members of a group, who hear this node as long.
+    pub(super) fn set(&self, group: Option<&L2Group>) {
+        let wanted = group.into_iter().flat_map(|group| {
             let others = group.others.values();
             others.map(|address| Wanted {
                 peer: Peer::new(*address),

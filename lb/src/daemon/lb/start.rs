@@ -6,9 +6,9 @@ use anyhow::Context as _;
 use lb_core::worker::unclaimed_prefixes;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{AGING, Lb, Source, View, desired, drain, metrics::Read, names, paths::Paths};
+use super::{AGING, Lb, SAYING, Source, View, desired, drain, leave, metrics::Read, names, paths::Paths};
 use crate::{
-    announce::bgp::BgpDriver,
+    announce::{Before, bgp::BgpDriver},
     daemon::{
         attach::{check_free, detach_all, give_up, put_in_place},
         left::{Keeping, Left, Start},
@@ -36,10 +36,12 @@ impl Lb {
         for warning in file.config.warnings() {
             tracing::warn!("{warning}");
         }
+        let kept = drains::read(&keeping.drains)?;
         let drains = match &source {
-            Source::File(_) => drains::read(&keeping.drains)?,
+            Source::File(_) => kept.backends,
             Source::Kube(kube) => kube.drains().clone(),
         };
+        let node_drain = kept.node;
         let desired = desired(&file.config, &drains, &view.borrow());
         let hops = view.borrow().next_hops.clone();
         let mut pins = keeping.place.as_ref().map(Pins::open).transpose()?;
@@ -58,9 +60,15 @@ impl Lb {
         // Rules first: what the tables hand up must not get away.
         let prefixes = unclaimed_prefixes(&desired, &hops);
         unclaimed.set(&names(&file.config), &prefixes).await?;
+        // What this node is not to answer for nobody asks for.
+        let before_us = match (node_drain, is_first) {
+            (Some(_), _) => Before::Drained,
+            (None, false) => Before::Served,
+            (None, true) => Before::Nothing,
+        };
         let serving = async {
             let (Start { mut tables, before }, kept) = left.start(&file, &desired, &hops, &drains)?;
-            let slow = Slow::start(&file.config, &mut tables, &desired, &hops, !is_first)?;
+            let slow = Slow::start(&file.config, &mut tables, &desired, &hops, before_us)?;
             // Attached last: the first packet finds whole tables, and sockets.
             if let Some(before) = &before {
                 tables.take_records(before)?;
@@ -113,10 +121,17 @@ impl Lb {
             metrics,
             aging,
             kept: drain::Kept(keeping.drains.clone()),
+            leaving: None,
+            looking: interval(leave::LOOK),
+            said: Default::default(),
+            saying: interval(SAYING),
             bgp: BgpDriver::new(!is_first, paths.another()),
             paths,
         };
-        lb.paths.set(&lb.file.config);
+        if let Some(drain) = node_drain {
+            lb.go_on_drained(drain);
+        }
+        lb.listen_to_members();
         lb.slow.cut_off(!view.borrow().down.is_empty());
         lb.forget_drains();
         for (backend, drain) in lb.tables.drains.iter() {

@@ -26,7 +26,7 @@ use xdp_prog::verdict::Verdict;
 
 use super::tables::Tables;
 use crate::{
-    announce::{Groups, InUse, L2},
+    announce::{Before, Groups, InUse, L2},
     control::{GroupView, InUseView, SlowPathView},
     datapath::{Balancer, Sockets},
     metrics::{SlowFacts, WorkerFacts},
@@ -56,6 +56,8 @@ pub(super) struct Slow {
     l2: L2,
     /// What is known of VIP addresses, where this node answers for all that it is configured to.
     whole: Book,
+    /// How often the book was made.
+    published: u64,
     /// Of workers that are no more.
     before: Counts,
     earlier: Vec<WorkerStatus>,
@@ -74,13 +76,12 @@ impl Slow {
     ///
     /// When an interface has no Ethernet, or a socket is refused.
     ///
-    /// `goes_on`: a process before this one served until now, and answered for addresses.
     pub(super) fn start(
         config: &LbConfig,
         tables: &mut Tables,
         desired: &Desired,
         hops: &NextHops,
-        goes_on: bool,
+        before: Before,
     ) -> anyhow::Result<Self> {
         let jiffies = tables.jiffies;
         let secret = RandomState::new().build_hasher().finish();
@@ -97,8 +98,9 @@ impl Slow {
             interfaces: Vec::new(),
             settings: XskSettings::default(),
             groups: Groups::default(),
-            l2: L2::new(goes_on),
+            l2: L2::new(before),
             whole: Book::default(),
+            published: 0,
             before: Counts::default(),
             earlier: Vec::new(),
             events: mpsc::channel(EVENTS),
@@ -155,6 +157,11 @@ impl Slow {
         })
     }
 
+    /// Moves with whatever is known of VIP addresses.
+    pub(super) fn changes(&self) -> u64 {
+        self.published + self.l2.changes()
+    }
+
     /// VIP addresses that are answered for.
     pub(super) fn owned(&self) -> usize {
         self.l2.owned()
@@ -189,6 +196,17 @@ impl Slow {
     pub(super) fn cut_off(&mut self, is_cut_off: bool) {
         self.l2.cut_off(is_cut_off);
         self.own_again();
+    }
+
+    /// Whether this node answers for nothing on its segments, because it gives all addresses away.
+    pub(super) fn leave(&mut self, leaves: bool) {
+        self.l2.leave(leaves);
+        self.own_again();
+    }
+
+    /// VIP addresses that this node answers for, and nobody would in its place.
+    pub(super) fn only_here(&self) -> Vec<IpAddr> {
+        self.l2.only_here()
     }
 
     /// Another host says that it has a VIP address.
@@ -329,6 +347,7 @@ impl Slow {
 
     /// Tells the workers of new tables' contents, next hops, backends' health or rules.
     pub(super) fn publish(&mut self, config: &LbConfig, desired: &Desired, hops: &NextHops, overlay: &Overlay) {
+        self.published += 1;
         self.whole = Book::new(desired, hops, overlay, config.protection, &config.l2.owned);
         let interfaces = self.interfaces.iter();
         let interfaces = interfaces.map(|interface| (interface.index, interface.mac)).collect();

@@ -38,6 +38,7 @@ fn facts() -> Facts {
     let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
     Facts {
         serving: true,
+        draining: Some("withdrawn"),
         started: at(1_000),
         config: ConfigFacts {
             revision: 7,
@@ -162,6 +163,7 @@ fn values_stand_with_their_labels() {
     let text = text(facts(), Some(counted())).unwrap();
     for line in [
         "vipline_serving 1",
+        "vipline_draining{phase=\"withdrawn\"} 1",
         "vipline_start_time_seconds 1000",
         "vipline_interface_attached{interface=\"eth0\",mode=\"native\"} 1",
         "vipline_interface_attached{interface=\"eth1\",mode=\"gone\"} 0",

@@ -5,6 +5,7 @@
 //!
 //! | file | what it is | IO |
 //! |---|---|---|
+//! | `announcing` | what is said of announcing, within its bounds | none |
 //! | `object` | one object, as far as it is read | none |
 //! | `index` | all that is watched, and what it asks of the maps | none |
 //! | `guard` | a list that drops too much is not believed at once | none |
@@ -20,6 +21,7 @@
 //! | `worker` | the worker node's thread | by the others |
 
 pub mod agent;
+mod announcing;
 pub mod cache;
 mod client;
 pub mod delay;

@@ -37,12 +37,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest reason of a failing table, in bytes.
 const MAX_WHY: usize = 256;
 /// Most bytes of the list of failing tables, so that all of the LbNode stays within its bound.
-const MAX_FAILING_BYTES: usize = 9 << 10;
+const MAX_FAILING_BYTES: usize = 6 << 10;
 /// Longest message of a condition, in bytes.
 const MAX_MESSAGE: usize = 1024;
 
 /// What is to be said.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Say {
     /// Outer sources, as CIDR blocks.
     pub(super) sources: Vec<String>,
@@ -50,6 +50,8 @@ pub(super) struct Say {
     pub(super) programmed: Programmed,
     /// Which published transits are over here.
     pub(super) transits: operator_api::Transits,
+    /// What it announces; `None`: nothing is known of that yet.
+    pub(super) announcing: Option<operator_api::Announcing>,
     /// `None`: it serves what it was told; else a reason in UpperCamelCase.
     pub(super) trouble: Option<&'static str>,
     /// For people.
@@ -71,7 +73,8 @@ pub(super) fn failing<'a>(tables: impl Iterator<Item = (&'a Arc<str>, String)>) 
     entries.take_while(fits).collect()
 }
 
-fn cut(text: &str, most: usize) -> String {
+/// The beginning of a text, in bytes at most; never a part of a character.
+pub(super) fn cut(text: &str, most: usize) -> String {
     let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     text.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()
 }
@@ -216,7 +219,7 @@ impl Reporter {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             programmed: say.programmed.clone(),
             transits: Some(say.transits.clone()),
-            announcing: None,
+            announcing: say.announcing.clone(),
             conditions: vec![Condition {
                 type_: CONDITION_READY.to_owned(),
                 status: if ready { "True" } else { "False" }.to_owned(),
@@ -302,7 +305,7 @@ async fn ask<T>(request: impl Future<Output = kube::Result<T>>) -> Result<(), St
 mod tests {
     use std::sync::Arc;
 
-    use operator_api::{MAX_FAILING_TABLES, MAX_LB_NODE_BYTES};
+    use operator_api::{MAX_ANNOUNCING_BYTES, MAX_FAILING_TABLES, MAX_LB_NODE_BYTES};
 
     use super::{MAX_WHY, Machine, cut, failing};
 
@@ -336,7 +339,7 @@ mod tests {
                 said.iter()
                     .all(|table| table.why.len() <= MAX_WHY && table.name.len() <= 253)
             );
-            assert!(serde_json::to_string(&said).unwrap().len() < MAX_LB_NODE_BYTES - 3000);
+            assert!(serde_json::to_string(&said).unwrap().len() < MAX_LB_NODE_BYTES - MAX_ANNOUNCING_BYTES - 3000);
         }
         assert_eq!(cut("aü", 2), "a");
         assert_eq!(cut("aü", 3), "aü");

@@ -64,6 +64,8 @@ pub enum Word {
         /// The others.
         own: Own,
     },
+    /// What this node announces.
+    Announcing(Box<operator_api::Announcing>),
     /// What is held shall go through.
     Accept,
 }

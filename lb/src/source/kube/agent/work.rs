@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     super::{
+        announcing,
         cache::{Cache, Origin},
         client::KubeSettings,
         index::{Failing, Index, Own, Revisions, TableError},
@@ -77,6 +78,7 @@ pub(super) struct Agent {
     given: Option<u64>,
     programmed: Programmed,
     transits: Transits,
+    announcing: Option<operator_api::Announcing>,
     failing: Failing,
     trouble: Option<String>,
     seed_error: Option<String>,
@@ -114,6 +116,7 @@ impl Agent {
             given: None,
             programmed: Programmed::default(),
             transits: Transits::default(),
+            announcing: None,
             failing: Arc::default(),
             trouble: None,
             seed_error: None,
@@ -330,6 +333,7 @@ impl Agent {
                 self.sources = sources;
                 self.index.set_own(own);
             }
+            Word::Announcing(said) => self.announcing = Some(announcing::bounded(*said)),
             Word::Accept => {
                 let tables = self.index.let_go();
                 tracing::warn!(tables, "what was dropped at once was accepted: it goes now");
@@ -487,6 +491,7 @@ impl Agent {
             sources: self.sources.clone(),
             programmed: self.programmed.clone(),
             transits: self.transits.said().clone(),
+            announcing: self.announcing.clone(),
             trouble,
             message,
         }
