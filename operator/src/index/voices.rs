@@ -11,10 +11,11 @@ use std::{
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use operator_api::{
-    Announcing, EXCEPTION_ADDRESS_IN_USE, EXCEPTION_NO_BACKEND, EXCEPTION_WAITS, Origin, VipAddress, Way,
+    AnnouncementStatus, Announcing, EXCEPTION_ADDRESS_IN_USE, EXCEPTION_NO_BACKEND, EXCEPTION_WAITS, Origin,
+    VipAddress, Way,
 };
 
-use super::{Index, lb_nodes::Life, store::Key};
+use super::{Index, lb_nodes::Life};
 
 /// A session that ended is taken for established so long.
 const LINGER: SignedDuration = SignedDuration::from_secs(10);
@@ -134,17 +135,17 @@ pub enum Aired {
     Unsaid,
 }
 
-/// What is heard of one address.
+/// What is heard of one address; names are of Announcements.
 #[derive(Default)]
-struct Heard {
+struct Heard<'a> {
     alive: usize,
     silent: usize,
     drained: usize,
     /// LB nodes that are to announce it.
     meant: usize,
-    bgp: BTreeSet<String>,
-    l2: BTreeSet<String>,
-    bgp_wanted: BTreeSet<String>,
+    bgp: BTreeSet<&'a str>,
+    l2: BTreeSet<&'a str>,
+    bgp_wanted: BTreeSet<&'a str>,
     l2_wanted: bool,
     in_use: Option<String>,
     waits: bool,
@@ -159,85 +160,87 @@ impl Index {
     /// Whether and how an address of a table is announced, as LB nodes say.
     pub fn aired(&self, address: &VipAddress) -> Aired {
         let Some(ip) = address.ip() else { return Aired::Soon };
+        let names = address.announcements.as_deref();
+        let told = names.unwrap_or_default().iter();
+        let asked = Asked {
+            ip,
+            told: told
+                .filter_map(|name| Some((name.as_str(), self.announcement(name)?.status.as_ref()?)))
+                .collect(),
+            is_default: names.is_none(),
+        };
         let mut heard = Heard::default();
         for (key, _) in self.lb_nodes.iter() {
-            if self.life_of(key) == Life::Dead {
+            if self.life(&key.name) == Life::Dead {
                 continue;
             }
             heard.alive += 1;
-            let Some(voice) = self.voices.get(&key.name) else {
-                heard.silent += 1;
-                continue;
-            };
-            if voice.is_draining {
-                heard.drained += 1;
-                continue;
-            }
-            self.hear(&key.name, voice, ip, address.announcements.as_deref(), &mut heard);
-        }
-        heard.meaning(ip, address.announcements.as_deref())
-    }
-
-    fn life_of(&self, lb_node: &Key) -> Life {
-        self.life(&lb_node.name)
-    }
-
-    /// What one LB node says of an address.
-    fn hear(&self, name: &str, voice: &Voice, ip: IpAddr, announcements: Option<&[String]>, heard: &mut Heard) {
-        let of_file = |origin: Option<Origin>| origin == Some(Origin::File);
-        let told = announcements
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|it| self.announcement(it));
-        let told: Vec<_> = told
-            .filter_map(|it| Some((it.metadata.name.clone()?, it.status.as_ref()?)))
-            .filter(|(_, status)| status.nodes.iter().any(|node| node == name))
-            .collect();
-
-        let mut bgp = BTreeSet::new();
-        if of_file(voice.bgp.as_ref().map(|bgp| bgp.origin)) {
-            if voice.bgp.as_ref().is_some_and(|bgp| bgp.established > 0) {
-                bgp.insert(FILES.to_owned());
-            }
-            heard.meant += 1;
-        } else {
-            for (announcement, status) in &told {
-                heard.meant += 1;
-                if status.peers.iter().any(|peer| voice.has(peer, self.now)) {
-                    bgp.insert(announcement.clone());
-                } else if !status.peers.is_empty() {
-                    heard.bgp_wanted.insert(announcement.clone());
-                }
+            match self.voices.get(&key.name) {
+                None => heard.silent += 1,
+                Some(voice) if voice.is_draining => heard.drained += 1,
+                Some(voice) => heard.hear(&key.name, voice, &asked, self.now),
             }
         }
-        if !bgp.is_empty() && !heard.except(voice, ip, Way::Bgp) {
-            heard.bgp.extend(bgp);
-        }
-
-        let l2 = if of_file(voice.l2.as_ref().map(|l2| l2.origin)) {
-            vec![FILES.to_owned()]
-        } else if announcements.is_none() {
-            vec![DEFAULT.to_owned()]
-        } else {
-            told.iter()
-                .filter(|(_, status)| status.l2)
-                .map(|(name, _)| name.clone())
-                .collect()
-        };
-        if l2.is_empty() {
-            return;
-        }
-        heard.meant += 1;
-        heard.l2_wanted = true;
-        let networks = voice.l2.as_ref().map(|l2| l2.networks.as_slice()).unwrap_or_default();
-        heard.networks.extend(networks.iter().map(IpNet::trunc));
-        if networks.iter().any(|network| network.contains(&ip)) && !heard.except(voice, ip, Way::L2) {
-            heard.l2.extend(l2);
-        }
+        heard.meaning(ip, names)
     }
 }
 
-impl Heard {
+/// An address, and who is to announce it.
+struct Asked<'a> {
+    ip: IpAddr,
+    told: Vec<(&'a str, &'a AnnouncementStatus)>,
+    /// No Announcement names its pool.
+    is_default: bool,
+}
+
+impl<'a> Heard<'a> {
+    /// What one LB node says of an address.
+    fn hear(&mut self, name: &str, voice: &Voice, asked: &Asked<'a>, now: Timestamp) {
+        // Their names are sorted.
+        let is_for = |status: &AnnouncementStatus| status.nodes.binary_search_by(|it| it.as_str().cmp(name)).is_ok();
+        let told = || asked.told.iter().filter(|(_, status)| is_for(status));
+
+        let bgp = voice.bgp.as_ref();
+        if let Some(bgp) = bgp.filter(|bgp| bgp.origin == Origin::File) {
+            self.meant += 1;
+            if bgp.established > 0 && !self.except(voice, asked.ip, Way::Bgp) {
+                self.bgp.insert(FILES);
+            }
+        } else {
+            for (announcement, status) in told() {
+                self.meant += 1;
+                if status.peers.iter().any(|peer| voice.has(peer, now)) {
+                    if !self.except(voice, asked.ip, Way::Bgp) {
+                        self.bgp.insert(announcement);
+                    }
+                } else if !status.peers.is_empty() {
+                    self.bgp_wanted.insert(announcement);
+                }
+            }
+        }
+
+        let l2 = voice.l2.as_ref();
+        let mut by: Vec<&'a str> = Vec::new();
+        if l2.is_some_and(|l2| l2.origin == Origin::File) {
+            by.push(FILES);
+        } else if asked.is_default {
+            by.push(DEFAULT);
+        } else {
+            by.extend(told().filter(|(_, status)| status.l2).map(|(name, _)| *name));
+        }
+        if by.is_empty() {
+            return;
+        }
+        self.meant += 1;
+        self.l2_wanted = true;
+        let networks = l2.map(|l2| l2.networks.as_slice()).unwrap_or_default();
+        if !networks.iter().any(|network| network.contains(&asked.ip)) {
+            self.networks.extend(networks.iter().map(IpNet::trunc));
+        } else if !self.except(voice, asked.ip, Way::L2) {
+            self.l2.extend(by);
+        }
+    }
+
     /// Whether an LB node leaves an address out, for a reason that is noted.
     fn except(&mut self, voice: &Voice, ip: IpAddr, way: Way) -> bool {
         let Some((reason, why)) = voice.exceptions.get(&(ip, way)) else {
@@ -298,7 +301,7 @@ impl Heard {
             return if self.drained > 0 {
                 not("Draining", "the LB nodes that it is for are drained".to_owned())
             } else {
-                let names = announcements.unwrap_or_default().iter().cloned().collect();
+                let names = announcements.unwrap_or_default().iter().map(String::as_str).collect();
                 not(
                     "NoLbNode",
                     format!("no live LB node is of {}", announcements_of(&names)),
@@ -327,16 +330,16 @@ impl Heard {
 }
 
 /// By whose word, in words.
-fn by(names: &BTreeSet<String>) -> Option<String> {
-    let (own, named): (BTreeSet<_>, BTreeSet<_>) =
-        names.iter().cloned().partition(|name| name == FILES || name == DEFAULT);
-    let mut words: Vec<String> = own.into_iter().collect();
+fn by(names: &BTreeSet<&str>) -> Option<String> {
+    let (own, named): (BTreeSet<&str>, BTreeSet<&str>) =
+        names.iter().copied().partition(|name| [FILES, DEFAULT].contains(name));
+    let mut words: Vec<String> = own.into_iter().map(str::to_owned).collect();
     words.extend((!named.is_empty()).then(|| announcements_of(&named)));
     (!words.is_empty()).then(|| words.join(", "))
 }
 
-fn announcements_of(names: &BTreeSet<String>) -> String {
-    let words: Vec<&str> = names.iter().map(String::as_str).collect();
+fn announcements_of(names: &BTreeSet<&str>) -> String {
+    let words: Vec<&str> = names.iter().copied().collect();
     let plural = if words.len() == 1 { "" } else { "s" };
     format!("Announcement{plural} {}", words.join(", "))
 }
