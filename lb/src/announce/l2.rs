@@ -6,11 +6,12 @@ use std::{
     future::pending,
     io,
     net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
 use lb_core::{
-    announce::{Claim, Claims, Group, Mac, Member},
+    announce::{Claim, Claims, Group, Mac, Member, Told},
     config::L2Group,
     slow::{claimed, question},
 };
@@ -20,6 +21,10 @@ use crate::{
     control::{GroupView, MemberView},
     xsk::{FrameSender, NeighbourReceiver},
 };
+
+/// For how long after the start what is wanted first is taken to be what a process before this one answered for. A cluster says what
+/// is wanted some time after the start.
+const BELIEVED: Duration = Duration::from_secs(30);
 
 /// What this node answers for, and what it asks for before.
 #[derive(Debug)]
@@ -38,6 +43,8 @@ pub struct L2 {
     claims: Claims,
     /// All addresses of the group, as last told; `None` before the first time.
     wanted: Option<BTreeSet<IpAddr>>,
+    /// Who may have which, where not all of the group may.
+    told: Arc<Told>,
     /// Addresses that somebody of the group answers for: they have been asked for.
     known: BTreeSet<IpAddr>,
     probes: bool,
@@ -88,6 +95,7 @@ impl L2 {
             leaves: before == Before::Drained,
             claims: Claims::default(),
             wanted: None,
+            told: Arc::default(),
             known: BTreeSet::new(),
             probes: true,
             goes_on: before == Before::Served,
@@ -98,11 +106,12 @@ impl L2 {
     }
 
     /// Addresses that this node, or its group, is to answer for from now on, on these interfaces; `probes`: after asking for them.
-    pub fn want(&mut self, wanted: BTreeSet<IpAddr>, interfaces: Vec<(u32, Mac)>, probes: bool) {
+    pub fn want(&mut self, (wanted, told): (BTreeSet<IpAddr>, &Arc<Told>), interfaces: Vec<(u32, Mac)>, probes: bool) {
         self.interfaces = interfaces;
         self.probes = probes;
-        if self.wanted.as_ref() != Some(&wanted) {
+        if self.wanted.as_ref() != Some(&wanted) || self.told.segments != told.segments {
             self.wanted = Some(wanted);
+            self.told = Arc::clone(told);
             self.turn();
         }
     }
@@ -239,7 +248,14 @@ impl L2 {
     /// The member of the group that answers for an address, where that is another than this node.
     pub fn owner(&self, address: IpAddr) -> Option<&Member> {
         let (group, _) = self.group.as_ref()?;
-        Some(group.owner(address)).filter(|owner| *owner != group.me())
+        group
+            .owner(address, self.candidates(address))
+            .filter(|owner| *owner != group.me())
+    }
+
+    fn candidates(&self, address: IpAddr) -> Option<&BTreeSet<Member>> {
+        let segments = self.told.segments.as_ref()?;
+        segments.get(&address).map(|candidates| &**candidates)
     }
 
     /// Addresses that somebody else has are asked for again at once.
@@ -307,11 +323,15 @@ impl L2 {
         let group = self.group.as_ref().map(|(group, _)| group);
         self.due = group.and_then(|group| group.deadline(now));
         if let Some(wanted) = &self.wanted {
-            let is_mine = |address: &&IpAddr| !self.leaves && group.is_none_or(|group| group.owns(**address, now));
+            let is_mine = |address: &&IpAddr| {
+                let candidates = self.candidates(**address);
+                !self.leaves && group.is_none_or(|group| group.owns(**address, candidates, now))
+            };
             let mine: BTreeSet<IpAddr> = wanted.iter().filter(is_mine).copied().collect();
             // Others have answered for it until now, or a process before this one did: it has been asked for.
             let is_new = self.known.is_empty();
-            let was_served = self.goes_on || group.is_some_and(Group::is_heard_of);
+            let goes_on = self.goes_on && now < BELIEVED;
+            let was_served = goes_on || group.is_some_and(Group::is_heard_of);
             let known = &self.known;
             let is_taken_over = |address| !self.probes || known.contains(&address) || is_new && was_served;
             self.claims.want(&mine, is_taken_over, now);
@@ -374,5 +394,69 @@ async fn receive(wire: Option<&Wire>) -> io::Result<Vec<u8>> {
     match wire {
         Some(wire) => wire.receiver.receive().await,
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(last: &[u8]) -> BTreeSet<IpAddr> {
+        last.iter().map(|last| IpAddr::from([203, 0, 113, *last])).collect()
+    }
+
+    fn want(l2: &mut L2, last: &[u8]) {
+        l2.want((addresses(last), &Arc::default()), Vec::new(), true);
+    }
+
+    #[tokio::test]
+    async fn what_was_answered_for_goes_on_at_a_start_and_nothing_that_comes_later_does() {
+        let mut l2 = L2::new(Before::Nothing);
+        want(&mut l2, &[1]);
+        assert_eq!(l2.owned(), 0, "the control: it asks");
+
+        let mut l2 = L2::new(Before::Served);
+        // A cluster says nothing at first.
+        want(&mut l2, &[]);
+        want(&mut l2, &[1]);
+        assert_eq!(l2.owned(), 1);
+        want(&mut l2, &[1, 2]);
+        assert_eq!(l2.owned(), 1, "the second is asked for");
+
+        let mut l2 = L2::new(Before::Served);
+        l2.start -= BELIEVED;
+        want(&mut l2, &[1]);
+        assert_eq!(l2.owned(), 0, "nobody answered for it all this time");
+
+        let mut l2 = L2::new(Before::Drained);
+        want(&mut l2, &[1]);
+        assert_eq!((l2.owned(), l2.in_use().count()), (0, 0));
+        l2.leave(false);
+        assert_eq!(l2.owned(), 0, "it asks first");
+    }
+
+    #[tokio::test]
+    async fn of_what_others_alone_may_have_nothing_is_taken() {
+        let mut l2 = L2::new(Before::Served);
+        let group = L2Group {
+            name: "lb-1".into(),
+            others: [("lb-2".into(), [10, 0, 0, 2].into())].into(),
+            timers: lb_core::bfd::Timers::default(),
+        };
+        l2.set_group(Some(&group));
+        l2.start -= lb_core::announce::START_PATIENCE;
+        let theirs: BTreeSet<Member> = ["lb-2".into()].into();
+        let ours: BTreeSet<Member> = ["lb-1".into()].into();
+        let segments = [(1, theirs), (2, ours)];
+        let segments = segments.map(|(last, members)| (IpAddr::from([203, 0, 113, last]), Arc::new(members)));
+        let told = Arc::new(Told {
+            segments: Some(segments.into()),
+            ..Told::default()
+        });
+        l2.want((addresses(&[1, 2]), &told), Vec::new(), true);
+        assert!(!l2.owns([203, 0, 113, 1].into()) && l2.owns([203, 0, 113, 2].into()));
+        assert_eq!(l2.owner([203, 0, 113, 1].into()), None, "it is not heard");
+        l2.hear_member([10, 0, 0, 2].into(), true);
+        assert_eq!(l2.owner([203, 0, 113, 1].into()).map(|owner| &**owner), Some("lb-2"));
     }
 }

@@ -14,7 +14,9 @@ use anyhow::Context as _;
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use lb_core::{
-    config::{AttachMode, Encap, Interface, LbConfig, not_unicast},
+    announce::Member,
+    bfd::Timers,
+    config::{AttachMode, Encap, Interface, L2Config, L2Group, LbConfig, not_unicast},
     desired::{Desired, Tunnel},
     plan,
 };
@@ -33,6 +35,7 @@ use crate::{
     control::Answer,
     source::kube::{
         agent::Standing,
+        announce::{AddressNames, Said, Shared},
         index::{Own, Snapshot},
     },
 };
@@ -186,8 +189,57 @@ pub(super) fn own(node: &Arc<str>, config: &LbConfig) -> Own {
     }
 }
 
+/// What is asked of announcing, and by whom.
+pub(super) struct Asks<'a> {
+    /// This node's name.
+    pub(super) node: &'a Member,
+    /// What the cluster says.
+    pub(super) said: &'a Said,
+    /// By what addresses are announced.
+    pub(super) names: &'a AddressNames,
+}
+
+/// What is announced, as the cluster says; and as this node's file does, where it says anything of a way.
+pub(super) fn announce(config: &mut LbConfig, local: &LbConfig, asks: &Asks<'_>) {
+    let names = config.interfaces.iter().map(|interface| &*interface.name).collect();
+    let places = places(&names).unwrap_or_else(|error| {
+        tracing::error!("cannot list this node's addresses: {error}");
+        BTreeSet::new()
+    });
+    let Shared {
+        mut told,
+        members,
+        probes,
+    } = asks.said.told(asks.node, asks.names, &places);
+    if local.bgp.is_some() {
+        told.routers = None;
+    } else {
+        config.bgp.clone_from(&asks.said.bgp);
+    }
+    if is_l2_of_file(local) {
+        told.segments = None;
+    } else {
+        let networks: BTreeSet<IpNet> = places.iter().map(IpNet::trunc).collect();
+        config.l2 = L2Config {
+            owned: networks.into_iter().collect(),
+            probe: probes,
+            group: (!members.is_empty()).then(|| L2Group {
+                name: Arc::clone(asks.node),
+                others: members,
+                timers: Timers::default(),
+            }),
+        };
+    }
+    config.told = Arc::new(told);
+}
+
+/// Whether this node's file says which addresses it answers for on segments.
+pub(super) fn is_l2_of_file(local: &LbConfig) -> bool {
+    !local.l2.owned.is_empty() || local.l2.group.is_some()
+}
+
 /// This node's own settings, and what the cluster says. Features that were in use `before` stay on.
-pub(super) fn compose(local: &LbConfig, snapshot: Snapshot, before: Option<&LbConfig>) -> LbConfig {
+pub(super) fn compose(local: &LbConfig, snapshot: Snapshot, asks: &Asks<'_>, before: Option<&LbConfig>) -> LbConfig {
     let tunnel = snapshot.tunnel.map(|accepts| Tunnel {
         sources: accepts.sources,
         vip_prefixes: accepts.vip_prefixes,
@@ -202,11 +254,13 @@ pub(super) fn compose(local: &LbConfig, snapshot: Snapshot, before: Option<&LbCo
         own_addresses: BTreeSet::new(),
         tunnel,
     };
-    LbConfig {
+    let mut config = LbConfig {
         kept_features: before.map_or(0, |before| before.kept_features | plan::features(&before.desired)),
         desired,
         ..own_part(local)
-    }
+    };
+    announce(&mut config, local, asks);
+    config
 }
 
 /// A configuration without what it desires: cheap to copy.
@@ -221,6 +275,7 @@ fn own_part(local: &LbConfig) -> LbConfig {
         transit: local.transit,
         l2: local.l2.clone(),
         bgp: local.bgp.clone(),
+        told: Arc::default(),
         metrics_listen: local.metrics_listen,
         control_socket: local.control_socket.clone(),
         desired: Desired::default(),

@@ -221,6 +221,7 @@ impl Lb {
             let reached = self.tables.reach(&self.desired(&view), &view.next_hops);
             if reached.is_ok() {
                 self.own_addresses.clone_from(&view.own_addresses);
+                self.announce_again();
                 self.say_own();
                 capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
             }

@@ -10,6 +10,8 @@ pub enum WhenNone {
     Stay,
     /// It is withdrawn, so that routers send its packets to another LB node, or nowhere.
     Withdraw,
+    /// It is withdrawn where another LB node announces it and has a backend; else it stays.
+    Elsewhere,
 }
 
 impl WhenNone {
@@ -18,15 +20,9 @@ impl WhenNone {
         match self {
             Self::Stay => "stay",
             Self::Withdraw => "withdraw",
+            Self::Elsewhere => "elsewhere",
         }
     }
-}
-
-/// What somebody configured of announcing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Policy {
-    /// Of addresses without a backend.
-    pub when_none: WhenNone,
 }
 
 /// What this node is about to do as a whole.
@@ -56,6 +52,10 @@ pub struct Facts {
     pub in_use_by: Option<[u8; 6]>,
     /// This node will have it soon: it asks whether it is free, or has just started.
     pub is_waited_for: bool,
+    /// Another LB node announces it, and has a backend.
+    pub is_elsewhere: bool,
+    /// What becomes of it without a backend.
+    pub when_none: WhenNone,
 }
 
 /// Why an address is announced or not. The first that holds, in this order, is told.
@@ -122,11 +122,7 @@ impl fmt::Display for Reason {
 }
 
 /// Decides for every address that anything is known of.
-pub fn decide(
-    addresses: impl IntoIterator<Item = (IpAddr, Facts)>,
-    node: NodeState,
-    policy: Policy,
-) -> BTreeMap<IpAddr, Reason> {
+pub fn decide(addresses: impl IntoIterator<Item = (IpAddr, Facts)>, node: NodeState) -> BTreeMap<IpAddr, Reason> {
     let one = |facts: Facts| {
         if !facts.is_programmed {
             Reason::NotProgrammed
@@ -141,9 +137,10 @@ pub fn decide(
         } else if facts.is_waited_for {
             Reason::Waits
         } else {
-            match (facts.has_backend, policy.when_none) {
+            match (facts.has_backend, facts.when_none) {
                 (true, _) => Reason::Serves,
-                (false, WhenNone::Stay) => Reason::StaysWithoutBackend,
+                (false, WhenNone::Elsewhere) if facts.is_elsewhere => Reason::NoBackend,
+                (false, WhenNone::Stay | WhenNone::Elsewhere) => Reason::StaysWithoutBackend,
                 (false, WhenNone::Withdraw) => Reason::NoBackend,
             }
         }
@@ -161,11 +158,12 @@ mod tests {
             is_programmed: true,
             has_backend: true,
             has_way: true,
+            when_none,
             ..Facts::default()
         };
         change(&mut facts);
         let address: IpAddr = [203, 0, 113, 1].into();
-        let mut decided = decide([(address, facts)], node, Policy { when_none });
+        let mut decided = decide([(address, facts)], node);
         decided.remove(&address).expect("it was asked for")
     }
 
@@ -178,6 +176,14 @@ mod tests {
         let none = |facts: &mut Facts| facts.has_backend = false;
         assert_eq!(reason(none, Serving, Stay), Reason::StaysWithoutBackend);
         assert_eq!(reason(none, Serving, Withdraw), Reason::NoBackend);
+        let elsewhere = |facts: &mut Facts| (facts.has_backend, facts.is_elsewhere) = (false, true);
+        assert_eq!(reason(elsewhere, Serving, WhenNone::Elsewhere), Reason::NoBackend);
+        assert_eq!(reason(elsewhere, Serving, Stay), Reason::StaysWithoutBackend);
+        assert_eq!(reason(none, Serving, WhenNone::Elsewhere), Reason::StaysWithoutBackend);
+        assert_eq!(
+            reason(|facts| facts.is_elsewhere = true, Serving, WhenNone::Elsewhere),
+            Reason::Serves
+        );
         assert_eq!(reason(|_| {}, Draining, Stay), Reason::Draining);
         assert_eq!(
             reason(|_| {}, LastChoice, Stay),

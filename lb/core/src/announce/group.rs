@@ -105,17 +105,20 @@ impl Group {
         }
     }
 
-    /// Who answers for an address, as far as this node knows: itself, or one that it hears.
-    pub fn owner(&self, address: IpAddr) -> &Member {
+    /// Who answers for an address, as far as this node knows: itself, or one that it hears; of `candidates`, where it is not for all.
+    /// `None`: nobody.
+    pub fn owner(&self, address: IpAddr, candidates: Option<&BTreeSet<Member>>) -> Option<&Member> {
         let heard = self.others.iter().filter(|(_, is_heard)| **is_heard);
         let heard = heard.map(|(other, _)| other);
         let me = (!self.is_out).then_some(&self.me);
-        owner(me.into_iter().chain(heard), address).unwrap_or(&self.me)
+        let all = me.into_iter().chain(heard);
+        let may = |member: &&Member| candidates.is_none_or(|candidates| candidates.contains(*member));
+        owner(all.filter(may), address)
     }
 
     /// Whether this node answers for an address now.
-    pub fn owns(&self, address: IpAddr, now: Duration) -> bool {
-        !self.is_out && now >= self.from && *self.owner(address) == self.me
+    pub fn owns(&self, address: IpAddr, candidates: Option<&BTreeSet<Member>>, now: Duration) -> bool {
+        !self.is_out && now >= self.from && self.owner(address, candidates) == Some(&self.me)
     }
 
     /// When [`Self::owns`] may say something else although nothing was heard.

@@ -36,7 +36,7 @@ mod rib;
 mod session;
 mod view;
 
-pub use announce::Announce;
+pub use announce::{Announce, Announces, Names};
 pub use attributes::{
     Attributes, Community, GRACEFUL_SHUTDOWN, LargeCommunity, MAX_COMMUNITIES, MAX_PREPEND, NotACommunity,
 };

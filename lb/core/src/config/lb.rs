@@ -6,6 +6,7 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -23,7 +24,7 @@ use super::{
     slow_path, socket_path, transit, tunnel,
     vips::Vips,
 };
-use crate::{desired::Desired, plan, ranges::RangeSet};
+use crate::{announce::Told, desired::Desired, plan, ranges::RangeSet};
 
 /// Default of [`LbConfig::control_socket`].
 pub const DEFAULT_LB_SOCKET: &str = "/run/vipline/lb.sock";
@@ -49,6 +50,8 @@ pub struct LbConfig {
     pub l2: L2Config,
     /// Which routers are told of VIP addresses; `None`: none.
     pub bgp: Option<BgpConfig>,
+    /// What a cluster says of announcing; nothing, where a file does.
+    pub told: Arc<Told>,
     /// Where `/metrics` is; `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
     /// Unix socket of the CLI. An absolute path.
@@ -113,6 +116,7 @@ impl LbConfig {
             transit: TransitConfig::default(),
             l2: L2Config::default(),
             bgp: None,
+            told: Arc::default(),
             metrics_listen: None,
             control_socket: DEFAULT_LB_SOCKET.into(),
             desired: Desired::default(),
@@ -165,7 +169,7 @@ impl LbConfig {
         let peers = self.bgp.iter().flat_map(|bgp| &bgp.peers);
         let contradictory = peers.filter(|peer| peer.bfd.is_some() && peer.session.restart_time_s.is_some());
         warnings.extend(contradictory.map(|peer| Warning::BfdEndsGracefulRestart {
-            peer: std::sync::Arc::clone(&peer.name),
+            peer: Arc::clone(&peer.name),
         }));
         warnings
     }
@@ -321,6 +325,7 @@ fn lb(fields: &mut Fields<'_>, says: Says) -> Option<LbConfig> {
         transit: transit?,
         l2: l2?,
         bgp: bgp?,
+        told: Arc::default(),
         metrics_listen: metrics_listen?,
         control_socket: control_socket?,
         desired,

@@ -42,7 +42,7 @@ use std::path::{Path, PathBuf};
 
 pub use address::not_unicast;
 pub use bfd::BfdConfig;
-pub use bgp::{BGP_PORT, BgpConfig, BgpPeer, BgpProblem, MAX_BGP_PEERS, Reach};
+pub use bgp::{BGP_PORT, BgpConfig, BgpPeer, BgpProblem, MAX_BGP_PEERS, Password, Reach};
 pub use capacity::{Capacity, MAX_CAPACITY_BACKENDS, MAX_CAPACITY_RANGES, MAX_CAPACITY_SEGMENTS, MAX_CAPACITY_VIPS};
 pub use encap::{Encap, PREFIX_LENGTHS_V4, PREFIX_LENGTHS_V6, PrefixLengths};
 pub use errors::{ConfigError, ConfigErrors, MAX_KEPT_ERRORS, MAX_PRINTED_ERRORS, Place};

@@ -155,7 +155,7 @@ impl World {
     }
 
     fn owners(&self, address: IpAddr) -> Vec<&Member> {
-        let owns = |group: &&Group| group.owns(address, self.now);
+        let owns = |group: &&Group| group.owns(address, None, self.now);
         let nodes = self.nodes.values().flatten().filter(owns);
         nodes.map(Group::me).collect()
     }
@@ -184,7 +184,7 @@ fn one_that_starts_alone_waits_and_then_answers_for_all() {
     assert!(addresses(50).all(|address| world.owners(address) == [&first]));
     let alone = Group::new("lb-1".into(), ["lb-1".into()], Duration::ZERO);
     assert!(
-        alone.owns([203, 0, 113, 1].into(), Duration::ZERO),
+        alone.owns([203, 0, 113, 1].into(), None, Duration::ZERO),
         "without others nobody is waited for"
     );
 }
@@ -202,15 +202,15 @@ fn one_whose_segment_is_away_answers_for_nothing_and_comes_back_as_one_that_star
     let now = world.now;
     let group = world.nodes.get_mut(&names[0]).unwrap().as_mut().unwrap();
     group.go_out();
-    assert!(theirs.iter().all(|address| !group.owns(*address, now)));
-    assert_eq!(group.owner(theirs[0]), &names[1]);
+    assert!(theirs.iter().all(|address| !group.owns(*address, None, now)));
+    assert_eq!(group.owner(theirs[0], None), Some(&names[1]));
     group.come_back(now);
     assert!(
-        !group.owns(theirs[0], now),
+        !group.owns(theirs[0], None, now),
         "the other is heard, and has not given up yet"
     );
     assert_eq!(group.deadline(now), Some(now + YIELD));
-    assert!(group.owns(theirs[0], now + YIELD));
+    assert!(group.owns(theirs[0], None, now + YIELD));
 }
 
 #[derive(Clone, Debug)]

@@ -25,7 +25,7 @@ use std::{
 
 use lb_core::{
     bfd::{Peer, Wanted},
-    bgp::{Session, SessionView, StopReason},
+    bgp::{Names, Session, SessionView, StopReason},
     config::{BgpConfig, BgpPeer},
 };
 use thiserror::Error;
@@ -50,8 +50,8 @@ pub enum BgpError {
 /// What is announced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Announced {
-    /// VIP addresses that are programmed here.
-    pub addresses: BTreeSet<IpAddr>,
+    /// VIP addresses that are programmed here, and by what they are announced.
+    pub addresses: BTreeMap<IpAddr, Names>,
     /// Whether this node drains: what it announces is the last way that anyone takes (RFC 8326).
     pub draining: bool,
 }

@@ -34,7 +34,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) enum Order {
     Announce(Announced),
-    /// Another [`BgpPeer::announce`].
+    /// Another [`BgpPeer::announces`].
     Retell(Box<BgpPeer>),
     Accepted(TcpStream),
     LivenessLost,
@@ -136,7 +136,7 @@ impl Task {
 
     fn announce(&mut self) {
         let Announced { addresses, draining } = &self.announced;
-        let routes = self.peer.announce.routes(addresses, *draining);
+        let routes = self.peer.announces.routes(addresses, *draining);
         let actions = self.session.announce(&routes, self.start.elapsed());
         self.perform(actions);
         self.show();

@@ -6,12 +6,11 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsFd,
-    path::Path,
 };
 
 use lb_core::{
     bgp::{LocalAddresses, TransportError},
-    config::{BgpPeer, Reach},
+    config::{BgpPeer, Password, Reach},
 };
 use nix::ifaddrs::getifaddrs;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -43,8 +42,8 @@ pub(super) async fn connect(peer: &BgpPeer) -> Result<TcpStream, TransportError>
 
 /// Password and TTL, before the first packet.
 fn prepare(socket: impl AsFd + Copy, peer: &BgpPeer) -> Result<(), TransportError> {
-    if let Some(path) = &peer.password_file {
-        let key = password(path).map_err(|_| TransportError::Password)?;
+    if let Some(password) = &peer.password {
+        let key = key(password).map_err(|_| TransportError::Password)?;
         set_tcp_md5(socket, peer.address, &key).map_err(transport)?;
     }
     secure(socket, peer).map_err(transport)
@@ -63,9 +62,13 @@ pub(super) fn secure(socket: impl AsFd + Copy, peer: &BgpPeer) -> io::Result<()>
     }
 }
 
-/// The first line of a password's file.
-fn password(path: &Path) -> io::Result<Vec<u8>> {
-    let bytes = std::fs::read(path)?;
+/// What segments are signed with.
+fn key(password: &Password) -> io::Result<Vec<u8>> {
+    let bytes = match password {
+        Password::File(path) => std::fs::read(path)?,
+        Password::Given(bytes) => bytes.to_vec(),
+        Password::Missing => return Err(io::ErrorKind::NotFound.into()),
+    };
     let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.is_empty() || line.len() > MAX_TCP_MD5_KEY_BYTES || line.contains(&b'\n') {
@@ -97,8 +100,8 @@ pub(super) fn listen(is_v6: bool, port: u16) -> io::Result<TcpListener> {
 ///
 /// When the password cannot be read or set: the peer cannot connect then.
 pub(super) fn admit(listener: &TcpListener, peer: &BgpPeer) -> io::Result<()> {
-    match &peer.password_file {
-        Some(path) => set_tcp_md5(listener, peer.address, &password(path)?),
+    match &peer.password {
+        Some(password) => set_tcp_md5(listener, peer.address, &key(password)?),
         None => {
             // There may be none to take away.
             let _ = set_tcp_md5(listener, peer.address, &[]);

@@ -263,10 +263,10 @@ impl Speaker {
 /// Whether a session can go on: all but what it is told is as it was.
 fn is_same_session(old: &BgpPeer, new: &BgpPeer) -> bool {
     let BgpPeer {
-        announce, name, bfd, ..
+        announces, name, bfd, ..
     } = new;
     let told = BgpPeer {
-        announce: announce.clone(),
+        announces: announces.clone(),
         name: Arc::clone(name),
         bfd: *bfd,
         ..old.clone()

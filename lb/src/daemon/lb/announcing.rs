@@ -67,8 +67,12 @@ impl Lb {
         });
         let group = self.slow.group();
         let members = group.into_iter().flat_map(|group| group.others);
+        let (by_bgp, by_l2) = match &self.source {
+            Source::File(_) => (Origin::File, Origin::File),
+            Source::Kube(kube) => kube.origins(),
+        };
         let l2 = (!config.l2.owned.is_empty()).then(|| L2Announcing {
-            origin: Origin::File,
+            origin: by_l2,
             networks: config.l2.owned.iter().map(ToString::to_string).collect(),
             owned: u32::try_from(self.slow.owned()).unwrap_or(u32::MAX),
             members: members
@@ -79,7 +83,7 @@ impl Lb {
                 .collect(),
         });
         let bgp = config.bgp.as_ref().map(|bgp| BgpAnnouncing {
-            origin: Origin::File,
+            origin: by_bgp,
             local_asn: bgp.local_asn,
             peers,
             ..BgpAnnouncing::default()

@@ -5,11 +5,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
 use lb_core::{
-    announce::{NodeState, Policy, Reason, decide},
+    announce::{Facts, NodeState, Reason, decide},
     bfd::State,
     bgp::StopReason,
     config::{BgpConfig, LbConfig},
@@ -56,8 +57,16 @@ impl Lb {
             return;
         };
         let announced = decided.into_iter().filter(|(_, reason)| reason.is_announced());
+        let told = self.file.config.told.routers.as_ref();
+        let names = |address: IpAddr| {
+            let selected = told.and_then(|told| told.get(&address));
+            (
+                address,
+                selected.map(|selected| Arc::clone(&selected.names)).unwrap_or_default(),
+            )
+        };
         self.bgp.announce(Announced {
-            addresses: announced.map(|(address, _)| address).collect(),
+            addresses: announced.map(|(address, _)| names(address)).collect(),
             draining: self.node_state() != NodeState::Serving,
         });
     }
@@ -71,18 +80,33 @@ impl Lb {
         };
         Decided {
             routers: self.decided_for_routers(),
-            segments: decide(self.slow.on_segments(), state, Policy::default()),
+            segments: decide(self.slow.on_segments(), state),
         }
     }
 
     fn decided_for_routers(&self) -> Option<BTreeMap<IpAddr, Reason>> {
         let config = self.file.config.bgp.as_ref()?;
-        let when_none = config.when_no_backend;
-        Some(decide(
-            self.slow.towards_routers(),
-            self.node_state(),
-            Policy { when_none },
-        ))
+        let told = &self.file.config.told;
+        let facts = self.slow.towards_routers().map(|(address, facts)| {
+            let facts = match told.routers.as_ref().map(|told| told.get(&address)) {
+                // This node's file says it, of all addresses.
+                None => Facts {
+                    when_none: config.when_no_backend,
+                    ..facts
+                },
+                Some(Some(selected)) => Facts {
+                    when_none: selected.when_none,
+                    is_elsewhere: told.is_elsewhere(address, selected),
+                    ..facts
+                },
+                Some(None) => Facts {
+                    has_way: false,
+                    ..facts
+                },
+            };
+            (address, facts)
+        });
+        Some(decide(facts, self.node_state()))
     }
 
     /// VIPs, with what becomes of their addresses towards routers and on segments.
@@ -122,7 +146,10 @@ impl Lb {
         }
         let new = vip_addresses(new);
         let announced = self.bgp.announced();
-        let addresses = announced.addresses.intersection(&new).copied().collect();
+        let addresses = announced.addresses.iter().filter(|(address, _)| new.contains(*address));
+        let addresses = addresses
+            .map(|(address, names)| (*address, Arc::clone(names)))
+            .collect();
         let draining = announced.draining;
         self.bgp.announce(Announced { addresses, draining });
     }

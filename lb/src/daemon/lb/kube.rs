@@ -12,6 +12,7 @@ use lb_core::{
     plan::PlanError,
     worker::unclaimed_prefixes,
 };
+use operator_api::Origin;
 use tokio::time::{interval, timeout};
 
 use super::{Lb, NEXT_HOP_PATIENCE, Source, View, addresses, names};
@@ -31,6 +32,7 @@ use crate::{
         kube::{
             KubeSettings,
             agent::{Link, Standing, Update, Word},
+            announce::{AddressNames, Said},
             index::{Accepts, Snapshot},
         },
     },
@@ -48,6 +50,9 @@ pub(super) struct Kube {
     told: Option<Told>,
     /// Backends that the cluster drains until a time, as it was told last.
     drains: Drains,
+    /// What is asked of announcing, as it was told last: for which addresses, and how.
+    names: AddressNames,
+    said: Arc<Said>,
 }
 
 /// An update in work.
@@ -91,6 +96,8 @@ impl Kube {
             read: None,
             told: None,
             drains: Drains::default(),
+            names: AddressNames::new(),
+            said: Arc::default(),
         })
     }
 
@@ -116,9 +123,9 @@ impl Kube {
         loop {
             tokio::select! {
                 mut update = self.link.next() => {
-                    self.drains = std::mem::take(&mut update.snapshot.drains);
+                    self.take(&mut update);
                     self.told = Some(Told { sequence: update.snapshot.sequence, since: update.since });
-                    let config = cluster::compose(&self.local, update.snapshot, None);
+                    let config = cluster::compose(&self.local, update.snapshot, &self.asks(), None);
                     let file = LbFile { config, seed: update.seed };
                     match Tables::rehearse(&file) {
                         Ok(()) => return Ok(Some(file)),
@@ -167,6 +174,30 @@ impl Kube {
         }
     }
 
+    /// Keeps what of an update is not for the tables alone.
+    fn take(&mut self, update: &mut Update) {
+        self.drains = std::mem::take(&mut update.snapshot.drains);
+        self.names = std::mem::take(&mut update.snapshot.names);
+        self.said = Arc::clone(&update.said);
+    }
+
+    fn asks(&self) -> cluster::Asks<'_> {
+        cluster::Asks {
+            node: &self.node,
+            said: &self.said,
+            names: &self.names,
+        }
+    }
+
+    /// Who says what is announced by BGP, and on segments.
+    pub(super) fn origins(&self) -> (Origin, Origin) {
+        let origin = |is_of_file| if is_of_file { Origin::File } else { Origin::Cluster };
+        (
+            origin(self.local.bgp.is_some()),
+            origin(cluster::is_l2_of_file(&self.local)),
+        )
+    }
+
     /// Lets what is held go.
     fn accept(&self) -> AcceptView {
         let held = self.link.standing().held;
@@ -196,7 +227,7 @@ impl Kube {
             }),
             ..Snapshot::default()
         };
-        let config = cluster::compose(&local, snapshot, Some(&current.config));
+        let config = cluster::compose(&local, snapshot, &self.asks(), Some(&current.config));
         self.read = Some(local);
         Ok(LbFile {
             config,
@@ -223,13 +254,13 @@ impl Lb {
         let Source::Kube(kube) = &mut self.source else {
             return;
         };
-        kube.drains = std::mem::take(&mut update.snapshot.drains);
+        kube.take(&mut update);
         let drained = std::mem::replace(&mut self.tables.drains, kube.drains.clone());
         kube.told = Some(Told {
             sequence: update.snapshot.sequence,
             since: update.since,
         });
-        let config = cluster::compose(&kube.local, update.snapshot, Some(&self.file.config));
+        let config = cluster::compose(&kube.local, update.snapshot, &kube.asks(), Some(&self.file.config));
         let new = LbFile {
             config,
             seed: update.seed,
@@ -263,6 +294,7 @@ impl Lb {
             self.driver.set_backends(addresses(&config.desired));
             result?;
             self.file = new;
+            self.listen_to_members();
             self.watch_health();
             return Ok(());
         }
@@ -317,9 +349,18 @@ impl Lb {
         self.own_addresses.clone_from(&desired.own_addresses);
         self.slow.publish(&new.config, desired, &hops, &self.tables.overlay);
         self.file = new;
+        self.listen_to_members();
         self.watch_health();
         capture::tables_changed(self.capture.as_ref(), &self.tables, &self.attachments);
         Ok(())
+    }
+
+    /// This node has other addresses: it is on other segments, perhaps.
+    pub(super) fn announce_again(&mut self) {
+        let Source::Kube(kube) = &self.source else { return };
+        cluster::announce(&mut self.file.config, &kube.local, &kube.asks());
+        self.listen_to_members();
+        self.tell_routers();
     }
 
     /// Says that the maps say what was told last.

@@ -152,6 +152,7 @@ impl Slow {
                 owner: self.l2.owner(address).filter(|_| !owns).cloned(),
                 in_use_by: in_use.get(&address).copied(),
                 is_waited_for: !owns,
+                ..Facts::default()
             };
             (address, facts)
         })
@@ -349,10 +350,18 @@ impl Slow {
     pub(super) fn publish(&mut self, config: &LbConfig, desired: &Desired, hops: &NextHops, overlay: &Overlay) {
         self.published += 1;
         self.whole = Book::new(desired, hops, overlay, config.protection, &config.l2.owned);
+        if let Some(segments) = &config.told.segments {
+            let whole = std::mem::take(&mut self.whole);
+            self.whole = whole.owning(|address| segments.contains_key(&address));
+        }
         let interfaces = self.interfaces.iter();
         let interfaces = interfaces.map(|interface| (interface.index, interface.mac)).collect();
         self.l2.set_group(config.l2.group.as_ref());
-        self.l2.want(self.whole.owned().collect(), interfaces, config.l2.probe);
+        self.l2.want(
+            (self.whole.owned().collect(), &config.told),
+            interfaces,
+            config.l2.probe,
+        );
         let bounds = config.slow_path.bounds();
         let mut scene = self.shared.write().unwrap_or_else(PoisonError::into_inner);
         if *scene.common.bounds() != bounds {

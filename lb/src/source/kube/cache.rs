@@ -13,6 +13,7 @@ use operator_api::{NodeSetSpec, TunnelConfigSpec, VipTableSpec};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    announce,
     index::Kept,
     object::{KeptObject, Object},
     seed::ClusterSeed,
@@ -71,6 +72,8 @@ pub struct Cache {
     tables: Vec<KeptObject<Arc<VipTableSpec>>>,
     node_sets: Vec<KeptObject<NodeSetSpec>>,
     tunnel: Option<TunnelConfigSpec>,
+    #[serde(default)]
+    announcing: announce::Kept,
 }
 
 /// What was kept.
@@ -84,11 +87,13 @@ pub struct Recalled {
     pub node_sets: Vec<Object<NodeSetSpec>>,
     /// The tunnel.
     pub tunnel: Option<TunnelConfigSpec>,
+    /// Of announcing.
+    pub announcing: announce::Kept,
 }
 
 impl Cache {
     /// Of what is in the maps.
-    pub fn new(origin: &Origin, seed: Option<&ClusterSeed>, kept: Kept) -> Self {
+    pub fn new(origin: &Origin, seed: Option<&ClusterSeed>, kept: Kept, announcing: announce::Kept) -> Self {
         let table = |(name, created, revision, spec)| KeptObject::new(&name, created, revision, spec);
         let chunk = |chunk: Arc<Object<NodeSetSpec>>| {
             let spec = chunk.spec.as_ref().ok()?.clone();
@@ -101,6 +106,7 @@ impl Cache {
             tables: kept.tables.into_iter().map(table).collect(),
             node_sets: kept.chunks.into_iter().filter_map(chunk).collect(),
             tunnel: kept.tunnel,
+            announcing,
         }
     }
 
@@ -163,6 +169,7 @@ impl Cache {
                 .map(|chunk| chunk.map(|spec| spec))
                 .collect(),
             tunnel: cache.tunnel,
+            announcing: cache.announcing,
         }))
     }
 }
@@ -202,7 +209,12 @@ mod tests {
             chunks: Vec::new(),
             tunnel: Some(TunnelConfigSpec::default()),
         };
-        Cache::new(&origin("a"), ClusterSeed::parse(SEED).ok().as_ref(), kept)
+        Cache::new(
+            &origin("a"),
+            ClusterSeed::parse(SEED).ok().as_ref(),
+            kept,
+            Default::default(),
+        )
     }
 
     #[test]

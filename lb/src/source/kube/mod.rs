@@ -5,6 +5,7 @@
 //!
 //! | file | what it is | IO |
 //! |---|---|---|
+//! | `announce` | what is watched of announcing, and what it asks of this node | none |
 //! | `announcing` | what is said of announcing, within its bounds | none |
 //! | `object` | one object, as far as it is read | none |
 //! | `index` | all that is watched, and what it asks of the maps | none |
@@ -21,6 +22,7 @@
 //! | `worker` | the worker node's thread | by the others |
 
 pub mod agent;
+pub mod announce;
 mod announcing;
 pub mod cache;
 mod client;

@@ -6,10 +6,11 @@ use std::{borrow::Cow, marker::PhantomData, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::Resource;
+use operator_api::{NodeSetSpec, TunnelConfigSpec, VipTableSpec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-/// An object of kind `K` as the API server sent it, its spec not read yet.
+/// An object of kind `K` as the API server sent it, spec and status not read yet.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(bound = "")]
 pub struct Received<K> {
@@ -17,6 +18,8 @@ pub struct Received<K> {
     metadata: ObjectMeta,
     #[serde(default)]
     spec: Value,
+    #[serde(default)]
+    status: Value,
     #[serde(skip)]
     kind: PhantomData<K>,
 }
@@ -63,15 +66,45 @@ pub struct Object<S> {
     pub spec: Result<S, Arc<str>>,
 }
 
-impl<S: DeserializeOwned> Object<S> {
+/// What is read of an object.
+pub trait Says: Sized {
+    /// From spec and status, each null where there is none.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    fn read(spec: Value, status: Value) -> serde_json::Result<Self>;
+}
+
+macro_rules! specs_alone {
+    ($($spec:ty),+) => {
+        $(impl Says for $spec {
+            fn read(spec: Value, _: Value) -> serde_json::Result<Self> {
+                serde_json::from_value(spec)
+            }
+        })+
+    };
+}
+
+specs_alone!(VipTableSpec, NodeSetSpec, TunnelConfigSpec);
+
+impl<S: DeserializeOwned, T: DeserializeOwned> Says for (S, Option<T>) {
+    fn read(spec: Value, status: Value) -> serde_json::Result<Self> {
+        Ok((serde_json::from_value(spec)?, serde_json::from_value(status)?))
+    }
+}
+
+impl<S: Says> Object<S> {
     /// Reads what the API server sent.
     pub fn read<K>(received: Received<K>) -> Self {
-        let Received { metadata, spec, .. } = received;
+        let Received {
+            metadata, spec, status, ..
+        } = received;
         Self {
             name: metadata.name.unwrap_or_default().into(),
             created: metadata.creation_timestamp.map_or(0, |time| time.0.as_second()),
             revision: revision(metadata.resource_version.as_deref()),
-            spec: serde_json::from_value(spec).map_err(|error| error.to_string().into()),
+            spec: S::read(spec, status).map_err(|error| error.to_string().into()),
         }
     }
 }

@@ -8,7 +8,6 @@ use futures_util::StreamExt as _;
 use kube::{
     Api, Resource,
     api::ListParams,
-    core::object::HasSpec,
     runtime::watcher::{self, Event, watcher},
 };
 use operator_api::Lean;
@@ -18,7 +17,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::object::{Object, Received, revision};
+use super::object::{Object, Received, Says, revision};
 
 /// Shortest and longest wait before the API server is asked again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
@@ -43,11 +42,24 @@ pub enum Kind {
     NodeSets,
     /// The TunnelConfig.
     Tunnel,
+    /// Announcements.
+    Announcements,
+    /// BgpPeers.
+    Peers,
+    /// LbNodes.
+    LbNodes,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Tables, Self::NodeSets, Self::Tunnel];
+    pub const ALL: [Self; 6] = [
+        Self::Tables,
+        Self::NodeSets,
+        Self::Tunnel,
+        Self::Announcements,
+        Self::Peers,
+        Self::LbNodes,
+    ];
 
     /// In the words of the API.
     pub fn resource(self) -> &'static str {
@@ -55,6 +67,9 @@ impl Kind {
             Self::Tables => "viptables",
             Self::NodeSets => "nodesets",
             Self::Tunnel => "tunnelconfigs",
+            Self::Announcements => "announcements",
+            Self::Peers => "bgppeers",
+            Self::LbNodes => "lbnodes",
         }
     }
 }
@@ -65,6 +80,9 @@ impl fmt::Display for Kind {
             Self::Tables => "VipTables",
             Self::NodeSets => "NodeSets",
             Self::Tunnel => "the TunnelConfig",
+            Self::Announcements => "Announcements",
+            Self::Peers => "BgpPeers",
+            Self::LbNodes => "LbNodes",
         })
     }
 }
@@ -90,19 +108,19 @@ pub(super) fn config() -> watcher::Config {
 }
 
 /// Watches until nobody listens.
-pub(super) async fn follow<K, T>(
+pub(super) async fn follow<K, S, T>(
     api: Api<Lean<Received<K>>>,
     config: watcher::Config,
-    wrap: fn(Told<K::Spec>, Instant) -> T,
+    wrap: fn(Told<S>, Instant) -> T,
     to: mpsc::Sender<T>,
 ) where
-    K: Resource<DynamicType = ()> + HasSpec + Clone + fmt::Debug + Send + Sync + 'static,
-    K::Spec: DeserializeOwned,
+    K: Resource<DynamicType = ()> + Clone + fmt::Debug + Send + Sync + 'static,
+    S: Says,
 {
     let mut wait = BACKOFF.0;
     'anew: loop {
         let mut stream = pin!(watcher(api.clone(), config.clone()));
-        let mut list: Option<Vec<Object<K::Spec>>> = Some(Vec::new());
+        let mut list: Option<Vec<Object<S>>> = Some(Vec::new());
         let mut away = false;
         // It did not even refuse: what was asked since then may wait on a connection that is dead.
         let mut silent = false;

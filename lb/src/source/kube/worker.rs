@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch as latest};
 
 use super::{
     agent::{Awaited, Standing, Waits, lock, note_away},
+    announce,
     cache::{Cache, Origin},
     client::{self, ConnectError, KubeSettings},
     index::{Accepts, Kept, TableError},
@@ -169,7 +170,7 @@ fn save(settings: &KubeSettings, origin: &Origin, spec: TunnelConfigSpec) {
         chunks: Vec::new(),
         tunnel: Some(spec),
     };
-    if let Err(error) = Cache::new(origin, None, kept).write(&settings.cache) {
+    if let Err(error) = Cache::new(origin, None, kept, announce::Kept::default()).write(&settings.cache) {
         tracing::error!("the cache is not written: {error}");
     }
 }

@@ -6,6 +6,7 @@ mod problem;
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, Ipv4Addr},
     ops::RangeInclusive,
     path::PathBuf,
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     announce::WhenNone,
     bfd,
-    bgp::{Announce, Attributes, Families, MAX_COMMUNITIES, MAX_PREPEND, PeerConfig},
+    bgp::{Announce, Announces, Attributes, Families, MAX_COMMUNITIES, MAX_PREPEND, PeerConfig},
 };
 
 /// Peers of a node: each has a session, a task and its routes, some 200 bytes a route.
@@ -66,8 +67,8 @@ pub struct BgpPeer {
     pub address: IpAddr,
     /// Its port.
     pub port: u16,
-    /// What TCP segments are signed with (RFC 2385). An absolute path.
-    pub password_file: Option<PathBuf>,
+    /// What TCP segments are signed with (RFC 2385).
+    pub password: Option<Password>,
     /// Our address on the session; `None`: the one that the route there has.
     pub source: Option<IpAddr>,
     /// How far it may be away.
@@ -75,9 +76,30 @@ pub struct BgpPeer {
     /// The session.
     pub session: PeerConfig,
     /// What it is told.
-    pub announce: Announce,
+    pub announces: Announces,
     /// How its silence is noticed before the hold time is over; `None`: not at all.
     pub bfd: Option<BfdConfig>,
+}
+
+/// A password, of 1 to 80 bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Password {
+    /// The first line of a file; an absolute path. Read for each connection.
+    File(PathBuf),
+    /// Itself.
+    Given(Arc<[u8]>),
+    /// There is to be one, and it is not known: there is no session without it.
+    Missing,
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Given(_) => f.write_str("Given"),
+            Self::Missing => f.write_str("Missing"),
+        }
+    }
 }
 
 /// How far a peer may be away.
@@ -203,7 +225,7 @@ fn peer(at: &At<'_>, ours: &Ours) -> Option<BgpPeer> {
             name: name?.unwrap_or_else(|| address.to_string().into()),
             address,
             port: port?,
-            password_file: password_file?,
+            password: password_file?.map(Password::File),
             source: source?,
             reach: reach?,
             session: PeerConfig {
@@ -217,7 +239,7 @@ fn peer(at: &At<'_>, ours: &Ours) -> Option<BgpPeer> {
                 next_hop_v6: next_hop_v6?,
                 restart_time_s: ours.restart_time_s,
             },
-            announce: announce?,
+            announces: Announces::All(announce?),
             bfd: bfd?,
         })
     })

@@ -19,6 +19,7 @@ pub use self::waits::{Awaited, Wait, Waits};
 use self::work::Agent;
 pub use super::watch::Kind;
 use super::{
+    announce::Said,
     client::{self, ConnectError, KubeSettings},
     delay::Delays,
     index::{Failing, Own, Revisions, Snapshot},
@@ -30,6 +31,8 @@ use super::{
 pub struct Update {
     /// What they should say.
     pub snapshot: Snapshot,
+    /// What is asked of announcing.
+    pub said: Arc<Said>,
     /// The seed: the same for the life of the process.
     pub seed: SeedKey,
     /// When the events came that made it: not all, where there were very many.

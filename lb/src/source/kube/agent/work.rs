@@ -1,6 +1,7 @@
 //! What the thread does: takes in what is heard, hands the daemon what is new, says and keeps how far that is.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -9,8 +10,9 @@ use jiff::{Timestamp, Unit};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use operator_api::{
-    Lean, NodeSet, NodeSetSpec, Programmed, SEED_KEY, SEED_SECRET, TUNNEL_CONFIG, TunnelConfig, TunnelConfigSpec,
-    VipTable, VipTableSpec,
+    Announcement, AnnouncementSpec, AnnouncementStatus, BGP_SECRET, BgpPeer, BgpPeerSpec, BgpPeerStatus, LbNode,
+    LbNodeSpec, LbNodeStatus, Lean, NodeSet, NodeSetSpec, Programmed, SEED_KEY, SEED_SECRET, TUNNEL_CONFIG,
+    TunnelConfig, TunnelConfigSpec, VipTable, VipTableSpec,
 };
 use tokio::{
     sync::{mpsc, watch as latest},
@@ -19,11 +21,12 @@ use tokio::{
 
 use super::{
     super::{
+        announce::{Announcing, Both, Part, Said},
         announcing,
         cache::{Cache, Origin},
         client::KubeSettings,
         index::{Failing, Index, Own, Revisions, TableError},
-        object::Received,
+        object::{Object, Received},
         report::{self, Reporter, Say},
         seed::Seeds,
         transits::Transits,
@@ -40,6 +43,8 @@ const GATHER: Duration = Duration::from_millis(2);
 const CACHE_GAP: Duration = Duration::from_secs(10);
 /// How often the Secret is read: until it is there, and then.
 const SEED_POLL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// How often the Secret with BGP passwords is read.
+const PASSWORD_POLL: Duration = Duration::from_secs(5);
 /// How often what the maps refused is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 /// Events on their way from the watches.
@@ -50,6 +55,11 @@ enum Heard {
     Tables(Told<VipTableSpec>, tokio::time::Instant),
     NodeSets(Told<NodeSetSpec>, tokio::time::Instant),
     Tunnel(Told<TunnelConfigSpec>, tokio::time::Instant),
+    Announcements(Told<Both<AnnouncementSpec, AnnouncementStatus>>, tokio::time::Instant),
+    Peers(Told<Both<BgpPeerSpec, BgpPeerStatus>>, tokio::time::Instant),
+    LbNodes(Told<Both<LbNodeSpec, LbNodeStatus>>, tokio::time::Instant),
+    /// The Secret's keys, none where there is no Secret; or why it cannot be read.
+    Passwords(Result<BTreeMap<String, Arc<[u8]>>, String>),
     /// The Secret's text, or why it cannot be read.
     Seed(Result<String, String>),
 }
@@ -75,10 +85,16 @@ pub(super) struct Agent {
     /// What the daemon is writing.
     in_flight: Option<(u64, Revisions, Failing)>,
     /// The sequence that it was given last; `None`: it shall get one in any case.
-    given: Option<u64>,
+    given: Option<(u64, u64)>,
     programmed: Programmed,
     transits: Transits,
+    /// What of announcing is watched, what that asks of this node, and how often that has changed.
+    watched: Announcing,
+    said: Arc<Said>,
+    said_sequence: u64,
+    /// What this node says of announcing.
     announcing: Option<operator_api::Announcing>,
+    password_error: Option<String>,
     failing: Failing,
     trouble: Option<String>,
     seed_error: Option<String>,
@@ -116,7 +132,11 @@ impl Agent {
             given: None,
             programmed: Programmed::default(),
             transits: Transits::default(),
+            watched: Announcing::default(),
+            said: Arc::default(),
+            said_sequence: 0,
             announcing: None,
+            password_error: None,
             failing: Arc::default(),
             trouble: None,
             seed_error: None,
@@ -141,6 +161,8 @@ impl Agent {
                     drop(self.index.apply_tunnel(tunnel));
                 }
                 self.index.forget_revisions();
+                self.watched = Announcing::recall(recalled.announcing);
+                self.look_at_announcing(true);
                 self.recalled = true;
             }
             Ok(None) => {}
@@ -223,6 +245,14 @@ impl Agent {
         tokio::spawn(watch::follow(node_sets, all(), Heard::NodeSets, to.clone()));
         let tunnel = Api::<Lean<Received<TunnelConfig>>>::namespaced(client.clone(), namespace);
         tokio::spawn(watch::follow(tunnel, all(), Heard::Tunnel, to.clone()));
+        let announcements = Api::<Lean<Received<Announcement>>>::namespaced(client.clone(), namespace);
+        tokio::spawn(watch::follow(announcements, all(), Heard::Announcements, to.clone()));
+        let peers = Api::<Lean<Received<BgpPeer>>>::namespaced(client.clone(), namespace);
+        tokio::spawn(watch::follow(peers, all(), Heard::Peers, to.clone()));
+        let nodes = Api::<Lean<Received<LbNode>>>::namespaced(client.clone(), namespace);
+        tokio::spawn(watch::follow(nodes, all(), Heard::LbNodes, to.clone()));
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        tokio::spawn(poll_passwords(secrets, to.clone()));
         let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
         tokio::spawn(poll_seed(secrets, to));
     }
@@ -284,6 +314,37 @@ impl Agent {
                     }
                 }
             }
+            Heard::Announcements(told, at) => {
+                self.note(Kind::Announcements, &told, at);
+                let news = take_part(
+                    &mut self.watched,
+                    Part::Announcements,
+                    told,
+                    Announcing::put_announcement,
+                );
+                self.look_at_announcing(news);
+            }
+            Heard::Peers(told, at) => {
+                self.note(Kind::Peers, &told, at);
+                let news = take_part(&mut self.watched, Part::Peers, told, Announcing::put_peer);
+                self.look_at_announcing(news);
+            }
+            Heard::LbNodes(told, at) => {
+                self.note(Kind::LbNodes, &told, at);
+                let news = take_part(&mut self.watched, Part::Nodes, told, Announcing::put_node);
+                self.look_at_announcing(news);
+            }
+            Heard::Passwords(Ok(passwords)) => {
+                self.password_error = None;
+                let news = self.watched.set_passwords(passwords);
+                self.look_at_announcing(news);
+            }
+            Heard::Passwords(Err(why)) => {
+                if self.password_error.as_ref() != Some(&why) {
+                    tracing::warn!("the Secret {BGP_SECRET} cannot be read, what it said last holds: {why}");
+                }
+                self.password_error = Some(why);
+            }
             Heard::Seed(Ok(text)) => {
                 self.seed_error = None;
                 self.seeds.heard(&text);
@@ -297,13 +358,30 @@ impl Agent {
         }
     }
 
+    /// What is watched of announcing may have changed.
+    fn look_at_announcing(&mut self, is_news: bool) {
+        if !is_news {
+            return;
+        }
+        let said = self.watched.said(&self.settings.node);
+        if *self.said == said {
+            return;
+        }
+        for fault in said.faults.iter().filter(|fault| !self.said.faults.contains(fault)) {
+            tracing::error!("{fault}");
+        }
+        self.said = Arc::new(said);
+        self.said_sequence += 1;
+        self.unsaved = true;
+    }
+
     /// Keeps the times of events, and what cannot be learnt.
     fn note<S>(&mut self, kind: Kind, told: &Told<S>, at: tokio::time::Instant) {
         let is_change = matches!(told, Told::List(_) | Told::Apply(_) | Told::Delete(..));
         if is_change && self.since.len() < MAX_SINCE {
             self.since.push(at.into_std());
         }
-        note_away(&self.standing, kind, told, 3);
+        note_away(&self.standing, kind, told, Kind::ALL.len());
     }
 
     fn heed(&mut self, word: Word) {
@@ -419,7 +497,8 @@ impl Agent {
             return;
         };
         let sequence = self.index.sequence();
-        if self.given == Some(sequence) && self.trouble.is_none() {
+        let both = (sequence, self.said_sequence);
+        if self.given == Some(both) && self.trouble.is_none() {
             if self.unsaid() {
                 // Nothing of it is about the maps.
                 self.has_come_to(sequence, self.index.revisions(), Arc::clone(self.index.failing()));
@@ -427,11 +506,12 @@ impl Agent {
             self.since.clear();
             return;
         }
-        if self.given == Some(sequence) {
+        if self.given == Some(both) {
             return;
         }
         let update = Update {
             snapshot: self.index.snapshot(),
+            said: Arc::clone(&self.said),
             seed: seed.key(),
             since: std::mem::take(&mut self.since),
         };
@@ -440,7 +520,7 @@ impl Agent {
             update.snapshot.revisions,
             Arc::clone(&update.snapshot.failing),
         ));
-        self.given = Some(sequence);
+        self.given = Some(both);
         // There is room: the one before it was answered. A daemon that is gone needs nothing.
         drop(self.updates.try_send(update));
     }
@@ -452,7 +532,12 @@ impl Agent {
 
     async fn save(&mut self) {
         self.unsaved = false;
-        let cache = Cache::new(&self.origin, self.seeds.in_use(), self.index.kept());
+        let cache = Cache::new(
+            &self.origin,
+            self.seeds.in_use(),
+            self.index.kept(),
+            self.watched.kept(),
+        );
         let path = self.settings.cache.clone();
         let written = tokio::task::spawn_blocking(move || cache.write(&path)).await;
         match written {
@@ -537,6 +622,47 @@ impl Agent {
             }
             other
         });
+    }
+}
+
+/// Takes in what was heard of a kind; whether it was news.
+fn take_part<S>(
+    watched: &mut Announcing,
+    part: Part,
+    told: Told<S>,
+    put: fn(&mut Announcing, Object<S>) -> bool,
+) -> bool {
+    match told {
+        Told::List(list) => {
+            let listed = list.iter().map(|object| Arc::clone(&object.name)).collect();
+            let mut news = false;
+            for object in list {
+                news |= put(watched, object);
+            }
+            watched.keep(part, &listed) || news
+        }
+        Told::Apply(object) => put(watched, object),
+        Told::Delete(name, _) => watched.delete(part, &name),
+        Told::Away(_) | Told::Back => false,
+    }
+}
+
+/// Reads the Secret with passwords until nobody listens. That there is none is no fault.
+async fn poll_passwords(secrets: Api<Secret>, to: mpsc::Sender<Heard>) {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    loop {
+        let said = match timeout(PATIENCE, secrets.get_opt(BGP_SECRET)).await {
+            Ok(Ok(secret)) => {
+                let data = secret.and_then(|secret| secret.data).unwrap_or_default();
+                Ok(data.into_iter().map(|(key, bytes)| (key, bytes.0.into())).collect())
+            }
+            Ok(Err(error)) => Err(say_client(&error)),
+            Err(_) => Err(format!("no answer for {} s", PATIENCE.as_secs())),
+        };
+        if to.send(Heard::Passwords(said)).await.is_err() {
+            return;
+        }
+        sleep(PASSWORD_POLL).await;
     }
 }
 

@@ -34,6 +34,7 @@ use self::{
     table::Parsed,
 };
 use super::{
+    announce::AddressNames,
     guard::{Deletions, Guard},
     object::Object,
 };
@@ -66,6 +67,8 @@ pub struct Snapshot {
     pub drains: Drains,
     /// Backends at nodes that the cluster does not have any more.
     pub gone: BTreeSet<BackendId>,
+    /// By what each VIP address is announced.
+    pub names: AddressNames,
     /// What this node decapsulates, when it is itself in a node set.
     pub tunnel: Option<Accepts>,
     /// Tables that are not in the maps as they should be, with the reason.
@@ -329,11 +332,28 @@ impl Index {
             departed: self.departed(),
             drains: Drains::new(self.node_sets.drains()),
             gone: self.node_sets.gone().collect(),
+            names: self.names(),
             tunnel: tunnel.map(|(_, accepts)| accepts.clone()),
             failing: Arc::clone(&self.failing),
             revisions: self.revisions,
             sequence: self.sequence,
         }
+    }
+
+    /// By what VIP addresses are announced: a shared one by whatever announces it for one of its tables.
+    fn names(&self) -> AddressNames {
+        let mut all = AddressNames::new();
+        let serving = self.tables.values().filter_map(|entry| entry.serving.as_ref());
+        for (address, names) in serving.flat_map(|version| &version.parsed.announced) {
+            let known = all.entry(*address).or_insert_with(|| names.clone());
+            match (&mut *known, names) {
+                (_, None) => {}
+                (None, Some(_)) => known.clone_from(names),
+                (Some(known), Some(names)) if known != names => Arc::make_mut(known).extend(names.iter().cloned()),
+                (Some(_), Some(_)) => {}
+            }
+        }
+        all
     }
 
     /// The maps say what [`Self::snapshot`] said at this sequence.

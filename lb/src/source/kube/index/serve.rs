@@ -202,8 +202,9 @@ impl Index {
         let old_sets = std::mem::replace(&mut entry.sets, sets);
         let old_ranges = std::mem::replace(&mut entry.ranges, ranges);
         entry.served = served.keys().copied().collect();
+        let announced = entry.serving.as_ref().map(|serving| &serving.parsed.announced);
+        let mut changed = announced != Some(&version.parsed.announced);
         entry.serving = Some(version.clone());
-        let mut changed = false;
         for key in before.difference(&entry.served) {
             if self.holders.get(key) == Some(name) {
                 self.holders.remove(key);

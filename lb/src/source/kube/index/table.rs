@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use lb_core::{
+    bgp::Names,
     config::{NotUnicast, not_unicast},
     desired::{Protocol, VipKey},
     health::{Check, Checks, WhenNone},
@@ -14,6 +15,8 @@ use lb_core::{
     schedule::{MAX_AFFINITY_S, Scheduler},
 };
 use operator_api::{AddressFamily, Backends, ForwardingMode, HealthCheck, LocalNode, LocalTransit, VipTableSpec};
+
+use crate::source::kube::announce::AddressNames;
 
 /// Why a table is not served as it should be. Displays as the reason in `LbNode.status.programmed.failing`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -136,6 +139,8 @@ impl TableError {
 pub(super) struct Parsed {
     pub(super) keys: BTreeSet<VipKey>,
     pub(super) addresses: BTreeSet<IpAddr>,
+    /// By what each is announced; `None`: by default.
+    pub(super) announced: AddressNames,
     /// Sorted; `None`: everybody.
     pub(super) sources: Option<(Arc<[IpNet]>, Arc<RangeSet>)>,
     pub(super) scheduler: Scheduler,
@@ -178,6 +183,7 @@ pub(super) fn parse(spec: &VipTableSpec) -> Result<Parsed, TableError> {
         }
     }
     let mut addresses = BTreeSet::new();
+    let mut announced = AddressNames::new();
     for address in &spec.addresses {
         let Some(ip) = address.ip() else {
             let text = quoted(&address.address);
@@ -187,6 +193,9 @@ pub(super) fn parse(spec: &VipTableSpec) -> Result<Parsed, TableError> {
             return Err(TableError::NotUnicast { address: ip, why });
         }
         addresses.insert(ip);
+        let names = address.announcements.as_ref();
+        let names = names.map(|names| Names::new(names.iter().map(|name| Arc::from(name.as_str())).collect()));
+        announced.insert(ip, names);
     }
     let mut keys = BTreeSet::new();
     for port in &spec.ports {
@@ -227,6 +236,7 @@ pub(super) fn parse(spec: &VipTableSpec) -> Result<Parsed, TableError> {
     Ok(Parsed {
         keys,
         addresses,
+        announced,
         sources: spec.source_ranges.as_deref().map(sources).transpose()?,
         scheduler: scheduler(spec.scheduler),
         affinity_timeout_s: spec
