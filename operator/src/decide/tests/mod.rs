@@ -1,5 +1,6 @@
 //! Whole lives of Services, against an API server in memory.
 
+mod announced;
 mod announcing;
 mod births;
 mod changes;
