@@ -328,6 +328,15 @@ fn a_pool_without_an_announcement_is_shared_on_its_segment_also_while_the_api_se
     println!("kill -9 while the API server is away: others answer for all after {took:?}");
     ensure!(took < Duration::from_secs(1), "{took:?}");
     // One that starts while it is away knows all of it from its cache.
+    let others = owners(client, &addresses)?;
+    daemons[2].end(Signal::SIGTERM)?;
+    daemons[2].start_again()?;
+    share(&daemons, &[0, 2], addresses.len())?;
+    assert_eq!(owners(client, &addresses)?, others, "as it was");
+    // And the dead one, with the API server back.
+    for lb in topology.lbs() {
+        cluster.endpoint(lb).reopen()?;
+    }
     daemons[1].start_again()?;
     share(&daemons, &[0, 1, 2], addresses.len())?;
     assert_eq!(owners(client, &addresses)?, before, "as it was");

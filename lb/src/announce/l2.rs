@@ -11,7 +11,7 @@ use std::{
 };
 
 use lb_core::{
-    announce::{Claim, Claims, Group, Mac, Member, Told},
+    announce::{Claim, Claims, Group, Mac, Member, Served, Told},
     config::L2Group,
     slow::{claimed, question},
 };
@@ -21,10 +21,6 @@ use crate::{
     control::{GroupView, MemberView},
     xsk::{FrameSender, NeighbourReceiver},
 };
-
-/// For how long after the start what is wanted first is taken to be what a process before this one answered for. A cluster says what
-/// is wanted some time after the start.
-const BELIEVED: Duration = Duration::from_secs(30);
 
 /// What this node answers for, and what it asks for before.
 #[derive(Debug)]
@@ -45,11 +41,9 @@ pub struct L2 {
     wanted: Option<BTreeSet<IpAddr>>,
     /// Who may have which, where not all of the group may.
     told: Arc<Told>,
-    /// Addresses that somebody of the group answers for: they have been asked for.
-    known: BTreeSet<IpAddr>,
+    /// What was answered for until now.
+    served: Served,
     probes: bool,
-    /// What a process before this one answered for until now is not asked for again.
-    goes_on: bool,
     ours: BTreeSet<IpAddr>,
     /// How often anything that may be asked of it has changed.
     changes: u64,
@@ -96,9 +90,8 @@ impl L2 {
             claims: Claims::default(),
             wanted: None,
             told: Arc::default(),
-            known: BTreeSet::new(),
+            served: Served::new(before == Before::Served),
             probes: true,
-            goes_on: before == Before::Served,
             ours: BTreeSet::new(),
             changes: 0,
             wire: None,
@@ -109,7 +102,8 @@ impl L2 {
     pub fn want(&mut self, (wanted, told): (BTreeSet<IpAddr>, &Arc<Told>), interfaces: Vec<(u32, Mac)>, probes: bool) {
         self.interfaces = interfaces;
         self.probes = probes;
-        if self.wanted.as_ref() != Some(&wanted) || self.told.segments != told.segments {
+        let is_told_otherwise = (&self.told.segments, self.told.is_awaited) != (&told.segments, told.is_awaited);
+        if self.wanted.as_ref() != Some(&wanted) || is_told_otherwise {
             self.wanted = Some(wanted);
             self.told = Arc::clone(told);
             self.turn();
@@ -120,6 +114,11 @@ impl L2 {
     /// answers at once for what that one did: nobody else does.
     pub fn set_group(&mut self, group: Option<&L2Group>) {
         let now = self.now();
+        let had: BTreeSet<IpAddr> = self
+            .group
+            .iter()
+            .flat_map(|(_, places)| places.keys().copied())
+            .collect();
         self.group = group.map(|config| {
             let others = || config.others.keys().cloned();
             let group = match self.group.take() {
@@ -138,20 +137,27 @@ impl L2 {
             let places = config.others.iter().map(|(name, at)| (*at, name.clone()));
             (group, places.collect())
         });
+        let others = |group: &L2Group| group.others.values().copied().collect::<BTreeSet<_>>();
+        if self.wanted.is_some() && had != group.map(others).unwrap_or_default() {
+            // What a host has that is no stranger any more is its own by right, or will be given up.
+            self.served.forget();
+            self.claims.ask_again(now);
+        }
         self.turn();
     }
 
-    /// A member is heard at this address from now on, or is not any more. Of one that is no member nothing is noted.
-    pub fn hear_member(&mut self, at: IpAddr, is_heard: bool) {
+    /// A member is heard at this address from now on, or is not any more. Of one that is no member nothing is noted. Whether
+    /// [`Self::owns`] says something else now.
+    pub fn hear_member(&mut self, at: IpAddr, is_heard: bool) -> bool {
         // Nobody is listened to then; what is said of a moment ago would be believed when it comes back.
         if self.leaves {
-            return;
+            return false;
         }
         let now = self.now();
         let Some((group, places)) = &mut self.group else {
-            return;
+            return false;
         };
-        let Some(name) = places.get(&at) else { return };
+        let Some(name) = places.get(&at) else { return false };
         if is_heard {
             tracing::info!(member = %name, "is heard: it answers for its part of the addresses");
         } else {
@@ -159,13 +165,14 @@ impl L2 {
         }
         group.hear(name, is_heard, now);
         self.changes += 1;
-        self.turn();
+        self.turn()
     }
 
-    /// Whether an interface of this node is down: it answers for nothing then, and others of its group do.
-    pub fn cut_off(&mut self, is_cut_off: bool) {
+    /// Whether an interface of this node is down: it answers for nothing then, and others of its group do. Whether [`Self::owns`] says
+    /// something else now.
+    pub fn cut_off(&mut self, is_cut_off: bool) -> bool {
         if self.is_cut_off == is_cut_off {
-            return;
+            return false;
         }
         self.is_cut_off = is_cut_off;
         let now = self.now();
@@ -173,13 +180,13 @@ impl L2 {
             if is_cut_off {
                 tracing::warn!("an interface is down: this node gives up its part of the addresses");
                 group.go_out();
-                self.known.clear();
+                self.served.forget();
             } else if !self.leaves {
                 tracing::info!("all interfaces are up: this node takes its part of the addresses again");
                 group.come_back(now);
             }
         }
-        self.turn();
+        self.turn()
     }
 
     /// Whether this node answers for nothing, because it gives all addresses away. One that comes back asks for them first.
@@ -197,8 +204,7 @@ impl L2 {
                 group.come_back(now);
             }
         }
-        self.known.clear();
-        self.goes_on = false;
+        self.served.forget();
         self.turn();
     }
 
@@ -279,11 +285,10 @@ impl L2 {
         let is_news = self.claims.hear(address, by, self.now());
         if is_news {
             self.changes += 1;
-            let [a, b, c, d, e, f] = by;
             tracing::error!(
                 %address,
                 reason = "AddressInUse",
-                "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} has this VIP address already: it is not answered for here, and asked \
+                "{by} has this VIP address already: it is not answered for here, and asked \
                  for again every {} s; take the address from that host, or out of this node's VIPs",
                 lb_core::announce::ASK_AGAIN.as_secs()
             );
@@ -308,7 +313,7 @@ impl L2 {
                 }
                 Some(Ok(frame)) => {
                     if let Some((address, by)) = claimed(&frame) {
-                        self.hear(address, by);
+                        self.hear(address, Mac(by));
                     }
                 }
                 // An interface that goes down says so once.
@@ -328,15 +333,13 @@ impl L2 {
                 !self.leaves && group.is_none_or(|group| group.owns(**address, candidates, now))
             };
             let mine: BTreeSet<IpAddr> = wanted.iter().filter(is_mine).copied().collect();
-            // Others have answered for it until now, or a process before this one did: it has been asked for.
-            let is_new = self.known.is_empty();
-            let goes_on = self.goes_on && now < BELIEVED;
-            let was_served = goes_on || group.is_some_and(Group::is_heard_of);
-            let known = &self.known;
-            let is_taken_over = |address| !self.probes || known.contains(&address) || is_new && was_served;
+            let others = group.is_some_and(Group::is_heard_of);
+            let is_taken_over = |address| !self.probes || self.served.was_served(address, others);
             self.claims.want(&mine, is_taken_over, now);
-            if self.due.is_none() {
-                self.known.clone_from(wanted);
+            // Who has given all of it up answers for nothing.
+            let is_away = self.leaves || self.is_cut_off && group.is_some();
+            if self.due.is_none() && !is_away && !self.told.is_awaited {
+                self.served.learn(wanted);
             }
         }
         for address in self.claims.turn(self.now()) {
@@ -363,7 +366,7 @@ impl L2 {
             }
         };
         for (ifindex, mac) in &self.interfaces {
-            if let Err(error) = wire.sender.send(*ifindex, &question(address, *mac)) {
+            if let Err(error) = wire.sender.send(*ifindex, &question(address, mac.0)) {
                 tracing::warn!(%address, "cannot ask whether another host has this VIP address: {error}");
             }
         }
@@ -417,14 +420,18 @@ mod tests {
 
         let mut l2 = L2::new(Before::Served);
         // A cluster says nothing at first.
-        want(&mut l2, &[]);
+        let awaited = Told {
+            is_awaited: true,
+            ..Told::default()
+        };
+        l2.want((addresses(&[]), &Arc::new(awaited)), Vec::new(), true);
         want(&mut l2, &[1]);
         assert_eq!(l2.owned(), 1);
         want(&mut l2, &[1, 2]);
         assert_eq!(l2.owned(), 1, "the second is asked for");
 
         let mut l2 = L2::new(Before::Served);
-        l2.start -= BELIEVED;
+        want(&mut l2, &[]);
         want(&mut l2, &[1]);
         assert_eq!(l2.owned(), 0, "nobody answered for it all this time");
 

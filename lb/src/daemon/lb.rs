@@ -21,6 +21,7 @@ use std::{
 
 use anyhow::Context as _;
 use lb_core::{
+    announce::Mac,
     config::{
         Encap, LbConfig,
         reload::{self, Loaded, Refusal, Reload},
@@ -291,7 +292,7 @@ impl Lb {
                     self.driver.want(backend.clone());
                 }
             }
-            Some(Event::AddressConflict(address, mac)) => self.slow.hear_of_owner(address, mac),
+            Some(Event::AddressConflict(address, mac)) => self.slow.hear_of_owner(address, Mac(mac)),
             None => {}
         }
     }

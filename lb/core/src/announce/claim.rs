@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use super::Mac;
+
 /// Questions for each address (RFC 5227, 1.1: PROBE_NUM).
 pub const QUESTIONS: u8 = 3;
 /// Time between two questions for an address; after the last, how long the answer may take.
@@ -18,9 +20,6 @@ pub const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// Questions at a time, and the pause after them: 6,400 a second.
 const AT_A_TIME: usize = 64;
 const PAUSE: Duration = Duration::from_millis(10);
-
-/// A host on the segment.
-pub type Mac = [u8; 6];
 
 /// What is known of an address that this node wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +148,7 @@ impl Claims {
 mod tests {
     use super::*;
 
-    const THEIRS: Mac = [2, 0, 0, 0, 0, 9];
+    const THEIRS: Mac = Mac([2, 0, 0, 0, 0, 9]);
 
     fn address(last: u8) -> IpAddr {
         [203, 0, 113, last].into()

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
+use super::Mac;
+
 /// What becomes of an address when none of its VIPs has a backend that takes new flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenNone {
@@ -49,7 +51,7 @@ pub struct Facts {
     /// The LB node of the group that answers for it, where that is another than this one.
     pub owner: Option<Arc<str>>,
     /// Somebody who is no LB node of this group uses the address.
-    pub in_use_by: Option<[u8; 6]>,
+    pub in_use_by: Option<Mac>,
     /// This node will have it soon: it asks whether it is free, or has just started.
     pub is_waited_for: bool,
     /// Another LB node announces it, and has a backend.
@@ -68,7 +70,7 @@ pub enum Reason {
     /// The node is being drained.
     Draining,
     /// Another host has it.
-    InUse([u8; 6]),
+    InUse(Mac),
     /// Another LB node of the group answers for it.
     Other(Arc<str>),
     /// This node asks whether it is free, or has just started.
@@ -109,9 +111,7 @@ impl fmt::Display for Reason {
             Self::NotProgrammed => f.write_str("not in this node's maps"),
             Self::NoWay => f.write_str("no peer takes it, and this node answers for it on no segment"),
             Self::Draining => f.write_str("this node is drained"),
-            Self::InUse([a, b, c, d, e, g]) => {
-                write!(f, "in use by {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-            }
+            Self::InUse(mac) => write!(f, "in use by {mac}"),
             Self::Other(name) => write!(f, "{name} answers for it"),
             Self::Waits => f.write_str("asks whether it is free, or waits for others"),
             Self::NoBackend => f.write_str("no backend takes new flows"),
@@ -200,7 +200,11 @@ mod tests {
             Reason::Other("lb-2".into())
         );
         assert_eq!(reason(|facts| facts.is_waited_for = true, Serving, Stay), Reason::Waits);
-        let in_use = reason(|facts| facts.in_use_by = Some([2, 0, 0, 0, 0, 0xab]), Serving, Stay);
+        let in_use = reason(
+            |facts| facts.in_use_by = Some(Mac([2, 0, 0, 0, 0, 0xab])),
+            Serving,
+            Stay,
+        );
         assert_eq!(in_use.to_string(), "in use by 02:00:00:00:00:ab");
         assert!(!in_use.is_announced());
     }

@@ -8,6 +8,8 @@
 //! | `claim` | [`Claims`]: whether an address is free, before it is answered for |
 //! | `decide` | [`decide()`]: one decision with its reason per VIP address |
 //! | `group` | [`Group`]: which of several LB nodes on one segment owns an address |
+//! | `mac` | [`Mac`]: a host on a segment |
+//! | `served` | [`Served`]: which addresses need no question first |
 //! | `told` | [`Told`]: what a cluster says of that |
 //! | `leave` | [`Leave`]: how a node gives all of them away |
 
@@ -15,10 +17,14 @@ mod claim;
 mod decide;
 mod group;
 mod leave;
+mod mac;
+mod served;
 mod told;
 
-pub use claim::{ASK_AGAIN, Claim, Claims, Mac, QUESTION_EVERY, QUESTIONS};
+pub use claim::{ASK_AGAIN, Claim, Claims, QUESTION_EVERY, QUESTIONS};
 pub use decide::{Facts, NodeState, Reason, WhenNone, decide};
 pub use group::{Group, Member, START_PATIENCE, YIELD, owner};
 pub use leave::{LAST_CHOICE, Leave, Phase, QUIET};
+pub use mac::Mac;
+pub use served::Served;
 pub use told::{Other, Selected, Told};

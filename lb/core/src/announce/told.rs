@@ -16,6 +16,8 @@ pub struct Told {
     pub routers: Option<BTreeMap<IpAddr, Selected>>,
     /// Addresses that may be answered for on segments, with who may have each, this node included; `None`: as this node's file says.
     pub segments: Option<BTreeMap<IpAddr, Arc<BTreeSet<Member>>>>,
+    /// It has not said anything yet, and will.
+    pub is_awaited: bool,
     /// What other LB nodes say of themselves.
     pub others: BTreeMap<Member, Other>,
 }

@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use crossbeam::sync::ShardedLock;
 use handler::{Scene, Shared, Worker};
 use lb_core::{
-    announce::Facts,
+    announce::{Facts, Mac},
     config::{LbConfig, xdp_budgets},
     desired::{Desired, NextHops},
     health::Overlay,
@@ -55,7 +55,7 @@ pub(super) struct Slow {
     /// Which addresses are answered for.
     l2: L2,
     /// What is known of VIP addresses, where this node answers for all that it is configured to.
-    whole: Book,
+    whole: Arc<Book>,
     /// How often the book was made.
     published: u64,
     /// Of workers that are no more.
@@ -99,7 +99,7 @@ impl Slow {
             settings: XskSettings::default(),
             groups: Groups::default(),
             l2: L2::new(before),
-            whole: Book::default(),
+            whole: Arc::default(),
             published: 0,
             before: Counts::default(),
             earlier: Vec::new(),
@@ -142,7 +142,7 @@ impl Slow {
 
     /// What is known of all VIP addresses for being answered for on this node's segments.
     pub(super) fn on_segments(&self) -> impl Iterator<Item = (IpAddr, Facts)> {
-        let in_use: BTreeMap<IpAddr, [u8; 6]> = self.l2.in_use().map(|found| (found.address, found.by)).collect();
+        let in_use: BTreeMap<IpAddr, Mac> = self.l2.in_use().map(|found| (found.address, found.by)).collect();
         self.whole.addresses().map(move |(address, known)| {
             let owns = self.l2.owns(address);
             let facts = Facts {
@@ -177,7 +177,7 @@ impl Slow {
     pub(super) fn in_use(&self) -> Vec<InUseView> {
         let view = |in_use: InUse| InUseView {
             address: in_use.address,
-            mac: in_use.by.map(|byte| format!("{byte:02x}")).join(":"),
+            mac: in_use.by.to_string(),
         };
         self.l2.in_use().map(view).collect()
     }
@@ -189,14 +189,16 @@ impl Slow {
 
     /// A member of the group is heard at this address from now on, or is not any more.
     pub(super) fn hear_member(&mut self, at: IpAddr, is_heard: bool) {
-        self.l2.hear_member(at, is_heard);
-        self.own_again();
+        if self.l2.hear_member(at, is_heard) {
+            self.own_again();
+        }
     }
 
     /// Whether an interface of this node is down.
     pub(super) fn cut_off(&mut self, is_cut_off: bool) {
-        self.l2.cut_off(is_cut_off);
-        self.own_again();
+        if self.l2.cut_off(is_cut_off) {
+            self.own_again();
+        }
     }
 
     /// Whether this node answers for nothing on its segments, because it gives all addresses away.
@@ -211,16 +213,16 @@ impl Slow {
     }
 
     /// Another host says that it has a VIP address.
-    pub(super) fn hear_of_owner(&mut self, address: IpAddr, mac: [u8; 6]) {
+    pub(super) fn hear_of_owner(&mut self, address: IpAddr, mac: Mac) {
         if !self.l2.hear(address, mac) && self.l2.owns(address) {
             self.warn_of_conflict(address, mac);
         }
     }
 
     /// Warns of another owner of a VIP address, and not with each of its packets.
-    fn warn_of_conflict(&mut self, address: IpAddr, mac: [u8; 6]) {
+    fn warn_of_conflict(&mut self, address: IpAddr, mac: Mac) {
         // Two interfaces on one segment hear each other's announcements.
-        if self.interfaces.iter().any(|interface| interface.mac == mac) {
+        if self.interfaces.iter().any(|interface| interface.mac == mac.0) {
             return;
         }
         let told = self.conflicts.get(&address);
@@ -229,14 +231,13 @@ impl Slow {
         }
         self.conflicts.insert(address, Instant::now());
         // Workers learn by themselves of an address that changes.
-        let is_ours = |at: &XskInterface| XskInterface::find(&at.name).is_ok_and(|now| now.mac == mac);
+        let is_ours = |at: &XskInterface| XskInterface::find(&at.name).is_ok_and(|now| now.mac == mac.0);
         if self.interfaces.iter().any(is_ours) {
             return;
         }
-        let [a, b, c, d, e, f] = mac;
         tracing::warn!(
             %address,
-            "another host says that it has this VIP address: {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"
+            "another host says that it has this VIP address: {mac}"
         );
     }
 
@@ -349,13 +350,15 @@ impl Slow {
     /// Tells the workers of new tables' contents, next hops, backends' health or rules.
     pub(super) fn publish(&mut self, config: &LbConfig, desired: &Desired, hops: &NextHops, overlay: &Overlay) {
         self.published += 1;
-        self.whole = Book::new(desired, hops, overlay, config.protection, &config.l2.owned);
+        let mut whole = Book::new(desired, hops, overlay, config.protection, &config.l2.owned);
         if let Some(segments) = &config.told.segments {
-            let whole = std::mem::take(&mut self.whole);
-            self.whole = whole.owning(|address| segments.contains_key(&address));
+            whole = whole.owning(|address| segments.contains_key(&address));
         }
+        self.whole = Arc::new(whole);
         let interfaces = self.interfaces.iter();
-        let interfaces = interfaces.map(|interface| (interface.index, interface.mac)).collect();
+        let interfaces = interfaces
+            .map(|interface| (interface.index, Mac(interface.mac)))
+            .collect();
         self.l2.set_group(config.l2.group.as_ref());
         self.l2.want(
             (self.whole.owned().collect(), &config.told),
@@ -363,18 +366,30 @@ impl Slow {
             config.l2.probe,
         );
         let bounds = config.slow_path.bounds();
-        let mut scene = self.shared.write().unwrap_or_else(PoisonError::into_inner);
-        if *scene.common.bounds() != bounds {
-            scene.common = Arc::new(Common::new(bounds, self.secret));
-        }
-        drop(scene);
-        self.own_again();
+        let is_other = *self.scene(|scene| &scene.common).bounds() != bounds;
+        self.show(is_other.then(|| Arc::new(Common::new(bounds, self.secret))));
     }
 
     /// Tells workers which addresses they answer for.
     fn own_again(&mut self) {
-        let book = self.whole.clone().owning(|address| self.l2.owns(address));
-        self.shared.write().unwrap_or_else(PoisonError::into_inner).book = Arc::new(book);
+        self.show(None);
+    }
+
+    /// Gives workers the book, and what else is new.
+    fn show(&mut self, common: Option<Arc<Common>>) {
+        let owns = |address: IpAddr| self.l2.owns(address);
+        // Routed VIP addresses, and those of a node that has all to itself, need no book of their own.
+        let book = if self.whole.owned().all(owns) {
+            Arc::clone(&self.whole)
+        } else {
+            Arc::new(Book::clone(&self.whole).owning(owns))
+        };
+        let mut scene = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(common) = common {
+            scene.common = common;
+        }
+        scene.book = book;
+        drop(scene);
         self.own();
         if let Some(path) = &self.path {
             path.poke();

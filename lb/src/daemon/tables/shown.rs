@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_core::{
+    announce::Mac,
     desired::{BackendId, Desired, NextHop},
     health::Health,
     nexthop::NextHopView,
@@ -100,12 +101,11 @@ impl Tables {
         match view.next_hops.get(id) {
             Some(NextHop::Via(via)) => {
                 let interfaces = self.balancer.ports.interfaces();
-                let [a, b, c, d, e, f] = via.destination_mac;
                 NextHopKind::Via {
                     interface: interfaces
                         .get(usize::from(via.port))
                         .map_or_else(String::new, |i| i.name.clone()),
-                    mac: format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
+                    mac: Mac(via.destination_mac).to_string(),
                     source: via.source,
                     mtu: via.mtu,
                 }

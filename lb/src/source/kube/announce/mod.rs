@@ -331,6 +331,7 @@ impl Said {
             told: Told {
                 routers: Some(routers),
                 segments: Some(segments),
+                is_awaited: !self.is_known,
                 others: self.others.clone(),
             },
             members: members.collect(),
