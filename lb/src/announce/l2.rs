@@ -126,13 +126,7 @@ impl L2 {
                     group.set_others(others(), now);
                     group
                 }
-                Some(_) | None => {
-                    let mut group = Group::new(config.name.clone(), others(), now);
-                    if self.leaves || self.is_cut_off {
-                        group.go_out();
-                    }
-                    group
-                }
+                Some(_) | None => Group::new(config.name.clone(), others(), now),
             };
             let places = config.others.iter().map(|(name, at)| (*at, name.clone()));
             (group, places.collect())
@@ -143,7 +137,26 @@ impl L2 {
             self.served.forget();
             self.claims.ask_again(now);
         }
+        self.go_or_come(now);
         self.turn();
+    }
+
+    /// Whether it is to answer for nothing. That a link is down is no reason where nobody else would.
+    fn is_away(&self) -> bool {
+        let has_others = self.group.as_ref().is_some_and(|(_, places)| !places.is_empty());
+        self.leaves || self.is_cut_off && has_others
+    }
+
+    /// Gives up all, or takes its part again, as it should by now.
+    fn go_or_come(&mut self, now: Duration) {
+        let is_away = self.is_away();
+        let Some((group, _)) = &mut self.group else { return };
+        if is_away {
+            group.go_out();
+            self.served.forget();
+        } else {
+            group.come_back(now);
+        }
     }
 
     /// A member is heard at this address from now on, or is not any more. Of one that is no member nothing is noted. Whether
@@ -176,16 +189,14 @@ impl L2 {
         }
         self.is_cut_off = is_cut_off;
         let now = self.now();
-        if let Some((group, _)) = &mut self.group {
+        if self.group.as_ref().is_some_and(|(_, places)| !places.is_empty()) && !self.leaves {
             if is_cut_off {
                 tracing::warn!("an interface is down: this node gives up its part of the addresses");
-                group.go_out();
-                self.served.forget();
-            } else if !self.leaves {
+            } else {
                 tracing::info!("all interfaces are up: this node takes its part of the addresses again");
-                group.come_back(now);
             }
         }
+        self.go_or_come(now);
         self.turn()
     }
 
@@ -196,14 +207,10 @@ impl L2 {
         }
         self.leaves = leaves;
         let now = self.now();
-        if let Some((group, _)) = &mut self.group {
-            if leaves {
-                group.go_out();
-                group.hear_nobody();
-            } else if !self.is_cut_off {
-                group.come_back(now);
-            }
+        if let Some((group, _)) = self.group.as_mut().filter(|_| leaves) {
+            group.hear_nobody();
         }
+        self.go_or_come(now);
         self.served.forget();
         self.turn();
     }
@@ -246,7 +253,7 @@ impl L2 {
             name: group.me().to_string(),
             owned: self.owned(),
             addresses: self.wanted.as_ref().map_or(0, BTreeSet::len),
-            waits: self.is_cut_off || self.due.is_some(),
+            waits: self.is_away() || self.due.is_some(),
             others: others.collect(),
         })
     }
@@ -337,8 +344,7 @@ impl L2 {
             let is_taken_over = |address| !self.probes || self.served.was_served(address, others);
             self.claims.want(&mine, is_taken_over, now);
             // Who has given all of it up answers for nothing.
-            let is_away = self.leaves || self.is_cut_off && group.is_some();
-            if self.due.is_none() && !is_away && !self.told.is_awaited {
+            if self.due.is_none() && !self.is_away() && !self.told.is_awaited {
                 self.served.learn(wanted);
             }
         }
@@ -448,6 +454,7 @@ mod tests {
         let group = L2Group {
             name: "lb-1".into(),
             others: [("lb-2".into(), [10, 0, 0, 2].into())].into(),
+            from: BTreeMap::new(),
             timers: lb_core::bfd::Timers::default(),
         };
         l2.set_group(Some(&group));
@@ -465,5 +472,47 @@ mod tests {
         assert_eq!(l2.owner([203, 0, 113, 1].into()), None, "it is not heard");
         l2.hear_member([10, 0, 0, 2].into(), true);
         assert_eq!(l2.owner([203, 0, 113, 1].into()).map(|owner| &**owner), Some("lb-2"));
+    }
+
+    fn group(others: &[u8]) -> L2Group {
+        let other = |last: &u8| (Member::from(format!("lb-{last}")), IpAddr::from([10, 0, 0, *last]));
+        L2Group {
+            name: "lb-1".into(),
+            others: others.iter().map(other).collect(),
+            from: BTreeMap::new(),
+            timers: lb_core::bfd::Timers::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_answers_alone_goes_on_when_others_come() {
+        let mut l2 = L2::new(Before::Served);
+        l2.set_group(Some(&group(&[])));
+        want(&mut l2, &[1, 2]);
+        assert_eq!(l2.owned(), 2);
+        l2.set_group(Some(&group(&[2])));
+        assert_eq!(l2.owned(), 2, "the other is not heard yet");
+        // The twin: one that begins with others waits for them.
+        let mut l2 = L2::new(Before::Served);
+        l2.set_group(Some(&group(&[2])));
+        want(&mut l2, &[1, 2]);
+        assert_eq!(l2.owned(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_link_that_is_down_is_a_reason_to_give_up_only_where_another_takes_over() {
+        let mut l2 = L2::new(Before::Served);
+        l2.set_group(Some(&group(&[])));
+        want(&mut l2, &[1]);
+        l2.cut_off(true);
+        assert_eq!(l2.owned(), 1);
+        l2.set_group(Some(&group(&[2])));
+        assert_eq!(l2.owned(), 0, "another may be there");
+        l2.set_group(Some(&group(&[])));
+        assert_eq!(
+            (l2.owned(), l2.claims.all().count()),
+            (0, 1),
+            "it asks first: it had given up"
+        );
     }
 }
