@@ -390,7 +390,10 @@ fn the_first_lb_node_goes_on_answering_when_a_second_joins() -> Result<()> {
     }
     let mut daemons = vec![cluster.spawn_lb(topology.lb(0), "")?];
     daemons[0].ready()?;
-    eventually("the first has all of them", || Ok(owned(&daemons, &[0])? == [8]))?;
+    eventually("the first has all of them, and says where it is", || {
+        let is_said = announcing(&cluster, "lb-1")["places"].is_array();
+        Ok(is_said && owned(&daemons, &[0])? == [8])
+    })?;
     let second = cluster.spawn_lb(topology.lb(1), "")?;
     daemons.push(second);
     // Until each has its part: as few as the first ever has, and whether the second waited.

@@ -135,7 +135,7 @@ impl L2 {
         if self.wanted.is_some() && had != group.map(others).unwrap_or_default() {
             // What a host has that is no stranger any more is its own by right, or will be given up.
             self.served.forget();
-            self.claims.ask_again(now);
+            self.claims.unsettle(now);
         }
         self.go_or_come(now);
         self.turn();
@@ -177,6 +177,7 @@ impl L2 {
             tracing::warn!(member = %name, "is not heard any more: its part of the addresses goes to the others");
         }
         group.hear(name, is_heard, now);
+        self.claims.unsettle(now);
         self.changes += 1;
         self.turn()
     }
@@ -514,5 +515,30 @@ mod tests {
             (0, 1),
             "it asks first: it had given up"
         );
+    }
+
+    #[tokio::test]
+    async fn two_that_begin_alone_at_once_have_their_parts_when_they_hear_each_other() {
+        let mut l2 = L2::new(Before::Nothing);
+        l2.set_group(Some(&group(&[])));
+        want(&mut l2, &[1, 2, 3, 4]);
+        // The other asks for the same: neither takes it.
+        for last in 1..=4 {
+            assert!(l2.hear([203, 0, 113, last].into(), Mac([2, 0, 0, 0, 0, 2])));
+        }
+        l2.set_group(Some(&group(&[2])));
+        l2.hear_member([10, 0, 0, 2].into(), true);
+        let mine = l2.claims.all().count();
+        assert!((1..4).contains(&mine), "its part only: {mine}");
+        let all_are = |l2: &L2, is: fn(&Claim) -> bool| l2.claims.all().all(|(_, claim)| is(&claim));
+        l2.start -= lb_core::announce::YIELD - Duration::from_millis(100);
+        l2.turn();
+        assert!(
+            all_are(&l2, |claim| matches!(claim, Claim::InUse { .. })),
+            "the other may have it still"
+        );
+        l2.start -= Duration::from_millis(200);
+        l2.turn();
+        assert!(all_are(&l2, |claim| matches!(claim, Claim::Asking { .. })));
     }
 }
