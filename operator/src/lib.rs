@@ -47,10 +47,14 @@ pub enum Subject {
     NodeSets,
     /// What worker nodes accept.
     Tunnel,
+    /// An Announcement's status, by its name: tables name only those that have one.
+    Announcement(String),
     /// A Service: claims, table, status, finalizer.
     Service(ServiceKey),
     /// A pool's status, by its name.
     Pool(String),
+    /// A BgpPeer's status, by its name.
+    Peer(String),
     /// Claims and tables whose Service is gone or no longer ours.
     Orphans,
 }

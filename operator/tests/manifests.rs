@@ -180,6 +180,27 @@ fn bad_pools_are_refused_with_the_reason() {
 }
 
 #[test]
+fn the_example_for_those_who_come_from_metallb_is_taken() {
+    let Some(bench) = Bench::new() else { return };
+    bench.install();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/from-metallb.yaml");
+    let said = bench.run(&["apply", "-f", example.to_str().unwrap()]);
+    assert_eq!(
+        said.lines().filter(|line| line.ends_with(" created")).count(),
+        5,
+        "{said}"
+    );
+    for (short, columns) in [
+        ("vbgp", &["NAME", "ADDRESS", "ASN", "STATE", "VALID", "AGE"][..]),
+        ("vann", &["NAME", "BGP", "L2", "NODES", "VALID", "AGE"]),
+    ] {
+        let said = bench.run(&["get", short, "-n", "vipline-system"]);
+        let header: Vec<_> = said.lines().next().unwrap().split_whitespace().collect();
+        assert_eq!(header, columns);
+    }
+}
+
+#[test]
 fn workloads_run_with_what_they_need_and_no_more() {
     let Some(bench) = Bench::new() else { return };
     bench.install();

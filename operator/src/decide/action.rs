@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{api::core::v1::ServiceStatus, apimachinery::pkg::apis::meta::v1::Condition};
-use operator_api::{AddressClaim, AddressPoolStatus, NodeSet, TunnelConfig, VipTable};
+use operator_api::{
+    AddressClaim, AddressPoolStatus, AnnouncementStatus, BgpPeerStatus, NodeSet, TunnelConfig, VipTable,
+};
 
 use crate::ServiceKey;
 
@@ -97,6 +99,20 @@ pub enum Action {
         name: String,
         /// What became of it.
         status: AddressPoolStatus,
+    },
+    /// Server-side apply of a BgpPeer's status.
+    ApplyPeerStatus {
+        /// Its name.
+        name: String,
+        /// What became of it.
+        status: BgpPeerStatus,
+    },
+    /// Server-side apply of an Announcement's status.
+    ApplyAnnouncementStatus {
+        /// Its name.
+        name: String,
+        /// What became of it.
+        status: AnnouncementStatus,
     },
 }
 

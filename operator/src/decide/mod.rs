@@ -10,9 +10,11 @@
 //! | `leave` | its death: on deletion, on leaving `LoadBalancer`, when it is let go |
 //! | `table`, `status`, `conditions`, `standing` | what is to be written into VipTable and Service |
 //! | `notes` | Events |
+//! | `announcing` | the statuses of BgpPeers and Announcements |
 //! | `cluster` | seed, node sets, tunnel, pools, orphans |
 
 mod action;
+mod announcing;
 mod cluster;
 mod conditions;
 mod leave;
@@ -44,6 +46,8 @@ pub fn next(index: &Index, subject: &Subject, now: Timestamp) -> Next {
         Subject::Tunnel => cluster::tunnel(index),
         Subject::Service(key) => service::next(index, key, now),
         Subject::Pool(name) => cluster::pool(index, name, now),
+        Subject::Peer(name) => announcing::peer(index, name, now),
+        Subject::Announcement(name) => announcing::announcement(index, name, now),
         Subject::Orphans => cluster::orphans(index),
     }
 }

@@ -4,7 +4,10 @@
 
 use crate::ServiceKey;
 
-use super::{About, Note, standing::NOT_ANNOUNCED};
+use super::{About, Note};
+
+/// Reason of an address that another host has.
+const ADDRESS_IN_USE: &str = operator_api::EXCEPTION_ADDRESS_IN_USE;
 
 /// Whom Events are about.
 #[derive(Clone, Debug)]
@@ -31,14 +34,14 @@ impl Reporter {
     }
 
     /// With all that `kubectl describe` does not show of a Service: it prints no conditions.
-    pub(super) fn ensured(&self, addresses: &str, programmed: &str) -> Note {
-        let message = format!("Ensured load balancer: {addresses}; {programmed}; {NOT_ANNOUNCED}");
+    pub(super) fn ensured(&self, addresses: &str, programmed: &str, announced: &str) -> Note {
+        let message = format!("Ensured load balancer: {addresses}; {programmed}; {announced}");
         self.note(false, "EnsuredLoadBalancer", message)
     }
 
     /// Other addresses, in the same words.
-    pub(super) fn moved(&self, addresses: &str, programmed: &str) -> Note {
-        self.updated(&format!("{addresses}; {programmed}; {NOT_ANNOUNCED}"))
+    pub(super) fn moved(&self, addresses: &str, programmed: &str, announced: &str) -> Note {
+        self.updated(&format!("{addresses}; {programmed}; {announced}"))
     }
 
     pub(super) fn updated(&self, what: &str) -> Note {
@@ -68,6 +71,18 @@ impl Reporter {
 
     pub(super) fn unavailable(&self, message: &str) -> Note {
         self.note(true, "UnAvailableLoadBalancer", message)
+    }
+
+    pub(super) fn announced(&self, words: &str) -> Note {
+        self.note(false, "Announced", format!("Announced {words}"))
+    }
+
+    pub(super) fn not_announced(&self, reason: &str, why: &str) -> Note {
+        if reason == ADDRESS_IN_USE {
+            self.note(true, ADDRESS_IN_USE, format!("Not announced: {why}"))
+        } else {
+            self.note(true, "NotAnnounced", format!("Not announced: {why}"))
+        }
     }
 
     pub(super) fn deleting(&self, why: &str) -> Note {

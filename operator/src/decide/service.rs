@@ -17,8 +17,8 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use operator_api::{
-    ANNOTATION_ALLOCATED_FROM, CONDITION_ACCEPTED, CONDITION_ALLOCATED, CONDITION_PROGRAMMED, Use, VipTable,
-    VipTableSpec,
+    ANNOTATION_ALLOCATED_FROM, CONDITION_ACCEPTED, CONDITION_ALLOCATED, CONDITION_ANNOUNCED, CONDITION_PROGRAMMED, Use,
+    VipTable, VipTableSpec,
 };
 
 use super::{
@@ -232,7 +232,8 @@ impl<'a> Look<'a> {
             ingress.clear();
         }
         let is_on = programmed.message.clone();
-        let announced = standing::announced(self.wanted.is_some());
+        let was_announced = conditions::find(before, CONDITION_ANNOUNCED);
+        let announced = standing::announced(self.index, self.wanted.as_ref(), &programmed, was_announced);
         let mut said = vec![self.accepted(), self.allocated(), programmed, announced];
         said.extend(self.ports());
         if ingress == there && conditions::are_said(&said, before) {
@@ -412,18 +413,24 @@ impl<'a> Look<'a> {
                 (CONDITION_PROGRAMMED, false) if is_other && said.reason == FAILING => {
                     Some(self.reporter.refused(&said.message))
                 }
+                (CONDITION_ANNOUNCED, true) if is_other => Some(self.reporter.announced(&said.message)),
+                (CONDITION_ANNOUNCED, false) if is_other && said.is.is_some() && !is_told_otherwise(&said.reason) => {
+                    Some(self.reporter.not_announced(&said.reason, &said.message))
+                }
                 _ => None,
             });
         }
+        let announced = said.iter().find(|said| said.kind == CONDITION_ANNOUNCED);
+        let announced = announced.map(standing::announced_words).unwrap_or_default();
         let named: Vec<String> = ingress.iter().filter_map(|ingress| ingress.ip.clone()).collect();
         let named = named.join(", ");
         let now = status::addresses(ingress);
         if now != self.published && !now.is_empty() {
             let first = self.published.is_empty();
             notes.push(if first {
-                self.reporter.ensured(&named, is_on)
+                self.reporter.ensured(&named, is_on, &announced)
             } else {
-                self.reporter.moved(&named, is_on)
+                self.reporter.moved(&named, is_on, &announced)
             });
             if first && self.index.eligible_nodes() == 0 {
                 notes.push(
@@ -437,7 +444,7 @@ impl<'a> Look<'a> {
                 .any(|said| said.kind == CONDITION_PROGRAMMED && said.is_true());
             let was = conditions::find(before, CONDITION_PROGRAMMED).is_some_and(|before| before.status == "True");
             if is_programmed && !was {
-                notes.push(self.reporter.ensured("external IPs", is_on));
+                notes.push(self.reporter.ensured("external IPs", is_on, &announced));
             }
         }
         notes
@@ -463,6 +470,11 @@ impl<'a> Look<'a> {
             Next::Done
         }
     }
+}
+
+/// Whether another condition says why an address is not announced, and its Event is enough.
+fn is_told_otherwise(reason: &str) -> bool {
+    ["NotAllocated", "NotProgrammed", NO_LB_NODE].contains(&reason)
 }
 
 /// Whether a problem may pass without an edit of the Service, or of anything that is watched for it.

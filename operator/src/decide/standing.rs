@@ -5,10 +5,10 @@
 
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use operator_api::{CONDITION_ANNOUNCED, CONDITION_PROGRAMMED};
+use operator_api::{CONDITION_ANNOUNCED, CONDITION_PROGRAMMED, VipTableSpec};
 
 use super::conditions::Said;
-use crate::index::Coverage;
+use crate::index::{Aired, Coverage, Index};
 
 /// A table with new addresses is waited for so long on the LB nodes that do not have it yet while others do: clients then meet them
 /// on all of them, and the condition needs no second write.
@@ -24,12 +24,8 @@ const QUOTED: usize = 160;
 pub(super) const NO_LB_NODE: &str = "NoLbNode";
 /// Reason of the condition where those that are there cannot program it.
 pub(super) const FAILING: &str = "Failing";
-
-/// Reason of the condition about announcing: nobody here does.
-const NOT_BY_VIPLINE: &str = "NotByVipline";
-/// What is to be done about it, for an Event and for the condition.
-pub(super) const NOT_ANNOUNCED: &str = "not announced by Vipline's operator: LB nodes do it where their own files say so \
-     (bgp, l2; `vipline vips` there tells), else the network must route it to them";
+/// Reason of the condition about announcing where LB nodes say nothing of it.
+pub(super) const NOT_REPORTED: &str = "NotReported";
 
 /// Whether clients may be told of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,17 +80,92 @@ pub(super) fn said(coverage: &Coverage, before: Option<&Condition>) -> Said {
     }
 }
 
-/// The condition about announcing. Whether the network brings packets for the addresses to LB nodes nobody here can tell.
-pub(super) fn announced(has_table: bool) -> Said {
-    if has_table {
-        Said::maybe(CONDITION_ANNOUNCED, None, NOT_BY_VIPLINE, NOT_ANNOUNCED)
-    } else {
-        Said::new(
-            CONDITION_ANNOUNCED,
-            false,
-            "NotAllocated",
-            "there is nothing to announce",
-        )
+/// The condition about announcing, of the addresses that a table has or shall have; `programmed` is what is said of LB nodes that
+/// have it.
+pub(super) fn announced(
+    index: &Index,
+    wanted: Option<&VipTableSpec>,
+    programmed: &Said,
+    before: Option<&Condition>,
+) -> Said {
+    let kind = CONDITION_ANNOUNCED;
+    let not = |reason: &str, why: &str| Said::new(kind, false, reason, why);
+    let Some(wanted) = wanted else {
+        return not("NotAllocated", "there is nothing to announce");
+    };
+    if !programmed.is_true() {
+        return not("NotProgrammed", "no LB node has it in its maps");
+    }
+    let aired: Vec<(&str, Aired)> = wanted
+        .addresses
+        .iter()
+        .map(|address| (address.address.as_str(), index.aired(address)))
+        .collect();
+    let is_not = |(_, aired): &&(&str, Aired)| matches!(aired, Aired::Not { .. });
+    if let Some((_, Aired::Not { reason, .. })) = aired.iter().find(is_not) {
+        return not(reason, &words(aired.iter().filter(is_not)));
+    }
+    if aired.iter().any(|(_, aired)| *aired == Aired::Soon) {
+        let words = "LB nodes ask whether the address is free, or wait for each other";
+        return before.map_or_else(
+            || Said::maybe(kind, None, "Pending", words),
+            |before| Said::again(kind, before),
+        );
+    }
+    if aired.iter().any(|(_, aired)| *aired == Aired::Unsaid) {
+        let words = "no LB node says what it announces: they have just started, or are of an earlier version";
+        return Said::maybe(kind, None, NOT_REPORTED, words);
+    }
+    let by = |way: fn(&Aired) -> bool| aired.iter().any(|(_, aired)| way(aired));
+    let bgp = by(|aired| matches!(aired, Aired::By { bgp: Some(_), .. }));
+    let l2 = by(|aired| matches!(aired, Aired::By { l2: Some(_), .. }));
+    let reason = match (bgp, l2) {
+        (true, true) => "BGPAndL2",
+        (true, false) => "BGP",
+        (false, _) => "L2",
+    };
+    Said::new(kind, true, reason, words(aired.iter()))
+}
+
+/// What is said of addresses; where it is the same of all of them, once.
+fn words<'a>(aired: impl Iterator<Item = &'a (&'a str, Aired)>) -> String {
+    let all: Vec<(&str, String)> = aired.map(|(address, aired)| (*address, word(aired))).collect();
+    let first = all.first().map(|(_, word)| word.clone()).unwrap_or_default();
+    if all.iter().all(|(_, word)| *word == first) {
+        return first;
+    }
+    let mut words: Vec<String> = all
+        .iter()
+        .take(NAMED)
+        .map(|(address, word)| format!("{address} {word}"))
+        .collect();
+    if let Some(more @ 1..) = all.len().checked_sub(NAMED) {
+        words.push(format!("and {more} more"));
+    }
+    words.join("; ")
+}
+
+fn word(aired: &Aired) -> String {
+    match aired {
+        Aired::By { bgp, l2, but } => {
+            let ways = [("BGP", bgp), ("L2", l2)];
+            let ways = ways
+                .into_iter()
+                .filter_map(|(way, by)| Some(format!("{way} ({})", by.as_ref()?)));
+            let but = but.as_ref().map(|but| format!("; {but}")).unwrap_or_default();
+            format!("by {}{but}", ways.collect::<Vec<_>>().join(" and "))
+        }
+        Aired::Not { why, .. } => why.clone(),
+        Aired::Soon | Aired::Unsaid => String::new(),
+    }
+}
+
+/// The same for an Event about the Service's addresses.
+pub(super) fn announced_words(said: &Said) -> String {
+    match said.is {
+        Some(true) => format!("announced {}", said.message),
+        Some(false) => format!("not announced: {}", said.message),
+        None => format!("whether it is announced is not known: {}", said.message),
     }
 }
 

@@ -11,7 +11,7 @@ use operator_api::{Use, VipAddress, VipTable, VipTableSpec};
 use super::Action;
 use crate::{
     index::{Index, Serve},
-    ipam::Outcome,
+    ipam::{Outcome, key_of},
 };
 
 /// Most addresses of a table.
@@ -31,7 +31,7 @@ pub(super) fn whole(
             address: assignment.address.to_string(),
             pool: assignment.pool.clone(),
             used_as: assignment.used_as,
-            announcements: None,
+            announcements: index.announcements_of(&assignment.pool, &key_of(&serve.service)),
         })
         .collect();
     let assigned: BTreeSet<IpAddr> = outcome
@@ -48,11 +48,12 @@ pub(super) fn whole(
     });
     addresses.extend(leaving.filter_map(|surplus| {
         let claim = index.claims().by_address(surplus.address)?;
+        let pool = claim.object().spec.pool.clone();
         Some(VipAddress {
             address: surplus.address.to_string(),
-            pool: claim.object().spec.pool.clone(),
+            announcements: index.announcements_of(&pool, &key_of(&serve.service)),
+            pool,
             used_as: Use::LoadBalancer,
-            announcements: None,
         })
     }));
     addresses.truncate(MAX_ADDRESSES);
@@ -91,6 +92,9 @@ pub(super) fn last_good(
             Use::ExternalIP => serve.request.external.contains(&ip),
         })
     });
+    for address in &mut spec.addresses {
+        address.announcements = index.announcements_of(&address.pool, &key_of(&serve.service));
+    }
     let (backends, health_check) = index.backends(serve);
     spec.backends = backends;
     spec.health_check = spec.health_check.and(health_check);

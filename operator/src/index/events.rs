@@ -10,10 +10,13 @@ use k8s_openapi::api::{
     core::v1::{Namespace, Node, Secret, Service},
     discovery::v1::EndpointSlice,
 };
-use operator_api::{AddressClaim, AddressPool, LbNode, NodeSet, TunnelConfig, VipTable};
+use operator_api::{
+    AddressClaim, AddressPool, Announcement, BgpPeer, LbNode, NodeSet, TunnelConfig, VipAddress, VipTable,
+};
 
 use super::{
     Index, Kind, Object,
+    announcing::{Announced, Peer},
     endpoints::Slice,
     kinds::Gone,
     lb_nodes::{Beat, Life, Pulse, Says, says},
@@ -21,6 +24,7 @@ use super::{
     seed::Found,
     store::{Key, Stamp},
     transits,
+    voices::Voice,
 };
 use crate::{
     Subject,
@@ -110,6 +114,8 @@ impl Index {
             Object::Tunnel(tunnel) => self.put_tunnel(key, stamp, tunnel, dirty),
             Object::LbNode(node) => self.put_lb_node(key, stamp, node, dirty),
             Object::Lease(lease) => self.put_lease(key, stamp, &lease, dirty),
+            Object::Peer(peer) => self.put_peer(key, stamp, peer, dirty),
+            Object::Announcement(announcement) => self.put_announcement(key, stamp, announcement, dirty),
             Object::Seed(secret) => self.put_seed(key, stamp, &secret, dirty),
         }
         BTreeSet::new()
@@ -185,6 +191,11 @@ impl Index {
         if candidate.is_news_after(old) {
             dirty.insert(Subject::NodeSets);
         }
+        let is_otherwise =
+            old.is_none_or(|old| old.labels() != candidate.labels() || old.is_drained() != candidate.is_drained());
+        if is_otherwise && self.lb_nodes.by_key(&self.own(&key.name)).is_some() {
+            dirty.extend(self.all_announcing());
+        }
         self.eligible += usize::from(candidate.eligible().is_some());
         let old = self.nodes.put(key, stamp, candidate);
         self.eligible -= usize::from(old.is_some_and(|old| old.eligible().is_some()));
@@ -210,10 +221,16 @@ impl Index {
 
     fn put_pool(&mut self, key: Key, stamp: Stamp, pool: &AddressPool, dirty: &mut Dirty) {
         let name = key.name.clone();
-        let ranges = self.pools.by_name(&name).map(Pool::ranges).unwrap_or_default().to_vec();
+        let old = self.pools.by_name(&name);
+        let ranges = old.map(Pool::ranges).unwrap_or_default().to_vec();
+        let is_new = old.is_none();
+        let is_otherwise = old.is_some_and(|old| old.object().metadata.labels != pool.metadata.labels);
         self.pool_versions.put(key, stamp, ());
         dirty.insert(Subject::Pool(name.clone()));
-        if self.pools.apply(pool) {
+        if is_new {
+            dirty.extend(self.all_announcing());
+        }
+        if self.pools.apply(pool) || (is_otherwise && self.selects_pools_by_labels()) {
             self.pool_changed(&name, ranges, dirty);
         }
     }
@@ -285,7 +302,12 @@ impl Index {
         let name = key.name.clone();
         let known = self.tables.by_key(&key);
         let is_same = known.is_some_and(|known| {
-            known.metadata.uid == table.metadata.uid && known.spec.addresses == table.spec.addresses
+            let same =
+                |(one, other): (&VipAddress, &VipAddress)| one.address == other.address && one.pool == other.pool;
+            let (known_addresses, addresses) = (&known.spec.addresses, &table.spec.addresses);
+            known.metadata.uid == table.metadata.uid
+                && known_addresses.len() == addresses.len()
+                && known_addresses.iter().zip(addresses).all(same)
         });
         if !is_same {
             self.addressed.insert(key.clone(), self.now);
@@ -324,6 +346,10 @@ impl Index {
         if old.as_ref().is_none_or(|old| old.spec != node.spec) {
             dirty.insert(Subject::Tunnel);
         }
+        let labels = |node: &LbNode| node.metadata.labels.clone().unwrap_or_default();
+        if old.as_ref().is_none_or(|old| labels(old) != labels(node)) {
+            dirty.extend(self.all_announcing());
+        }
         // Tables in transit are found by the slow round over all Services: their end is in no hurry.
         if self.is_node_set_in_transit() && transits::is_news(old.as_ref(), node) {
             dirty.insert(Subject::NodeSets);
@@ -333,6 +359,53 @@ impl Index {
             if said != self.says(node, service) {
                 dirty.insert(Subject::Service(service.clone()));
             }
+        }
+        self.listen_to(&key, dirty);
+    }
+
+    /// What an LB node says that it announces, parsed, and whom that concerns.
+    fn listen_to(&mut self, key: &Key, dirty: &mut Dirty) {
+        let said = self
+            .lb_nodes
+            .by_key(key)
+            .and_then(|node| node.status.as_ref()?.announcing.as_ref());
+        let old = self.voices.get(&key.name);
+        let Some(voice) = said.map(|said| Voice::after(old, said, self.now)) else {
+            if self.voices.remove(&key.name).is_some() {
+                dirty.extend(self.all_announcing());
+            }
+            return;
+        };
+        if voice.is_news_after(old) {
+            dirty.extend(self.all_announcing());
+        }
+        self.voices.insert(key.name.clone(), voice);
+    }
+
+    fn put_peer(&mut self, key: Key, stamp: Stamp, peer: BgpPeer, dirty: &mut Dirty) {
+        dirty.insert(Subject::Peer(key.name.clone()));
+        let peer = Peer::parse(peer);
+        let old = self.peers.by_key(&key).map(|old| &old.object);
+        // What others may have beside it, and who tells it.
+        let is_same =
+            old.is_some_and(|old| old.spec == peer.object.spec && old.metadata.labels == peer.object.metadata.labels);
+        self.peers.put(key, stamp, peer);
+        if !is_same {
+            dirty.extend(self.all_announcing());
+        }
+    }
+
+    /// An edit of what it selects is an edit of tables; all else is read from it by LB nodes.
+    fn put_announcement(&mut self, key: Key, stamp: Stamp, announcement: Announcement, dirty: &mut Dirty) {
+        dirty.insert(Subject::Announcement(key.name.clone()));
+        let announcement = Announced::parse(announcement);
+        let is_same = self
+            .announcements
+            .by_key(&key)
+            .is_some_and(|old| old.selects_as(&announcement));
+        self.announcements.put(key, stamp, announcement);
+        if !is_same {
+            dirty.extend(self.all_ours());
         }
     }
 
@@ -345,6 +418,9 @@ impl Index {
         let pulse = beat.map(|beat| Pulse::after(old, beat, now));
         self.leases.put(key, stamp, pulse);
         let lives = |pulse: Option<Pulse>| pulse.is_some_and(|pulse| pulse.at(now) == Life::Alive);
+        if lives(pulse) && !lives(old) {
+            dirty.extend(self.all_announcing());
+        }
         if lives(pulse)
             && !lives(old)
             && let Some(node) = self.lb_nodes.by_key(&self.own(&name))
@@ -407,6 +483,7 @@ impl Index {
                     .unwrap_or_default()
                     .to_vec();
                 if self.pools.delete(&key.name) {
+                    dirty.extend(self.all_announcing());
                     self.pool_changed(&key.name, ranges, dirty);
                 }
             }
@@ -423,9 +500,16 @@ impl Index {
                 }
             }
             Gone::NodeSet => dirty.extend([Subject::NodeSets, Subject::Seed]),
-            Gone::Tunnel | Gone::LbNode => {
+            Gone::Tunnel => {
                 dirty.insert(Subject::Tunnel);
             }
+            Gone::LbNode(key) => {
+                self.voices.remove(&key.name);
+                dirty.insert(Subject::Tunnel);
+                dirty.extend(self.all_announcing());
+            }
+            Gone::Peer => dirty.extend(self.all_announcing()),
+            Gone::Announcement => dirty.extend(self.all_ours()),
             // What it programmed is programmed: the next look at each Service says on how many.
             Gone::Lease => {}
             Gone::Seed => dirty.extend([Subject::Seed, Subject::NodeSets]),

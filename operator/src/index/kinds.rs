@@ -22,8 +22,10 @@ pub(super) enum Gone {
     Table(Key),
     NodeSet,
     Tunnel,
-    LbNode,
+    LbNode(Key),
     Lease,
+    Peer,
+    Announcement,
     Seed,
 }
 
@@ -42,6 +44,8 @@ impl Index {
             Kind::Tunnel => self.tunnels.takes(key, stamp),
             Kind::LbNode => self.lb_nodes.takes(key, stamp),
             Kind::Lease => self.leases.takes(key, stamp),
+            Kind::Peer => self.peers.takes(key, stamp),
+            Kind::Announcement => self.announcements.takes(key, stamp),
             Kind::Seed => self.seeds.takes(key, stamp),
         }
     }
@@ -60,6 +64,8 @@ impl Index {
             Kind::Tunnel => self.tunnels.len(),
             Kind::LbNode => self.lb_nodes.len(),
             Kind::Lease => self.leases.len(),
+            Kind::Peer => self.peers.len(),
+            Kind::Announcement => self.announcements.len(),
             Kind::Seed => self.seeds.len(),
         }
     }
@@ -77,6 +83,8 @@ impl Index {
             Kind::Tunnel => self.tunnels.is_listed(),
             Kind::LbNode => self.lb_nodes.is_listed(),
             Kind::Lease => self.leases.is_listed(),
+            Kind::Peer => self.peers.is_listed(),
+            Kind::Announcement => self.announcements.is_listed(),
             Kind::Seed => self.seeds.is_listed(),
         }
     }
@@ -109,8 +117,13 @@ impl Index {
             Kind::Table => self.tables.delete(key, stamp).map(|_| Gone::Table(key.clone())),
             Kind::NodeSet => self.node_sets.delete(key, stamp).map(|_| Gone::NodeSet),
             Kind::Tunnel => self.tunnels.delete(key, stamp).map(|_| Gone::Tunnel),
-            Kind::LbNode => self.lb_nodes.delete(key, stamp).map(|_| Gone::LbNode),
+            Kind::LbNode => self.lb_nodes.delete(key, stamp).map(|_| Gone::LbNode(key.clone())),
             Kind::Lease => self.leases.delete(key, stamp).map(|_| Gone::Lease),
+            Kind::Peer => self.peers.delete(key, stamp).map(|_| Gone::Peer),
+            Kind::Announcement => {
+                let gone = self.announcements.delete(key, stamp);
+                gone.map(|_| Gone::Announcement)
+            }
             Kind::Seed => self.seeds.delete(key, stamp).map(|_| Gone::Seed),
         };
         gone.unwrap_or(Gone::Nothing)
@@ -129,6 +142,8 @@ impl Index {
             Kind::Tunnel => self.tunnels.forget_deletion(stamp),
             Kind::LbNode => self.lb_nodes.forget_deletion(stamp),
             Kind::Lease => self.leases.forget_deletion(stamp),
+            Kind::Peer => self.peers.forget_deletion(stamp),
+            Kind::Announcement => self.announcements.forget_deletion(stamp),
             Kind::Seed => self.seeds.forget_deletion(stamp),
         }
     }
@@ -151,8 +166,10 @@ impl Index {
             Kind::Table => each(self.tables.keep(listed), |(key, _)| Gone::Table(key)),
             Kind::NodeSet => each(self.node_sets.keep(listed), |_| Gone::NodeSet),
             Kind::Tunnel => each(self.tunnels.keep(listed), |_| Gone::Tunnel),
-            Kind::LbNode => each(self.lb_nodes.keep(listed), |_| Gone::LbNode),
+            Kind::LbNode => each(self.lb_nodes.keep(listed), |(key, _)| Gone::LbNode(key)),
             Kind::Lease => each(self.leases.keep(listed), |_| Gone::Lease),
+            Kind::Peer => each(self.peers.keep(listed), |_| Gone::Peer),
+            Kind::Announcement => each(self.announcements.keep(listed), |_| Gone::Announcement),
             Kind::Seed => each(self.seeds.keep(listed), |_| Gone::Seed),
         }
     }

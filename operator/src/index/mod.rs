@@ -13,9 +13,11 @@
 //! | `transits` | what is published of who the backends were, and until when |
 //! | `leaving` | nodes that are drained until a time, or not in the cluster any more |
 //! | `waiting` | which Services wait for an address, or for LB nodes |
+//! | `announcing`, `voices` | what is to be announced by whom, and what LB nodes say that they announce |
 //! | `tunnel`, `lb_nodes`, `seed` | what workers accept; who has programmed what; what flows are hashed with |
 
 mod annotations;
+mod announcing;
 mod endpoints;
 mod events;
 mod kinds;
@@ -34,11 +36,14 @@ mod store;
 mod tests;
 mod transits;
 mod tunnel;
+mod voices;
 mod waiting;
 mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use announcing::{Announced, Peer};
+pub use announcing::{Selected, Sessions};
 use endpoints::{Endpoints, local_table_slots};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::ObjectMeta};
@@ -54,6 +59,8 @@ use operator_api::{
 pub use seed::{Seed, fingerprint};
 use store::{Key, Store};
 pub use tunnel::TunnelFault;
+pub use voices::Aired;
+use voices::Voice;
 use waiting::Wish;
 pub use wanted::{Deprecation, Refusal, RefusedPort, Serve, Wanted, Why};
 
@@ -97,6 +104,10 @@ pub struct Index {
     tunnels: Store<TunnelConfig>,
     lb_nodes: Store<LbNode>,
     leases: Store<Option<Pulse>>,
+    /// What LB nodes say that they announce, by their names; those that say nothing of it are not in it.
+    voices: BTreeMap<String, Voice>,
+    peers: Store<Peer>,
+    announcements: Store<Announced>,
     seeds: Store<seed::Found>,
     /// Services that are not [`Wanted::Foreign`].
     ours: BTreeSet<ServiceKey>,
@@ -153,6 +164,9 @@ impl Index {
             tunnels: Store::default(),
             lb_nodes: Store::default(),
             leases: Store::default(),
+            voices: BTreeMap::new(),
+            peers: Store::default(),
+            announcements: Store::default(),
             seeds: Store::default(),
             ours: BTreeSet::new(),
             waiting: BTreeMap::new(),

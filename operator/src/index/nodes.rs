@@ -2,12 +2,12 @@
 //!
 //! Never drops a node for being NotReady or cordoned (KEP-3458): health checks are for that, and they let connections end.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use operator_api::{
-    ANNOTATION_DRAIN_DEADLINE, LABEL_EXCLUDE_NODE, NodeEntry, TAINT_LB_NODE, TAINT_TO_BE_DELETED, excludes,
+    ANNOTATION_DRAIN_DEADLINE, LABEL_DRAIN, LABEL_EXCLUDE_NODE, NodeEntry, TAINT_LB_NODE, TAINT_TO_BE_DELETED, excludes,
 };
 
 /// Label with a node's zone.
@@ -28,6 +28,8 @@ pub(super) struct Candidate {
     excluded: bool,
     /// When what lives there is given up, by the annotation; only where it is excluded.
     deadline: Option<Timestamp>,
+    /// By which the LB node of its name is selected.
+    labels: BTreeMap<String, String>,
 }
 
 impl Candidate {
@@ -45,12 +47,23 @@ impl Candidate {
             leaving: tainted(TAINT_TO_BE_DELETED),
             excluded,
             deadline: deadline(node).filter(|_| excluded),
+            labels: node.metadata.labels.clone().unwrap_or_default(),
         }
     }
 
     /// As a backend, if it may be one.
     pub(super) fn eligible(&self) -> Option<&NodeEntry> {
         self.entry.as_ref().filter(|_| !self.leaving)
+    }
+
+    /// Its labels.
+    pub(super) fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
+    }
+
+    /// Whether the LB node of its name is to be drained.
+    pub(super) fn is_drained(&self) -> bool {
+        self.leaving || self.labels.get(LABEL_DRAIN).is_some_and(|value| excludes(value))
     }
 
     /// When what lives there is given up, though nothing new goes there.

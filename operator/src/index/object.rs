@@ -10,7 +10,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
-use operator_api::{AddressClaim, AddressPool, LbNode, NodeSet, TunnelConfig, VipTable};
+use operator_api::{AddressClaim, AddressPool, Announcement, BgpPeer, LbNode, NodeSet, TunnelConfig, VipTable};
 
 use super::store::Key;
 
@@ -40,6 +40,10 @@ pub enum Object {
     LbNode(LbNode),
     /// A Lease of the operator's namespace: an LB node's liveness.
     Lease(Lease),
+    /// A BGP peer.
+    Peer(BgpPeer),
+    /// An Announcement.
+    Announcement(Announcement),
     /// The seed's Secret; others of the namespace are not watched.
     Seed(Secret),
 }
@@ -59,6 +63,8 @@ impl Object {
             Self::Tunnel(_) => Kind::Tunnel,
             Self::LbNode(_) => Kind::LbNode,
             Self::Lease(_) => Kind::Lease,
+            Self::Peer(_) => Kind::Peer,
+            Self::Announcement(_) => Kind::Announcement,
             Self::Seed(_) => Kind::Seed,
         }
     }
@@ -77,6 +83,8 @@ impl Object {
             Self::Tunnel(object) => &object.metadata,
             Self::LbNode(object) => &object.metadata,
             Self::Lease(object) => &object.metadata,
+            Self::Peer(object) => &object.metadata,
+            Self::Announcement(object) => &object.metadata,
             Self::Seed(object) => &object.metadata,
         }
     }
@@ -106,12 +114,14 @@ pub enum Kind {
     Tunnel,
     LbNode,
     Lease,
+    Peer,
+    Announcement,
     Seed,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Service,
         Self::EndpointSlice,
         Self::Node,
@@ -123,13 +133,22 @@ impl Kind {
         Self::Tunnel,
         Self::LbNode,
         Self::Lease,
+        Self::Peer,
+        Self::Announcement,
         Self::Seed,
     ];
 
     /// Whether only those of the operator's own namespace mean anything.
     pub(super) const fn is_of_operator(self) -> bool {
         match self {
-            Self::Table | Self::NodeSet | Self::Tunnel | Self::LbNode | Self::Lease | Self::Seed => true,
+            Self::Table
+            | Self::NodeSet
+            | Self::Tunnel
+            | Self::LbNode
+            | Self::Lease
+            | Self::Peer
+            | Self::Announcement
+            | Self::Seed => true,
             Self::Service | Self::EndpointSlice | Self::Node | Self::Namespace | Self::Pool | Self::Claim => false,
         }
     }

@@ -43,6 +43,7 @@ use std::{
 pub use assign::{Outcome, Surplus, assign};
 pub use claims::{Claim, ClaimWrite, Claims, Owner, address_of_name, key_of};
 use operator_api::{ServiceRef, TransportPort, Use};
+pub(crate) use pool::parse_selector;
 pub use pool::{Pool, PoolFault};
 pub use pools::Pools;
 pub use problem::{MAX_HOLDERS, MAX_SHARING_KEY, Problem};

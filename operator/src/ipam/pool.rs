@@ -213,7 +213,11 @@ fn usable(entry: &str) -> Result<(Vec<Range>, Vec<&'static str>), RangeFault> {
     }
 }
 
-fn parse_selector(selector: &LabelSelector) -> Result<Selector, String> {
+/// A selector, where it makes sense.
+///
+/// # Errors
+/// Why it does not.
+pub(crate) fn parse_selector(selector: &LabelSelector) -> Result<Selector, String> {
     let requirements = selector.match_expressions.iter().flatten();
     for requirement in requirements {
         let needs_values = matches!(requirement.operator.as_str(), "In" | "NotIn");

@@ -76,6 +76,8 @@ impl Target {
             Kind::Tunnel => (GROUP, "tunnelconfigs", true),
             Kind::LbNode => (GROUP, "lbnodes", true),
             Kind::Lease => ("coordination.k8s.io", "leases", true),
+            Kind::Peer => (GROUP, "bgppeers", true),
+            Kind::Announcement => (GROUP, "announcements", true),
             Kind::Seed => ("", "secrets", true),
         };
         Self::new(Verb::ListWatch, group, resource, own)
@@ -100,6 +102,8 @@ impl Target {
             Action::ApplyTunnel(_) => Self::new(Verb::Patch, GROUP, "tunnelconfigs", true),
             Action::CreateSeed => Self::new(Verb::Create, "", "secrets", true),
             Action::ApplyPoolStatus { .. } => Self::new(Verb::Patch, GROUP, "addresspools/status", false),
+            Action::ApplyPeerStatus { .. } => Self::new(Verb::Patch, GROUP, "bgppeers/status", true),
+            Action::ApplyAnnouncementStatus { .. } => Self::new(Verb::Patch, GROUP, "announcements/status", true),
         }
     }
 

@@ -21,7 +21,10 @@ use super::{
     explain::{Target, Verb},
     state::State,
 };
-use crate::{Subject, index::Kind};
+use crate::{
+    Subject,
+    index::{Kind, Object},
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reconcile {
@@ -58,6 +61,16 @@ struct OfPool {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPeer {
+    peer: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfAnnouncement {
+    announcement: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct InState {
     state: &'static str,
 }
@@ -78,6 +91,9 @@ pub(super) struct Metrics {
     queue: Family<InQueue, Gauge>,
     pool_total: Family<OfPool, Gauge>,
     pool_used: Family<OfPool, Gauge>,
+    peer_lb_nodes: Family<OfPeer, Gauge>,
+    peer_established: Family<OfPeer, Gauge>,
+    announcement_lb_nodes: Family<OfAnnouncement, Gauge>,
     services: Family<InState, Gauge>,
     seed_lost: Gauge,
     tunnel_too_large: Gauge,
@@ -103,6 +119,9 @@ impl Metrics {
             queue: Family::default(),
             pool_total: Family::default(),
             pool_used: Family::default(),
+            peer_lb_nodes: Family::default(),
+            peer_established: Family::default(),
+            announcement_lb_nodes: Family::default(),
             services: Family::default(),
             seed_lost: Gauge::default(),
             tunnel_too_large: Gauge::default(),
@@ -153,6 +172,21 @@ impl Metrics {
             "pool_addresses_used",
             "Addresses of a pool in use",
             it.pool_used.clone(),
+        );
+        registry.register(
+            "bgp_peer_lb_nodes",
+            "LB nodes that are to have a session with a BgpPeer",
+            it.peer_lb_nodes.clone(),
+        );
+        registry.register(
+            "bgp_peer_established",
+            "LB nodes that have one; fewer is a session that is down",
+            it.peer_established.clone(),
+        );
+        registry.register(
+            "announcement_lb_nodes",
+            "LB nodes that an Announcement is for",
+            it.announcement_lb_nodes.clone(),
         );
         registry.register("services", "Services of ours, by how they stand", it.services.clone());
         registry.register(
@@ -234,7 +268,7 @@ impl Metrics {
     }
 
     /// A pool's status, as it was written last; `None`: the pool is gone.
-    pub(super) fn pool(&self, name: &str, status: Option<&AddressPoolStatus>) {
+    fn pool(&self, name: &str, status: Option<&AddressPoolStatus>) {
         for family in ["ipv4", "ipv6"] {
             let label = OfPool {
                 pool: name.to_owned(),
@@ -253,10 +287,69 @@ impl Metrics {
         }
     }
 
-    /// All pools are about to be named.
-    pub(super) fn no_pools(&self) {
-        self.pool_total.clear();
-        self.pool_used.clear();
+    /// What the status of an object says, as it was written last.
+    pub(super) fn stands(&self, object: &Object) {
+        let name = object.metadata().name.as_deref().unwrap_or_default();
+        match object {
+            Object::Pool(pool) => self.pool(name, pool.status.as_ref()),
+            Object::Peer(peer) => {
+                let (peer, status) = (OfPeer { peer: name.to_owned() }, peer.status.as_ref());
+                let number = |count: Option<u32>| i64::from(count.unwrap_or_default());
+                let of = number(status.map(|status| status.of));
+                self.peer_lb_nodes.get_or_create_owned(&peer).set(of);
+                let established = number(status.map(|status| status.established));
+                self.peer_established.get_or_create_owned(&peer).set(established);
+            }
+            Object::Announcement(announcement) => {
+                let status = announcement.status.as_ref();
+                let count = status.map(|status| status.node_count).unwrap_or_default();
+                let announcement = OfAnnouncement {
+                    announcement: name.to_owned(),
+                };
+                self.announcement_lb_nodes
+                    .get_or_create_owned(&announcement)
+                    .set(count.into());
+            }
+            Object::Service(_)
+            | Object::EndpointSlice(_)
+            | Object::Node(_)
+            | Object::Namespace(_)
+            | Object::Claim(_)
+            | Object::Table(_)
+            | Object::NodeSet(_)
+            | Object::Tunnel(_)
+            | Object::LbNode(_)
+            | Object::Lease(_)
+            | Object::Seed(_) => {}
+        }
+    }
+
+    /// An object is gone.
+    pub(super) fn gone(&self, object: &Object) {
+        let name = object.metadata().name.as_deref().unwrap_or_default();
+        if let Object::Pool(_) = object {
+            self.pool(name, None);
+        } else if let Object::Peer(_) = object {
+            let peer = OfPeer { peer: name.to_owned() };
+            self.peer_lb_nodes.remove(&peer);
+            self.peer_established.remove(&peer);
+        } else if let Object::Announcement(_) = object {
+            let announcement = name.to_owned();
+            self.announcement_lb_nodes.remove(&OfAnnouncement { announcement });
+        }
+    }
+
+    /// All objects of a kind are about to be named.
+    pub(super) fn none_of(&self, kind: Kind) {
+        if kind == Kind::Pool {
+            self.pool_total.clear();
+            self.pool_used.clear();
+        } else if kind == Kind::Peer {
+            self.peer_lb_nodes.clear();
+            self.peer_established.clear();
+        } else if kind == Kind::Announcement {
+            self.announcement_lb_nodes.clear();
+        }
     }
 
     pub(super) fn services(&self, state: State, count: usize) {
@@ -296,6 +389,8 @@ fn word(subject: &Subject) -> &'static str {
         Subject::Tunnel => "tunnel",
         Subject::Service(_) => "service",
         Subject::Pool(_) => "pool",
+        Subject::Announcement(_) => "announcement",
+        Subject::Peer(_) => "peer",
         Subject::Orphans => "orphans",
     }
 }

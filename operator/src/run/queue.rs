@@ -24,7 +24,7 @@ const AWAY_MAX: Duration = Duration::from_secs(15);
 const CONFLICT_MIN: Duration = Duration::from_millis(100);
 /// Longest wait of those.
 const CONFLICT_MAX: Duration = Duration::from_secs(5);
-/// Pools' statuses and the orphan sweep gather changes for so long: one write a second, however many Services come.
+/// Statuses of pools and peers and the orphan sweep gather changes for so long: one write a second, however many Services come.
 const GATHER: Duration = Duration::from_secs(1);
 
 /// How a look at a subject ended.
@@ -132,14 +132,16 @@ fn class(subject: &Subject) -> u8 {
         Subject::Seed => 0,
         Subject::NodeSets => 1,
         Subject::Tunnel => 2,
-        Subject::Service(_) => 3,
-        Subject::Pool(_) => 4,
-        Subject::Orphans => 5,
+        Subject::Announcement(_) => 3,
+        Subject::Service(_) => 4,
+        Subject::Pool(_) => 5,
+        Subject::Peer(_) => 6,
+        Subject::Orphans => 7,
     }
 }
 
 /// The class of Services: nothing of it starts while something earlier is being looked at.
-const SERVICES: u8 = 3;
+const SERVICES: u8 = 4;
 
 /// The queue without its lock and its clock.
 #[derive(Debug, Default)]
@@ -177,8 +179,10 @@ enum Place {
 impl Schedule {
     fn add(&mut self, subject: Subject, now: Instant) {
         match subject {
-            Subject::Seed | Subject::NodeSets | Subject::Tunnel | Subject::Service(_) => self.add_ready(subject),
-            Subject::Pool(_) | Subject::Orphans => self.add_later(subject, now + GATHER),
+            Subject::Seed | Subject::NodeSets | Subject::Tunnel | Subject::Announcement(_) | Subject::Service(_) => {
+                self.add_ready(subject)
+            }
+            Subject::Pool(_) | Subject::Peer(_) | Subject::Orphans => self.add_later(subject, now + GATHER),
         }
     }
 

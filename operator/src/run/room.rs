@@ -79,7 +79,9 @@ impl Inner {
             | Action::ApplyNodeSet(_)
             | Action::ApplyTunnel(_)
             | Action::CreateSeed
-            | Action::ApplyPoolStatus { .. } => None,
+            | Action::ApplyPoolStatus { .. }
+            | Action::ApplyPeerStatus { .. }
+            | Action::ApplyAnnouncementStatus { .. } => None,
         }
     }
 }
@@ -124,7 +126,9 @@ impl Room {
                 | Action::DeleteNodeSet { .. }
                 | Action::ApplyTunnel(_)
                 | Action::CreateSeed
-                | Action::ApplyPoolStatus { .. } => None,
+                | Action::ApplyPoolStatus { .. }
+                | Action::ApplyPeerStatus { .. }
+                | Action::ApplyAnnouncementStatus { .. } => None,
             },
             Next::Done | Next::Wait(_) | Next::Retry => None,
         };
@@ -145,10 +149,7 @@ impl Room {
 
     /// The watch says that an object is there or has changed.
     pub(super) fn apply(&self, object: Object) {
-        if let Object::Pool(pool) = &object {
-            self.metrics
-                .pool(pool.metadata.name.as_deref().unwrap_or_default(), pool.status.as_ref());
-        }
+        self.metrics.stands(&object);
         let is_slice = matches!(object, Object::EndpointSlice(_));
         let dirty = self.lock().index.apply(object);
         self.changed(is_slice, dirty);
@@ -156,10 +157,7 @@ impl Room {
 
     /// The watch says that an object is gone.
     pub(super) fn delete(&self, object: Object) {
-        if let Object::Pool(pool) = &object {
-            self.metrics
-                .pool(pool.metadata.name.as_deref().unwrap_or_default(), None);
-        }
+        self.metrics.gone(&object);
         let is_slice = matches!(object, Object::EndpointSlice(_));
         let dirty = self.lock().index.delete(object);
         self.changed(is_slice, dirty);
@@ -221,14 +219,9 @@ impl Room {
     /// The whole list of a kind. `checked` are names whose absence or presence in it is certain, although they were written
     /// meanwhile.
     pub(super) fn reset(&self, kind: Kind, objects: Vec<Object>, checked: &[Name]) {
-        if kind == Kind::Pool {
-            self.metrics.no_pools();
-        }
+        self.metrics.none_of(kind);
         for object in &objects {
-            if let Object::Pool(pool) = object {
-                self.metrics
-                    .pool(pool.metadata.name.as_deref().unwrap_or_default(), pool.status.as_ref());
-            }
+            self.metrics.stands(object);
         }
         let dirty = {
             let mut inner = self.lock();
@@ -336,6 +329,8 @@ pub(super) fn identify(object: &Object) -> (Kind, Name) {
         Object::Tunnel(it) => (Kind::Tunnel, &it.metadata),
         Object::LbNode(it) => (Kind::LbNode, &it.metadata),
         Object::Lease(it) => (Kind::Lease, &it.metadata),
+        Object::Peer(it) => (Kind::Peer, &it.metadata),
+        Object::Announcement(it) => (Kind::Announcement, &it.metadata),
         Object::Seed(it) => (Kind::Seed, &it.metadata),
     };
     (kind, name_of(metadata))

@@ -3,7 +3,7 @@
 //! Never changes anything.
 
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
-use operator_api::{CONDITION_ACCEPTED, CONDITION_ALLOCATED, CONDITION_PROGRAMMED};
+use operator_api::{CONDITION_ACCEPTED, CONDITION_ALLOCATED, CONDITION_ANNOUNCED, CONDITION_PROGRAMMED};
 
 use crate::{
     ServiceKey,
@@ -23,6 +23,8 @@ pub(super) enum State {
     Unallocated,
     /// On no LB node.
     Unprogrammed,
+    /// Nobody of ours tells the network.
+    Unannounced,
     /// Not looked at yet.
     Pending,
     /// Not to be served any more, and something of ours is on it.
@@ -31,12 +33,13 @@ pub(super) enum State {
 
 impl State {
     /// All of them.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Served,
         Self::PortsRefused,
         Self::Refused,
         Self::Unallocated,
         Self::Unprogrammed,
+        Self::Unannounced,
         Self::Pending,
         Self::Leaving,
     ];
@@ -49,6 +52,7 @@ impl State {
             Self::Refused => "refused",
             Self::Unallocated => "unallocated",
             Self::Unprogrammed => "unprogrammed",
+            Self::Unannounced => "unannounced",
             Self::Pending => "pending",
             Self::Leaving => "leaving",
         }
@@ -81,6 +85,7 @@ fn by_conditions(service: &Service) -> (State, String) {
         (CONDITION_ALLOCATED, "False", State::Unallocated),
         (CONDITION_PROGRAMMED, "False", State::Unprogrammed),
         (CONDITION_PORTS, "True", State::PortsRefused),
+        (CONDITION_ANNOUNCED, "False", State::Unannounced),
     ];
     for (kind, bad, state) in faults {
         if let Some(condition) = find(conditions, kind).filter(|condition| condition.status == bad) {
@@ -145,6 +150,10 @@ mod tests {
         );
         let ports = [(CONDITION_PORTS, "True"), (CONDITION_PROGRAMMED, "True")];
         assert_eq!(by_conditions(&service(&ports)).0, State::PortsRefused);
+        let unheard = [(CONDITION_ANNOUNCED, "False"), (CONDITION_PROGRAMMED, "True")];
+        assert_eq!(by_conditions(&service(&unheard)).0, State::Unannounced);
+        let unknown = [(CONDITION_ANNOUNCED, "Unknown"), (CONDITION_PROGRAMMED, "True")];
+        assert_eq!(by_conditions(&service(&unknown)).0, State::Served);
         let good = [(CONDITION_PORTS, "False"), (CONDITION_PROGRAMMED, "True")];
         assert_eq!(by_conditions(&service(&good)), (State::Served, String::new()));
         assert_eq!(by_conditions(&service(&[])).0, State::Pending);

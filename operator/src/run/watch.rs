@@ -89,6 +89,14 @@ pub(super) fn start(tasks: &mut JoinSet<()>, room: &Arc<Room>, client: &Client, 
         Kind::Lease,
         Object::Lease,
     ));
+    tasks.spawn(follow(room, Api::namespaced(to(), own), &all, Kind::Peer, Object::Peer));
+    tasks.spawn(follow(
+        room,
+        Api::namespaced(to(), own),
+        &all,
+        Kind::Announcement,
+        Object::Announcement,
+    ));
     tasks.spawn(follow(
         room,
         Api::namespaced(to(), own),

@@ -210,7 +210,12 @@ impl Worker {
                     self.events.send(note, &self.room.metrics);
                 }
             }
-            Subject::Seed | Subject::NodeSets | Subject::Pool(_) | Subject::Orphans => {}
+            Subject::Seed
+            | Subject::NodeSets
+            | Subject::Announcement(_)
+            | Subject::Pool(_)
+            | Subject::Peer(_)
+            | Subject::Orphans => {}
         }
     }
 }

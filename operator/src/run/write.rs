@@ -204,6 +204,10 @@ impl Writer {
                 let answer = api.patch_status(name, &applied(), &Patch::Apply(body)).await?;
                 Ok(is(answer, Object::Pool))
             }
+            Action::ApplyPeerStatus { name, status } => self.apply_status(name, status, Object::Peer).await,
+            Action::ApplyAnnouncementStatus { name, status } => {
+                self.apply_status(name, status, Object::Announcement).await
+            }
         }
     }
 
@@ -236,6 +240,24 @@ impl Writer {
     {
         let name = object.meta().name.as_deref().unwrap_or_default();
         let answer = self.own::<K>().patch(name, &applied(), &Patch::Apply(object)).await?;
+        Ok(is(answer, wrap))
+    }
+
+    /// Server-side apply of the status of an object of the operator's namespace.
+    async fn apply_status<K: Own>(
+        &self,
+        name: &str,
+        status: &impl Serialize,
+        wrap: fn(K) -> Object,
+    ) -> Result<Effect, WriteError> {
+        let body = json!({
+            "apiVersion": K::api_version(&()),
+            "kind": K::kind(&()),
+            "metadata": {"name": name},
+            "status": status,
+        });
+        let api = self.own::<K>();
+        let answer = api.patch_status(name, &applied(), &Patch::Apply(body)).await?;
         Ok(is(answer, wrap))
     }
 

@@ -10,6 +10,7 @@
     reason = "what was skipped and what a failed test saw is for whoever runs it"
 )]
 
+mod announcing;
 mod changes;
 mod cluster;
 mod families;

@@ -6,7 +6,9 @@ use std::{
 };
 
 use kube::{ResourceExt as _, api::ListParams};
-use operator_api::{ANNOTATION_ALLOCATED_FROM, CONDITION_PROGRAMMED, FINALIZER, LOAD_BALANCER_CLASS};
+use operator_api::{
+    ANNOTATION_ALLOCATED_FROM, CONDITION_ANNOUNCED, CONDITION_PROGRAMMED, FINALIZER, LOAD_BALANCER_CLASS,
+};
 use serde_json::{Value, json};
 
 use crate::stage::{OWN, Stage, eventually};
@@ -29,9 +31,11 @@ fn leave_behind(stage: &Stage) {
         }))
         .unwrap();
     let condition = |kind: &str| json!({"type": kind, "status": "True", "reason": "Good", "message": "", "lastTransitionTime": TIME});
+    let mut announced = condition(CONDITION_ANNOUNCED);
+    announced["reason"] = json!("L2");
     let status = json!({"status": {
         "loadBalancer": {"ingress": [{"ip": ADDRESS, "ipMode": "VIP"}]},
-        "conditions": [condition(CONDITION_PROGRAMMED), condition("example.com/Other")],
+        "conditions": [condition(CONDITION_PROGRAMMED), announced, condition("example.com/Other")],
     }});
     server.merge("services", "default", "web", "status", status).unwrap();
     server
@@ -151,8 +155,7 @@ async fn kubectl_describe_tells_from_which_pool_on_how_many_lb_nodes_and_who_ann
         format!("{ANNOTATION_ALLOCATED_FROM}: main"),
         format!("{address} (VIP)"),
         format!("Allocated {address} from pool main"),
-        format!("Ensured load balancer: {address}; on 2 of 2 LB nodes; not announced by Vipline"),
-        "else the network must route it to them".to_owned(),
+        format!("Ensured load balancer: {address}; on 2 of 2 LB nodes; whether it is announced is not known"),
     ] {
         assert!(shown.contains(&words), "{words:?} is not in\n{shown}");
     }
@@ -169,7 +172,7 @@ async fn services_and_pools_are_shown_as_table_and_as_json() {
     assert_eq!(lines.len(), 2, "{shown}");
     assert_eq!(
         lines[1],
-        ["default", "web", ADDRESS, "main", "80/TCP", "1/1", "ok"],
+        ["default", "web", ADDRESS, "main", "80/TCP", "1/1", "L2", "ok"],
         "{shown}"
     );
 
@@ -188,6 +191,63 @@ async fn services_and_pools_are_shown_as_table_and_as_json() {
     let output = run(&stage, &["pools", "-o", "json"]).await;
     let views: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(views[0]["name"], "main");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_and_announcements_are_shown_as_table_and_as_json() {
+    let stage = Stage::new().await;
+    let output = run(&stage, &["peers"]).await;
+    assert!(text(&output.stdout).starts_with("No BgpPeers"), "{output:?}");
+    let output = run(&stage, &["announcements"]).await;
+    assert!(text(&output.stdout).starts_with("No Announcements"), "{output:?}");
+
+    leave_behind(&stage);
+    let ours = |kind: &str, name: &str, spec: Value| {
+        let object = json!({"apiVersion": "vipline.dev/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": OWN}, "spec": spec});
+        stage.server.create(object).unwrap();
+    };
+    ours(
+        "BgpPeer",
+        "tor1",
+        json!({"address": "10.0.0.1", "asn": 65001, "localAsn": 65000}),
+    );
+    ours("Announcement", "core", json!({"bgp": {}, "l2": {}}));
+    let output = run(&stage, &["peers"]).await;
+    assert!(text(&output.stdout).contains("not seen by the operator yet"));
+    let status = json!({"status": {"nodes": ["lb1"], "established": 0, "of": 1, "state": "0/1 established", "observedGeneration": 1}});
+    stage.server.merge("bgppeers", OWN, "tor1", "status", status).unwrap();
+    let status =
+        json!({"status": {"nodes": ["lb1"], "nodeCount": 1, "peers": ["tor1"], "l2": true, "observedGeneration": 1}});
+    stage
+        .server
+        .merge("announcements", OWN, "core", "status", status)
+        .unwrap();
+    let peers = json!([{"name": "tor1", "address": "10.0.0.1", "state": "active", "lastError": "refused"}]);
+    let status = json!({"status": {"announcing": {"bgp": {"origin": "Cluster", "localAsn": 65000, "peers": peers, "peerCount": 1}}}});
+    stage.server.merge("lbnodes", OWN, "lb1", "status", status).unwrap();
+    let table = json!({"spec": {"addresses": [{"address": ADDRESS, "pool": "main", "use": "LoadBalancer", "announcements": ["core"]}]}});
+    stage.server.merge("viptables", OWN, "default.web", "", table).unwrap();
+
+    let output = run(&stage, &["peers"]).await;
+    let shown = text(&output.stdout);
+    let line: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(
+        line,
+        [
+            "tor1", "10.0.0.1", "65001", "65000", "lb1", "active", "0", "refused", "ok"
+        ],
+        "{shown}"
+    );
+    let output = run(&stage, &["announcements", "-o", "json"]).await;
+    let views: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        views,
+        json!([{"name": "core", "peers": ["tor1"], "l2": true, "nodes": ["lb1"], "addresses": 1, "why": ""}])
+    );
+    let output = run(&stage, &["announcements"]).await;
+    let shown = text(&output.stdout);
+    let line: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(line, ["core", "tor1", "yes", "lb1", "1", "ok"], "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

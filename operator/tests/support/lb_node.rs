@@ -18,12 +18,13 @@ use kube::{
     runtime::{WatchStreamExt as _, watcher},
 };
 use operator_api::{LB_FIELD_MANAGER, LB_LEASE_PREFIX, LbNode, VipTable};
-use serde_json::json;
-use tokio::task::JoinSet;
+use serde_json::{Value, json};
+use tokio::{sync::watch, task::JoinSet};
 
 /// A scripted LB node; it dies with this, and its Lease then runs out.
 pub(crate) struct ScriptedLbNode {
     _tasks: JoinSet<()>,
+    announcing: watch::Sender<Value>,
 }
 
 /// How one is to be.
@@ -42,9 +43,23 @@ impl ScriptedLbNode {
     /// Starts it.
     pub(crate) fn start(client: &Client, script: LbNodeScript) -> Self {
         let mut tasks = JoinSet::new();
-        tasks.spawn(report(client.clone(), script.namespace.clone(), script.name.clone()));
+        let (announcing, said) = watch::channel(Value::Null);
+        tasks.spawn(report(
+            client.clone(),
+            script.namespace.clone(),
+            script.name.clone(),
+            said,
+        ));
         tasks.spawn(live(client.clone(), script));
-        Self { _tasks: tasks }
+        Self {
+            _tasks: tasks,
+            announcing,
+        }
+    }
+
+    /// From now on it says that it announces this: `status.announcing`. At first it says nothing of it, as one of an earlier version.
+    pub(crate) fn says(&self, announcing: Value) {
+        self.announcing.send_replace(announcing);
     }
 }
 
@@ -85,14 +100,22 @@ async fn live(client: Client, script: LbNodeScript) {
     }
 }
 
-async fn report(client: Client, namespace: String, name: String) {
+async fn report(client: Client, namespace: String, name: String, mut announcing: watch::Receiver<Value>) {
     let nodes = Api::<LbNode>::namespaced(client.clone(), &namespace);
     let tables = Api::<VipTable>::namespaced(client, &namespace);
     let mut events = pin!(watcher(tables, watcher::Config::default()).default_backoff());
     let mut seen: u64 = 0;
-    let mut said: u64 = 0;
+    let mut said = (0, Value::Null);
     loop {
-        let mut next = events.next().await;
+        let mut next = tokio::select! {
+            next = events.next() => next,
+            changed = announcing.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                None
+            }
+        };
         // What has come meanwhile is said in one write.
         while let Some(event) = next {
             if let Ok(watcher::Event::Apply(table) | watcher::Event::InitApply(table) | watcher::Event::Delete(table)) =
@@ -103,13 +126,20 @@ async fn report(client: Client, namespace: String, name: String) {
             }
             next = events.next().now_or_never().flatten();
         }
-        while said < seen {
-            let status = json!({
+        loop {
+            let now = (seen, announcing.borrow_and_update().clone());
+            if said == now {
+                break;
+            }
+            let mut status = json!({
                 "apiVersion": "vipline.dev/v1alpha1", "kind": "LbNode", "metadata": {"name": name},
                 "status": {"version": "scripted", "programmed": {"tables": seen.to_string(), "vips": 1}},
             });
+            if !now.1.is_null() {
+                status["status"]["announcing"] = now.1.clone();
+            }
             match nodes.patch_status(&name, &apply(), &Patch::Apply(&status)).await {
-                Ok(_) => said = seen,
+                Ok(_) => said = now,
                 // Its object may not be there yet.
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }

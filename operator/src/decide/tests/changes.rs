@@ -29,7 +29,7 @@ fn another_address_is_made_before_the_old_one_is_broken() {
     assert_eq!(world.server.claims.keys().collect::<Vec<_>>(), ["203.0.113.15"]);
     let message = &world.notes[1].message;
     assert!(
-        message.starts_with("Updated load balancer: 203.0.113.15; on 1 of 1 LB nodes; not announced"),
+        message.starts_with("Updated load balancer: 203.0.113.15; on 1 of 1 LB nodes; whether it is announced"),
         "{message}"
     );
     assert_eq!(world.told(), ["IPAllocated", "UpdatedLoadBalancer"]);

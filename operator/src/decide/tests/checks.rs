@@ -155,6 +155,8 @@ impl Server {
             "sets": self.sets.values().collect::<Vec<_>>(),
             "tunnel": self.tunnel,
             "pools": self.pools.values().collect::<Vec<_>>(),
+            "peers": self.peers.values().collect::<Vec<_>>(),
+            "announcements": self.announcements.values().collect::<Vec<_>>(),
         }))
     }
 }

@@ -1,5 +1,7 @@
 //! Whole lives of Services, against an API server in memory.
 
+mod announced;
+mod announcing;
 mod births;
 mod changes;
 mod checks;
@@ -47,6 +49,8 @@ fn words(actions: &[super::Action]) -> Vec<&'static str> {
         Action::ApplyTunnel(_) => "tunnel",
         Action::CreateSeed => "seed",
         Action::ApplyPoolStatus { .. } => "pool",
+        Action::ApplyPeerStatus { .. } => "peer",
+        Action::ApplyAnnouncementStatus { .. } => "announcement",
     };
     actions.iter().map(word).collect()
 }

@@ -11,8 +11,8 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time},
 };
 use operator_api::{
-    AddressClaim, AddressPool, Backends, LB_LEASE_PREFIX, LbNode, LbNodeStatus, NodeSet, Programmed, SEED_KEY,
-    SEED_SECRET, TunnelConfig, VipTable,
+    AddressClaim, AddressPool, Announcement, Announcing, Backends, BgpPeer, LB_LEASE_PREFIX, LbNode, LbNodeStatus,
+    NodeSet, Programmed, SEED_KEY, SEED_SECRET, TunnelConfig, VipTable,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -42,6 +42,10 @@ pub(super) struct Server {
     pub(super) pools: BTreeMap<String, AddressPool>,
     pub(super) lb_nodes: BTreeMap<String, LbNode>,
     pub(super) leases: BTreeMap<String, Lease>,
+    pub(super) peers: BTreeMap<String, BgpPeer>,
+    pub(super) announcements: BTreeMap<String, Announcement>,
+    /// What LB nodes say that they announce, by name.
+    pub(super) announcing: BTreeMap<String, Announcing>,
     /// How far the clocks of LB nodes are behind, in seconds.
     pub(super) lb_clock_behind: i64,
     /// LB nodes that program nothing: they live, and their maps stay as they are.
@@ -85,6 +89,76 @@ impl Server {
         self.stamp(&mut pool.metadata);
         self.pools.insert(pool.metadata.name.clone().unwrap(), pool.clone());
         self.say(true, Object::Pool(pool));
+    }
+
+    /// Creates a BgpPeer, or puts another spec into it.
+    pub(super) fn peer(&mut self, name: &str, labels: Value, spec: Value) {
+        let mut peer: BgpPeer = object(json!({
+            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels}, "spec": spec,
+        }));
+        if let Some(old) = self.peers.get(name) {
+            let labels = peer.metadata.labels.take();
+            peer.metadata = ObjectMeta {
+                labels,
+                ..old.metadata.clone()
+            };
+            peer.status = old.status.clone();
+        }
+        peer.metadata.generation = Some(peer.metadata.generation.unwrap_or(0) + 1);
+        self.put_peer(peer);
+    }
+
+    fn put_peer(&mut self, mut peer: BgpPeer) {
+        self.stamp(&mut peer.metadata);
+        self.peers.insert(peer.metadata.name.clone().unwrap(), peer.clone());
+        self.say(true, Object::Peer(peer));
+    }
+
+    /// Creates an Announcement, or puts another spec into it.
+    pub(super) fn announcement(&mut self, name: &str, spec: Value) {
+        let mut announcement: Announcement =
+            object(json!({"metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}));
+        if let Some(old) = self.announcements.get(name) {
+            announcement.metadata = old.metadata.clone();
+            announcement.status = old.status.clone();
+        }
+        announcement.metadata.generation = Some(announcement.metadata.generation.unwrap_or(0) + 1);
+        self.put_announcement(announcement);
+    }
+
+    fn put_announcement(&mut self, mut announcement: Announcement) {
+        self.stamp(&mut announcement.metadata);
+        let name = announcement.metadata.name.clone().unwrap();
+        self.announcements.insert(name, announcement.clone());
+        self.say(true, Object::Announcement(announcement));
+    }
+
+    pub(super) fn delete_announcement(&mut self, name: &str) {
+        let mut gone = self.announcements.remove(name).unwrap();
+        self.stamp(&mut gone.metadata);
+        self.say(false, Object::Announcement(gone));
+    }
+
+    /// What an LB node says from now on.
+    pub(super) fn says(&mut self, lb_node: &str, announcing: Value) {
+        self.announcing.insert(lb_node.to_owned(), object(announcing));
+    }
+
+    /// An LB node has these labels from now on.
+    pub(super) fn label_lb_node(&mut self, name: &str, labels: Value) {
+        let mut node = self.lb_nodes[name].clone();
+        node.metadata.labels = object(labels);
+        self.put_lb_node(node);
+    }
+
+    /// Time goes by, and an LB node is not heard.
+    pub(super) fn later_without(&mut self, seconds: i64, dead: &[&str]) {
+        self.now += seconds;
+        for name in self.lb_nodes.clone().into_keys() {
+            if !dead.contains(&name.as_str()) {
+                self.breathe(&name);
+            }
+        }
     }
 
     /// Creates a Service, or puts another spec into it.
@@ -145,8 +219,12 @@ impl Server {
     }
 
     pub(super) fn node(&mut self, name: &str, address: &str) {
+        self.labelled_node(name, address, json!({}));
+    }
+
+    pub(super) fn labelled_node(&mut self, name: &str, address: &str, labels: Value) {
         let mut node: k8s_openapi::api::core::v1::Node = object(json!({
-            "metadata": {"name": name}, "status": {"addresses": [{"type": "InternalIP", "address": address}]},
+            "metadata": {"name": name, "labels": labels}, "status": {"addresses": [{"type": "InternalIP", "address": address}]},
         }));
         self.stamp(&mut node.metadata);
         self.say(true, Object::Node(node));
@@ -215,6 +293,7 @@ impl Server {
                     tables: newest.clone(),
                     ..node.status.clone().unwrap_or_default().programmed
                 },
+                announcing: self.announcing.get(&name).cloned(),
                 ..LbNodeStatus::default()
             };
             if node.status.as_ref() != Some(&told) && !newest.is_empty() && !self.stuck.contains(&name) {
@@ -460,6 +539,16 @@ impl Server {
                 let mut pool = self.pools.get(name).cloned().ok_or("gone")?;
                 pool.status = Some(status.clone());
                 self.put_pool(pool);
+            }
+            Action::ApplyPeerStatus { name, status } => {
+                let mut peer = self.peers.get(name).cloned().ok_or("gone")?;
+                peer.status = Some(status.clone());
+                self.put_peer(peer);
+            }
+            Action::ApplyAnnouncementStatus { name, status } => {
+                let mut announcement = self.announcements.get(name).cloned().ok_or("gone")?;
+                announcement.status = Some(status.clone());
+                self.put_announcement(announcement);
             }
         }
         Ok(())

@@ -55,7 +55,9 @@ impl Operator {
 
     fn subjects(server: &Server) -> Vec<Subject> {
         let mut subjects = vec![Subject::Seed, Subject::NodeSets, Subject::Tunnel];
+        subjects.extend(server.announcements.keys().cloned().map(Subject::Announcement));
         subjects.extend(server.services.keys().cloned().map(Subject::Service));
+        subjects.extend(server.peers.keys().cloned().map(Subject::Peer));
         subjects.push(Subject::Orphans);
         subjects.extend(server.pools.keys().cloned().map(Subject::Pool));
         subjects
@@ -212,7 +214,12 @@ pub(super) fn about_services(actions: &[Action]) -> Vec<Action> {
     let is = |action: &&Action| {
         !matches!(
             action,
-            Action::ApplyPoolStatus { .. } | Action::ApplyTunnel(_) | Action::ApplyNodeSet(_) | Action::CreateSeed
+            Action::ApplyPoolStatus { .. }
+                | Action::ApplyPeerStatus { .. }
+                | Action::ApplyAnnouncementStatus { .. }
+                | Action::ApplyTunnel(_)
+                | Action::ApplyNodeSet(_)
+                | Action::CreateSeed
         )
     };
     actions.iter().filter(is).cloned().collect()

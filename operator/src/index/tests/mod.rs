@@ -22,7 +22,7 @@ use k8s_openapi::api::{
     core::v1::{Namespace, Node, Service},
     discovery::v1::EndpointSlice,
 };
-use operator_api::{AddressClaim, AddressPool, LbNode, NodeSet, VipTable};
+use operator_api::{AddressClaim, AddressPool, Announcement, BgpPeer, LbNode, NodeSet, VipTable};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -217,6 +217,24 @@ fn lb_node(name: &str, tables: &str, patch: Value) -> LbNode {
         "metadata": {"namespace": NAMESPACE, "name": name, "uid": format!("uid-{name}"), "resourceVersion": "100"},
         "spec": {"tunnelSources": [format!("10.9.0.{}/32", name.len())]},
         "status": {"programmed": {"tables": tables}},
+    });
+    patched(base, patch)
+}
+
+fn peer(name: &str, patch: Value) -> BgpPeer {
+    let base = json!({
+        "apiVersion": "vipline.dev/v1alpha1", "kind": "BgpPeer",
+        "metadata": {"namespace": NAMESPACE, "name": name, "uid": format!("uid-{name}"), "resourceVersion": "100"},
+        "spec": {"address": "10.0.0.1", "asn": 65001, "localAsn": 65000},
+    });
+    patched(base, patch)
+}
+
+fn announcement(name: &str, spec: Value, patch: Value) -> Announcement {
+    let base = json!({
+        "apiVersion": "vipline.dev/v1alpha1", "kind": "Announcement",
+        "metadata": {"namespace": NAMESPACE, "name": name, "uid": format!("uid-{name}"), "resourceVersion": "100"},
+        "spec": spec,
     });
     patched(base, patch)
 }

@@ -25,7 +25,13 @@ fn answers(index: &Index) -> String {
                 None
             };
             let programmed = index.table(&key(name)).map(|table| index.programmed(table));
-            (wanted, backends, programmed)
+            let announcements = index.announcements_of("public", &key(name));
+            let address = index.table(&key(name)).map(|table| operator_api::VipAddress {
+                announcements: announcements.clone(),
+                ..table.spec.addresses[0].clone()
+            });
+            let aired = address.map(|address| index.aired(&address));
+            (wanted, backends, programmed, announcements, aired)
         })
         .collect();
     let pools: Vec<_> = index
@@ -40,10 +46,21 @@ fn answers(index: &Index) -> String {
         index.eligible_nodes(),
         &index.endpoints,
     );
+    let announcing: Vec<_> = (0..3)
+        .map(|number| {
+            let (peer, announcement) = (format!("p{number}"), format!("a{number}"));
+            (
+                index.nodes_of_peer(&peer),
+                index.nodes_of_announcement(&announcement),
+                index.peers_of_announcement(&announcement),
+                index.selection_fault(&announcement),
+            )
+        })
+        .collect();
     let orphans: Vec<_> = index.orphans().collect();
     let others = (index.next_node_set(), index.wanted_tunnel(), index.seed());
     format!(
-        "{services:#?} {pools:#?} {kept:#?} {orphans:#?} {others:#?} {:?}",
+        "{services:#?} {pools:#?} {kept:#?} {announcing:#?} {orphans:#?} {others:#?} {:?}",
         index.refresh(None, 9)
     )
 }
@@ -102,7 +119,33 @@ fn object() -> impl Strategy<Value = Object> {
         Object::Pool(pool(["public", "gold"][usize::from(number)], &[block], json!({})))
     });
     let lb_nodes = (0..2_u8, 0..40_u32).prop_map(|(number, tables)| {
-        Object::LbNode(lb_node(&format!("lb{number}"), &(tables * 10).to_string(), json!({})))
+        // Sessions are the same in all: one that was lost a moment ago counts.
+        let network = ["198.51.100.0/24", "203.0.113.0/24", "192.0.2.0/24"][tables as usize % 3];
+        let announcing = json!({"l2": {"networks": [network]}, "bgp": {"peers": [{"name": "p0", "address": "10.0.0.1", "established": true}]}});
+        let announcing = if tables % 4 == 0 { Value::Null } else { announcing };
+        let labels = json!({"rack": (tables % 2).to_string()});
+        let patch = json!({"metadata": {"labels": labels}, "status": {"announcing": announcing}});
+        Object::LbNode(lb_node(&format!("lb{number}"), &(tables * 10).to_string(), patch))
+    });
+    let peers = (0..3_u8, 0..2_u32).prop_map(|(number, shape)| {
+        Object::Peer(peer(
+            &format!("p{number}"),
+            json!({"spec": {"localAsn": 65000 + shape}}),
+        ))
+    });
+    let announcements = (0..3_u8, 0..4_u8, any::<bool>()).prop_map(|(number, shape, told)| {
+        let spec = match shape {
+            0 => json!({"l2": {}}),
+            1 => json!({"pools": ["public"], "bgp": {"peers": ["p0"]}}),
+            2 => json!({"serviceSelector": {"matchLabels": {"tier": "gold"}}, "bgp": {}, "l2": {}}),
+            _ => json!({"nodeSelector": {"matchLabels": {"rack": "1"}}, "bgp": {}}),
+        };
+        let status = if told {
+            json!({"nodes": ["lb0"], "peers": ["p0"], "l2": shape == 0})
+        } else {
+            Value::Null
+        };
+        Object::Announcement(announcement(&format!("a{number}"), spec, json!({"status": status})))
     });
     let leases = (0..2_u8, 0..60_u8).prop_map(|(number, second)| {
         Object::Lease(lease(
@@ -125,6 +168,8 @@ fn object() -> impl Strategy<Value = Object> {
         pools,
         lb_nodes,
         leases,
+        peers,
+        announcements,
         chunks,
         namespaces,
         Just(seed_secret())
@@ -144,6 +189,8 @@ fn metadata(object: &mut Object) -> &mut ObjectMeta {
         Object::Tunnel(object) => &mut object.metadata,
         Object::LbNode(object) => &mut object.metadata,
         Object::Lease(object) => &mut object.metadata,
+        Object::Peer(object) => &mut object.metadata,
+        Object::Announcement(object) => &mut object.metadata,
         Object::Seed(object) => &mut object.metadata,
     }
 }

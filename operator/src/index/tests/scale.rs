@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use operator_api::VipAddress;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::index::Kind;
+use crate::index::{Aired, Kind};
 
 const SERVICES: u32 = 10_000;
 const NODES: u32 = 5_000;
@@ -50,7 +51,13 @@ fn cluster() -> Vec<(Kind, Vec<Object>)> {
     let nodes = (0..NODES).map(|number| Object::Node(node(&format!("n{number:05}"), json!({}))));
     let claims = (0..SERVICES).map(|number| Object::Claim(claim(&address(number), &[&name(number)], json!({}))));
     let tables = (0..SERVICES).map(|number| Object::Table(table(&name(number), &address(number), json!({}))));
-    let lb_nodes = (0..100_u32).map(|number| Object::LbNode(lb_node(&format!("lb{number:03}"), "200", json!({}))));
+    let lb_name = |number: u32| format!("lb{number:03}");
+    let lb_nodes = (0..100).map(move |number| Object::LbNode(lb_node(&lb_name(number), "200", reports(1))));
+    let leases =
+        (0..100).map(move |number| Object::Lease(lease(&lb_name(number), "1970-01-01T00:00:00.000000Z", json!({}))));
+    let nodes_of: Vec<String> = (0..100).map(lb_name).collect();
+    let status = json!({"status": {"nodes": nodes_of, "nodeCount": 100, "peers": ["tor1"]}});
+    let core = announcement("core", json!({"pools": ["public"], "bgp": {"peers": ["tor1"]}}), status);
     vec![
         (
             Kind::Pool,
@@ -66,8 +73,16 @@ fn cluster() -> Vec<(Kind, Vec<Object>)> {
         (Kind::Namespace, vec![]),
         (Kind::NodeSet, vec![]),
         (Kind::Tunnel, vec![]),
-        (Kind::Lease, vec![]),
+        (Kind::Lease, leases.collect()),
+        (Kind::Peer, vec![Object::Peer(peer("tor1", json!({})))]),
+        (Kind::Announcement, vec![Object::Announcement(core)]),
     ]
+}
+
+/// What an LB node says that announces by BGP.
+fn reports(announced: u32) -> Value {
+    let peer = json!({"name": "tor1", "address": "10.0.0.1", "established": true, "announced": announced});
+    json!({"status": {"announcing": {"bgp": {"peers": [peer], "peerCount": 1, "established": 1}, "l2": {"networks": ["10.0.0.0/24"]}}}})
 }
 
 fn resident() -> u64 {
@@ -109,11 +124,22 @@ fn measured() -> Vec<(String, Duration)> {
             .filter(|(wanted, table)| match wanted {
                 Wanted::Serve(serve) => {
                     let _ = index.backends(serve);
-                    table.is_some_and(|table| index.programmed(table).of == 0)
+                    table.is_some_and(|table| index.programmed(table).of == 100)
                 }
                 Wanted::Foreign | Wanted::Nothing(_) => false,
             })
             .count()
+    });
+    clock("whom all are announced by", &mut || {
+        let tables = keys.iter().filter_map(|key| Some((key, index.table(key)?)));
+        let announced = tables.filter(|(key, table)| {
+            let address = VipAddress {
+                announcements: index.announcements_of("public", key),
+                ..table.spec.addresses[0].clone()
+            };
+            matches!(index.aired(&address), Aired::By { bgp: Some(_), .. })
+        });
+        announced.count()
     });
     for (kind, objects) in lists {
         let newer = objects.into_iter().map(|object| newer(object, "300"));
@@ -146,7 +172,10 @@ fn newer(mut object: Object, version: &str) -> Object {
         Object::Table(object) => &mut object.metadata,
         Object::LbNode(object) => &mut object.metadata,
         Object::Seed(object) => &mut object.metadata,
-        Object::Namespace(_) | Object::NodeSet(_) | Object::Tunnel(_) | Object::Lease(_) => {
+        Object::Peer(object) => &mut object.metadata,
+        Object::Announcement(object) => &mut object.metadata,
+        Object::Lease(object) => &mut object.metadata,
+        Object::Namespace(_) | Object::NodeSet(_) | Object::Tunnel(_) => {
             panic!("not in this cluster")
         }
     };
@@ -182,8 +211,20 @@ fn events_of_a_large_cluster_wake_only_those_they_concern() {
     assert_eq!(index.apply(beat), dirty([]));
     let joins = Object::Node(node("n09999", json!({})));
     assert_eq!(index.apply(joins), dirty([Subject::NodeSets]));
-    let report = newer(Object::LbNode(lb_node("lb007", "300", json!({}))), "300");
-    assert_eq!(index.apply(report), dirty([]), "all are published");
+    let report = newer(Object::LbNode(lb_node("lb007", "300", reports(2))), "300");
+    assert_eq!(
+        index.apply(report),
+        dirty([]),
+        "all are published, and counters are no news"
+    );
+    let announcing = [Subject::Peer("tor1".into()), Subject::Announcement("core".into())];
+    let mute = newer(Object::LbNode(lb_node("lb007", "300", json!({}))), "301");
+    assert_eq!(
+        index.apply(mute),
+        dirty(announcing.clone()),
+        "a lost session wakes no Service"
+    );
     let leaves = Object::LbNode(lb_node("lb007", "300", json!({})));
-    assert_eq!(index.delete(leaves), dirty([Subject::Tunnel]));
+    let wakes = [Subject::Tunnel].into_iter().chain(announcing);
+    assert_eq!(index.delete(leaves), dirty(wakes));
 }

@@ -50,6 +50,10 @@ pub(super) enum Command {
     Services(ListArgs),
     /// Pools: addresses, used and free, conflicts.
     Pools(ListArgs),
+    /// BGP peers: of each LB node the session, what it announces, and what went wrong last.
+    Peers(ListArgs),
+    /// Announcements: what they select, by which ways, on how many LB nodes, for how many addresses.
+    Announcements(ListArgs),
     /// Print the CustomResourceDefinitions as YAML.
     #[command(after_help = "Example: vipline-operator crds | kubectl apply --server-side -f -")]
     Crds,
@@ -61,7 +65,7 @@ pub(super) enum Command {
                       2. all VipTables: LB nodes stop serving;\n\
                       3. all AddressClaims;\n\
                       4. NodeSets and the TunnelConfig.\n\n\
-                      AddressPools, the Secret with the flow-hash seed and the CustomResourceDefinitions stay: they are not \
+                      AddressPools, BgpPeers, Announcements, the Secrets and the CustomResourceDefinitions stay: they are not \
                       in the way of deleting the namespace, and a new installation goes on with them. It can be interrupted \
                       and run again.\n\n\
                       It refuses while an operator holds the leader's Lease: scale its Deployment to 0 first. It takes the Lease \

@@ -5,6 +5,7 @@ mod cluster;
 mod output;
 mod selector;
 mod show;
+mod show_announcing;
 mod uninstall;
 
 use std::{
@@ -57,6 +58,8 @@ fn command(command: Command) -> anyhow::Result<()> {
             runtime()?.block_on(run(args))
         }
         Command::Services(args) => runtime()?.block_on(show::services(&args)),
+        Command::Peers(args) => runtime()?.block_on(show_announcing::peers(&args)),
+        Command::Announcements(args) => runtime()?.block_on(show_announcing::announcements(&args)),
         Command::Pools(args) => runtime()?.block_on(show::pools(&args)),
         Command::Uninstall(args) => runtime()?.block_on(uninstall::run(&args)),
     }

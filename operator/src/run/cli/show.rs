@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::Api;
-use operator_api::{AddressPool, CONDITION_CONFLICT, Usage};
+use operator_api::{AddressPool, CONDITION_ANNOUNCED, CONDITION_CONFLICT, Usage};
 use serde::Serialize;
 
 use super::{
@@ -35,6 +35,8 @@ struct ServiceView {
     programmed_on: usize,
     /// Live LB nodes.
     lb_nodes: usize,
+    /// How it is announced: `BGP`, `L2`, `BGPAndL2`, or why not; empty: not looked at yet.
+    announced: String,
     /// What is wrong with it; empty: nothing.
     why: String,
 }
@@ -85,8 +87,16 @@ fn service_view(index: &Index, key: &ServiceKey) -> Option<ServiceView> {
             .collect(),
         programmed_on: coverage.on,
         lb_nodes: coverage.of,
+        announced: announced(service),
         why,
     })
+}
+
+fn announced(service: &Service) -> String {
+    let conditions = service.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    let found = conditions.find(|condition| condition.type_ == CONDITION_ANNOUNCED);
+    found.map(|condition| condition.reason.clone()).unwrap_or_default()
 }
 
 fn ingress(service: &Service) -> Vec<String> {
@@ -118,6 +128,11 @@ fn service_table(out: &mut dyn Write, views: Vec<ServiceView>) -> io::Result<()>
             view.pools.join(","),
             view.ports.join(","),
             format!("{}/{}", view.programmed_on, view.lb_nodes),
+            if view.announced.is_empty() {
+                "-".to_owned()
+            } else {
+                view.announced
+            },
             if view.why.is_empty() { "ok".to_owned() } else { view.why },
         ]
     });
@@ -128,6 +143,7 @@ fn service_table(out: &mut dyn Write, views: Vec<ServiceView>) -> io::Result<()>
         "POOL",
         "PORTS",
         ">PROGRAMMED",
+        "ANNOUNCED",
         "STATE",
     ];
     output::table(out, &headings, rows.collect())

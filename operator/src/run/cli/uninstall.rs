@@ -1,7 +1,7 @@
 //! `uninstall`: undoes what the operator did.
 //!
 //! Never touches a Service that has nothing of ours, never the address of one of another class, and never deletes what people
-//! made: pools.
+//! made: pools, BgpPeers, Announcements.
 
 use std::{
     collections::BTreeSet,
@@ -134,7 +134,7 @@ fn confirm(args: &UninstallArgs, services: usize) -> anyhow::Result<()> {
     };
     say(format_args!(
         "{services} Services of ours {addresses} and get rid of our finalizers; all VipTables (LB nodes stop serving), \
-         AddressClaims, NodeSets and the TunnelConfig of the installation in namespace {} are deleted. Pools and the seed stay.",
+         AddressClaims, NodeSets and the TunnelConfig of the installation in namespace {} are deleted. Pools, BgpPeers, Announcements and the seed stay.",
         args.api.namespace
     ));
     if args.yes {
