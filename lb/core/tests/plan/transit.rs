@@ -2,6 +2,7 @@
 //! and no flow whose backend lives is ever sent elsewhere.
 
 mod deaths;
+mod dice;
 mod histories;
 
 use std::{
@@ -28,6 +29,7 @@ use xdp_prog::{
     host::Host,
 };
 
+pub(crate) use self::dice::Dice;
 use crate::world::{id, resolved};
 
 #[path = "published.rs"]
@@ -58,22 +60,6 @@ const SCHEDULERS: [Scheduler; 5] = [
     Scheduler::DestinationHash,
 ];
 const FLOWS: usize = 80;
-
-/// `SplitMix64`.
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    pub(crate) fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let word = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ word >> 31
-    }
-
-    pub(crate) fn below(&mut self, end: usize) -> usize {
-        (self.roll() % end as u64) as usize
-    }
-}
 
 pub(crate) struct Flow {
     pub(crate) vip: VipKey,
@@ -168,16 +154,17 @@ impl World {
             ..Config::EMPTY
         };
         let planner = Planner::new(capacity, &config, HZ);
+        let words = |count| -> Vec<AtomicU64> { (0..count).map(|_| AtomicU64::new(0)).collect() };
         let mut world = Self {
             config,
             restarts,
             restarted: 0,
             image: planner.image().clone(),
             planner,
-            flows: (0..2 * 4096).map(|_| AtomicU64::new(0)).collect(),
-            flow_marks: (0..1024 / 64).map(|_| AtomicU64::new(0)).collect(),
-            open_flows: (0..64).map(|_| AtomicU64::new(0)).collect(),
-            turns: (0..24).map(|_| AtomicU64::new(0)).collect(),
+            flows: words(2 * 4096).into(),
+            flow_marks: words(1024 / 64).into(),
+            open_flows: words(64),
+            turns: words(24),
             noted: BTreeMap::new(),
             now: 1 << 32,
             desired: Desired::default(),
@@ -381,7 +368,6 @@ impl World {
         };
         let again = self.planner.clone().plan_at(&self.desired, &hops, &again).unwrap();
         assert!(again.writes.is_empty(), "planned again at once: {:?}", again.writes);
-        // As the daemon forgets marks.
         if !self.planner.is_in_transit() && !self.planner.is_scheduled() {
             self.flow_marks.iter().for_each(|marks| marks.store(0, Relaxed));
         }
@@ -524,8 +510,8 @@ impl World {
     fn send(&mut self, flow: &Flow, is_first: bool, before: &BTreeMap<VipKey, Table>) -> Option<u16> {
         let frame = frame(flow, is_first);
         let mut view = self.image.view(&self.config);
-        (view.flows, view.flow_marks) = (&self.flows, &self.flow_marks);
-        (view.open_flows, view.turns) = (&self.open_flows, &self.turns);
+        (view.flows, view.open_flows, view.turns) = (&self.flows, &self.open_flows, &self.turns);
+        view.flow_marks = &self.flow_marks;
         let mut host = Host::new(view, 1);
         host.record_flows(true);
         host.set_jiffies(self.now);

@@ -2,6 +2,7 @@
 //!
 //! Never touches a map and never waits for the daemon: while one snapshot is being written, events gather for the next.
 
+mod listen;
 mod waits;
 mod work;
 

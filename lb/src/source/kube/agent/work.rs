@@ -1,38 +1,33 @@
 //! What the thread does: takes in what is heard, hands the daemon what is new, says and keeps how far that is.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use jiff::{Timestamp, Unit};
-use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client};
-use operator_api::{
-    Announcement, AnnouncementSpec, AnnouncementStatus, BGP_SECRET, BgpPeer, BgpPeerSpec, BgpPeerStatus, LbNode,
-    LbNodeSpec, LbNodeStatus, Lean, NodeSet, NodeSetSpec, Programmed, SEED_KEY, SEED_SECRET, TUNNEL_CONFIG,
-    TunnelConfig, TunnelConfigSpec, VipTable, VipTableSpec,
-};
+use kube::Client;
+use operator_api::{BGP_SECRET, Programmed, SEED_SECRET, TUNNEL_CONFIG};
 use tokio::{
     sync::{mpsc, watch as latest},
-    time::{sleep, sleep_until, timeout},
+    time::sleep_until,
 };
 
 use super::{
     super::{
-        announce::{Announcing, Both, Part, Said},
+        announce::{Announcing, Part, Said},
         announcing,
         cache::{Cache, Origin},
         client::KubeSettings,
         index::{Failing, Index, Own, Revisions, TableError},
-        object::{Object, Received},
         report::{self, Reporter, Say},
         seed::Seeds,
         transits::Transits,
-        watch::{self, Kind, Told, say_client},
+        watch::{Kind, Told},
     },
-    Awaited, Standing, Update, Word, lock, note_away,
+    Awaited, Standing, Update, Word,
+    listen::{Heard, listen},
+    lock, note_away,
 };
 
 /// How long the API server has at a start before what the cache says is taken.
@@ -41,28 +36,10 @@ const HEAD_START: Duration = Duration::from_secs(5);
 const GATHER: Duration = Duration::from_millis(2);
 /// Least time between two writes of the cache.
 const CACHE_GAP: Duration = Duration::from_secs(10);
-/// How often the Secret is read: until it is there, and then.
-const SEED_POLL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
-/// How often the Secret with BGP passwords is read.
-const PASSWORD_POLL: Duration = Duration::from_secs(5);
 /// How often what the maps refused is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 /// Events on their way from the watches.
 const EVENTS: usize = 4096;
-
-/// What comes from the API server.
-enum Heard {
-    Tables(Told<VipTableSpec>, tokio::time::Instant),
-    NodeSets(Told<NodeSetSpec>, tokio::time::Instant),
-    Tunnel(Told<TunnelConfigSpec>, tokio::time::Instant),
-    Announcements(Told<Both<AnnouncementSpec, AnnouncementStatus>>, tokio::time::Instant),
-    Peers(Told<Both<BgpPeerSpec, BgpPeerStatus>>, tokio::time::Instant),
-    LbNodes(Told<Both<LbNodeSpec, LbNodeStatus>>, tokio::time::Instant),
-    /// The Secret's keys, none where there is no Secret; or why it cannot be read.
-    Passwords(Result<BTreeMap<String, Arc<[u8]>>, String>),
-    /// The Secret's text, or why it cannot be read.
-    Seed(Result<String, String>),
-}
 
 pub(super) struct Agent {
     settings: KubeSettings,
@@ -172,7 +149,7 @@ impl Agent {
 
     pub(super) async fn run(mut self, client: Client, mut words: mpsc::UnboundedReceiver<Word>) {
         let (heard_sender, mut heard) = mpsc::channel(EVENTS);
-        self.listen(&client, heard_sender);
+        listen(&client, &self.settings.namespace, heard_sender);
         let (say, says) = latest::channel(self.say());
         let reporter = Reporter::new(&client, &self.settings.namespace, Arc::clone(&self.settings.node));
         tokio::spawn(reporter.run(says));
@@ -236,27 +213,6 @@ impl Agent {
         }
     }
 
-    fn listen(&self, client: &Client, to: mpsc::Sender<Heard>) {
-        let namespace = &self.settings.namespace;
-        let all = watch::config;
-        let tables = Api::<Lean<Received<VipTable>>>::namespaced(client.clone(), namespace);
-        tokio::spawn(watch::follow(tables, all(), Heard::Tables, to.clone()));
-        let node_sets = Api::<Lean<Received<NodeSet>>>::namespaced(client.clone(), namespace);
-        tokio::spawn(watch::follow(node_sets, all(), Heard::NodeSets, to.clone()));
-        let tunnel = Api::<Lean<Received<TunnelConfig>>>::namespaced(client.clone(), namespace);
-        tokio::spawn(watch::follow(tunnel, all(), Heard::Tunnel, to.clone()));
-        let announcements = Api::<Lean<Received<Announcement>>>::namespaced(client.clone(), namespace);
-        tokio::spawn(watch::follow(announcements, all(), Heard::Announcements, to.clone()));
-        let peers = Api::<Lean<Received<BgpPeer>>>::namespaced(client.clone(), namespace);
-        tokio::spawn(watch::follow(peers, all(), Heard::Peers, to.clone()));
-        let nodes = Api::<Lean<Received<LbNode>>>::namespaced(client.clone(), namespace);
-        tokio::spawn(watch::follow(nodes, all(), Heard::LbNodes, to.clone()));
-        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-        tokio::spawn(poll_passwords(secrets, to.clone()));
-        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-        tokio::spawn(poll_seed(secrets, to));
-    }
-
     fn take(&mut self, heard: Heard) {
         let now = self.start.elapsed();
         match heard {
@@ -316,22 +272,19 @@ impl Agent {
             }
             Heard::Announcements(told, at) => {
                 self.note(Kind::Announcements, &told, at);
-                let news = take_part(
-                    &mut self.watched,
-                    Part::Announcements,
-                    told,
-                    Announcing::put_announcement,
-                );
+                let news = self
+                    .watched
+                    .take(Part::Announcements, told, Announcing::put_announcement);
                 self.look_at_announcing(news);
             }
             Heard::Peers(told, at) => {
                 self.note(Kind::Peers, &told, at);
-                let news = take_part(&mut self.watched, Part::Peers, told, Announcing::put_peer);
+                let news = self.watched.take(Part::Peers, told, Announcing::put_peer);
                 self.look_at_announcing(news);
             }
             Heard::LbNodes(told, at) => {
                 self.note(Kind::LbNodes, &told, at);
-                let news = take_part(&mut self.watched, Part::Nodes, told, Announcing::put_node);
+                let news = self.watched.take(Part::Nodes, told, Announcing::put_node);
                 self.look_at_announcing(news);
             }
             Heard::Passwords(Ok(passwords)) => {
@@ -623,68 +576,4 @@ impl Agent {
             other
         });
     }
-}
-
-/// Takes in what was heard of a kind; whether it was news.
-fn take_part<S>(
-    watched: &mut Announcing,
-    part: Part,
-    told: Told<S>,
-    put: fn(&mut Announcing, Object<S>) -> bool,
-) -> bool {
-    match told {
-        Told::List(list) => {
-            let listed = list.iter().map(|object| Arc::clone(&object.name)).collect();
-            let mut news = false;
-            for object in list {
-                news |= put(watched, object);
-            }
-            watched.keep(part, &listed) || news
-        }
-        Told::Apply(object) => put(watched, object),
-        Told::Delete(name, _) => watched.delete(part, &name),
-        Told::Away(_) | Told::Back => false,
-    }
-}
-
-/// Reads the Secret with passwords until nobody listens. That there is none is no fault.
-async fn poll_passwords(secrets: Api<Secret>, to: mpsc::Sender<Heard>) {
-    const PATIENCE: Duration = Duration::from_secs(5);
-    loop {
-        let said = match timeout(PATIENCE, secrets.get_opt(BGP_SECRET)).await {
-            Ok(Ok(secret)) => {
-                let data = secret.and_then(|secret| secret.data).unwrap_or_default();
-                Ok(data.into_iter().map(|(key, bytes)| (key, bytes.0.into())).collect())
-            }
-            Ok(Err(error)) => Err(say_client(&error)),
-            Err(_) => Err(format!("no answer for {} s", PATIENCE.as_secs())),
-        };
-        if to.send(Heard::Passwords(said)).await.is_err() {
-            return;
-        }
-        sleep(PASSWORD_POLL).await;
-    }
-}
-
-/// Reads the Secret until nobody listens.
-async fn poll_seed(secrets: Api<Secret>, to: mpsc::Sender<Heard>) {
-    const PATIENCE: Duration = Duration::from_secs(5);
-    loop {
-        let said = match timeout(PATIENCE, secrets.get(SEED_SECRET)).await {
-            Ok(Ok(secret)) => text(&secret),
-            Ok(Err(error)) => Err(say_client(&error)),
-            Err(_) => Err(format!("no answer for {} s", PATIENCE.as_secs())),
-        };
-        let pause = if said.is_ok() { SEED_POLL.1 } else { SEED_POLL.0 };
-        if to.send(Heard::Seed(said)).await.is_err() {
-            return;
-        }
-        sleep(pause).await;
-    }
-}
-
-fn text(secret: &Secret) -> Result<String, String> {
-    let bytes = secret.data.as_ref().and_then(|data| data.get(SEED_KEY));
-    let bytes = bytes.ok_or_else(|| format!("it has no key `{SEED_KEY}`"))?;
-    String::from_utf8(bytes.0.clone()).map_err(|_| format!("its `{SEED_KEY}` is no text"))
 }

@@ -24,7 +24,7 @@ use operator_api::{
 use serde::{Deserialize, Serialize};
 
 use self::peer::PeerError;
-use super::object::Object;
+use super::{object::Object, watch};
 
 /// A spec and what the operator, or the LB node itself, made of it.
 pub type Both<S, T> = (S, Option<T>);
@@ -92,6 +92,23 @@ struct Way {
 }
 
 impl Announcing {
+    /// Takes in what was heard of a kind; whether it was news.
+    pub(super) fn take<S>(&mut self, part: Part, told: watch::Told<S>, put: fn(&mut Self, Object<S>) -> bool) -> bool {
+        match told {
+            watch::Told::List(list) => {
+                let listed = list.iter().map(|object| Arc::clone(&object.name)).collect();
+                let mut news = false;
+                for object in list {
+                    news |= put(self, object);
+                }
+                self.keep(part, &listed) || news
+            }
+            watch::Told::Apply(object) => put(self, object),
+            watch::Told::Delete(name, _) => self.delete(part, &name),
+            watch::Told::Away(_) | watch::Told::Back => false,
+        }
+    }
+
     /// Puts an Announcement in the place of its earlier version, or takes it out; whether that is news.
     pub fn put_announcement(&mut self, object: Object<Both<AnnouncementSpec, AnnouncementStatus>>) -> bool {
         put(&mut self.announcements, object)
