@@ -1,6 +1,7 @@
 //! Services through the API and nothing else: the operator, LB nodes, worker agents, kube-proxies that know a VIP from the status
 //! only and are up to 5 s late, and a client that is not of the cluster.
 
+mod announced;
 mod joins;
 mod kube_proxies;
 #[path = "../lab_support/mod.rs"]

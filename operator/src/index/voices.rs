@@ -37,8 +37,10 @@ pub(super) struct Voice {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Bgp {
     pub(super) origin: Origin,
-    /// Peers with which a session is established, by name.
+    /// Peers with which a session is established, by name, as far as it names them.
     pub(super) peers: BTreeSet<String>,
+    /// Peers that it names.
+    named: BTreeSet<String>,
     established: u32,
 }
 
@@ -57,6 +59,7 @@ impl Voice {
             Bgp {
                 origin: bgp.origin,
                 peers: up.map(|peer| peer.name.clone()).collect(),
+                named: bgp.peers.iter().map(|peer| peer.name.clone()).collect(),
                 established: bgp.established,
             }
         });
@@ -100,9 +103,14 @@ impl Voice {
         old.is_none_or(|old| old.bgp != self.bgp || old.is_draining != self.is_draining)
     }
 
-    /// Whether a session with a peer is established, or was a moment ago.
+    /// Whether a session with a peer is established, or was a moment ago. Of one that is not named, for want of room, it is believed
+    /// where more are established than are named.
     fn has(&self, peer: &str, now: Timestamp) -> bool {
-        self.bgp.as_ref().is_some_and(|bgp| bgp.peers.contains(peer))
+        let is_up = self.bgp.as_ref().is_some_and(|bgp| {
+            let is_more = usize::try_from(bgp.established).is_ok_and(|count| count > bgp.peers.len());
+            bgp.peers.contains(peer) || (is_more && !bgp.named.contains(peer))
+        });
+        is_up
             || self
                 .lost
                 .get(peer)

@@ -106,6 +106,28 @@ fn where_a_withdrawn_address_has_a_backend_on_another_lb_node_it_is_announced() 
 }
 
 #[test]
+fn of_peers_that_an_lb_node_has_no_room_to_name_its_count_is_believed() {
+    let mut world = World::ready();
+    let mut says = bgp(&["a"]);
+    says["bgp"]["peerCount"] = json!(17);
+    world.server.says("lb-1", says.clone());
+    let mut other = peer();
+    other["address"] = json!("10.0.0.2");
+    world.server.peer("z", json!({}), other);
+    world.server.announcement("core", json!({"bgp": {"peers": ["z"]}}));
+    world.settle();
+    world.serve("web", json!({}));
+    assert!(
+        world.announced("web").starts_with("False/NoPeer: "),
+        "one is, and that is a"
+    );
+    says["bgp"]["established"] = json!(2);
+    world.server.says("lb-1", says);
+    world.settle();
+    assert_eq!(world.announced("web"), "True/BGP: by BGP (Announcement core)");
+}
+
+#[test]
 fn lb_nodes_with_files_of_their_own_announce_whatever_announcements_say() {
     let mut world = World::ready();
     world.server.says(
