@@ -237,6 +237,58 @@ fn an_address_without_a_backend_is_withdrawn_where_another_lb_node_has_one() -> 
     Ok(())
 }
 
+#[test]
+fn an_lb_node_is_drained_by_the_label_of_its_lb_node_and_comes_back_without_it() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let topology = Topology::builder().lbs(2).workers(1).build()?;
+    let cluster = Cluster::start(&topology)?;
+    let lbs: Vec<IpAddr> = topology.lbs().iter().map(|lb| lb.addr_v4().into()).collect();
+    let mut config = RouterConfig::new(ROUTER_ASN, [10, 99, 99, 99].into());
+    for lb in &lbs {
+        config = config.neighbour(Neighbour::new(*lb, OUR_ASN));
+    }
+    let router = config.start(topology.router().ns(), RouterKind::Bird)?;
+    for (name, lb) in ["tor-1", "tor-2"].into_iter().zip(topology.lbs()) {
+        let gateway = lb.eth0().gateway_v4.to_string();
+        let spec = json!({"address": gateway, "asn": ROUTER_ASN, "localAsn": OUR_ASN, "connectRetrySeconds": 1});
+        put(&cluster, "BgpPeer", name, spec, &json!({"nodes": [lb.name()]}));
+    }
+    let both = json!({"nodes": ["lb-1", "lb-2"], "peers": ["tor-1", "tor-2"]});
+    put(&cluster, "Announcement", "core", json!({"bgp": {}}), &both);
+    put_table(&cluster, "shop.web", [203, 0, 113, 1].into(), Some(&["core"]), &all());
+    let daemons = start(&cluster, &topology)?;
+    let one = ["203.0.113.1/32"];
+    for lb in &lbs {
+        learns(&router, *lb, &one)?;
+    }
+    let label = |value: Value| {
+        let body = json!({"metadata": {"labels": {"vipline.dev/drain": value}}});
+        let merged = cluster.server.merge("lbnodes", NAMESPACE, "lb-1", "", body);
+        merged.unwrap_or_else(|failure| panic!("{failure:?}"));
+    };
+    label(json!("true"));
+    learns(&router, lbs[0], &[])?;
+    learns(&router, lbs[1], &one)?;
+    eventually("it says so", || {
+        Ok(announcing(&cluster, "lb-1")["draining"]["done"] == true)
+    })
+    .with_context(|| announcing(&cluster, "lb-1").to_string())?;
+    assert!(daemons[0].cli(&["status"])?.contains("drained: nothing comes any more"));
+    let undo = daemons[0].cli(&["drain", "node", "--undo"]);
+    let why = format!("{:#}", undo.expect_err("the cluster drains it"));
+    assert!(why.contains("vipline.dev/drain"), "{why}");
+    label(Value::Null);
+    learns(&router, lbs[0], &one)?;
+    assert_eq!(
+        announcing(&cluster, "lb-2")["draining"],
+        Value::Null,
+        "the other had no part in it"
+    );
+    Ok(())
+}
+
 /// Addresses of the LB nodes' own segment.
 fn segment(topology: &Topology, count: u8) -> Vec<IpAddr> {
     let [a, b, c, _] = topology.lb(0).addr_v4().octets();

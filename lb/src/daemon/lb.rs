@@ -57,7 +57,7 @@ use crate::{
     nexthop::NextHopDriver,
     source::{
         file::{self, LbFile, Watch},
-        kube::KubeSettings,
+        kube::{KubeSettings, agent::Heard},
     },
 };
 
@@ -198,7 +198,10 @@ async fn serve_from(
                 None => anyhow::bail!("the control socket closed"),
             },
             ended = capture::ended(&mut lb.capture) => lb.end_capture(ended, &mut view).await,
-            update = kube::next(&mut lb.source) => lb.absorb(update, &mut view).await,
+            heard = kube::next(&mut lb.source) => match heard {
+                Heard::Update(update) => lb.absorb(*update, &mut view).await,
+                Heard::Wish(wish) => lb.heed_wish(wish),
+            },
             question = lb.metrics.next() => question.with(lb.facts(&view.borrow())),
         }
     };

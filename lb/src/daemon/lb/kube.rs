@@ -31,7 +31,7 @@ use crate::{
         file::{self, LbFile},
         kube::{
             KubeSettings,
-            agent::{Link, Standing, Update, Word},
+            agent::{Heard, Link, Standing, Update, Word},
             announce::{AddressNames, Said},
             index::{Accepts, Snapshot},
         },
@@ -61,11 +61,11 @@ struct Told {
     since: Vec<Instant>,
 }
 
-/// The next update; never, where a file is the source.
-pub(super) async fn next(source: &mut Source) -> Update {
+/// The next word; never, where a file is the source.
+pub(super) async fn next(source: &mut Source) -> Heard {
     match source {
         Source::File(_) => std::future::pending().await,
-        Source::Kube(kube) => kube.link.next().await,
+        Source::Kube(kube) => kube.link.hear().await,
     }
 }
 

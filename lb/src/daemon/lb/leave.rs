@@ -8,6 +8,7 @@ use lb_core::{
     announce::{Leave, NodeState, Phase},
     drain::{Drain, Drains},
 };
+use operator_api::LABEL_DRAIN;
 use tokio::time::sleep;
 use xdp_prog::verdict::Fate;
 
@@ -18,7 +19,7 @@ use crate::{
         life::{Life, Wake},
         tables::unix_now,
     },
-    source::drains,
+    source::{drains, kube::NodeWish},
 };
 
 /// How often a node that leaves looks what still comes.
@@ -34,6 +35,10 @@ pub(super) struct Leaving {
     leave: Leave,
     /// By an operator's word, which is kept.
     word: Option<Drain>,
+    /// By a label or taint, which the cluster keeps.
+    by_cluster: bool,
+    /// Since when, in seconds since 1970.
+    since: u64,
     /// VIP addresses that nobody answered for in its place when it began.
     unowned: Vec<IpAddr>,
 }
@@ -105,14 +110,51 @@ impl Lb {
 
     /// Takes its part of the VIP addresses again.
     pub(super) fn undrain_node(&mut self) -> Result<UndrainView, String> {
-        if self.node_drain().is_none() {
+        if self.leaving.is_none() {
             return Ok(UndrainView { was_drained: false });
+        }
+        if self.leaving.as_ref().is_some_and(|leaving| leaving.by_cluster) {
+            return Err(format!(
+                "the cluster drains this LB node, by the label {LABEL_DRAIN} of its LbNode or Node, or by the autoscaler's taint: take \
+                 that away"
+            ));
         }
         drains::write(&self.kept.0, &self.kept_drains(), None).map_err(|error| error.to_string())?;
         self.leaving = None;
         self.heed_leaving();
         tracing::info!("this node is drained no more: it takes its part of the VIP addresses");
         Ok(UndrainView { was_drained: true })
+    }
+
+    /// Does what the cluster wants of this node.
+    pub(super) fn heed_wish(&mut self, wish: NodeWish) {
+        if wish.drained {
+            let now = unix_now();
+            let left = |deadline: u64| self.started.elapsed() + Duration::from_secs(deadline.saturating_sub(now));
+            self.leave(wish.deadline.map(left));
+            let unowned = self.leaving.as_mut().map(|leaving| {
+                leaving.by_cluster = true;
+                listed(&leaving.unowned)
+            });
+            match unowned.filter(|unowned| !unowned.is_empty()) {
+                None => tracing::info!("the cluster drains this node: it gives its VIP addresses away"),
+                Some(unowned) => {
+                    tracing::warn!(
+                        "the cluster drains this node, and nobody else answers for {unowned} on its segment"
+                    );
+                }
+            }
+            return;
+        }
+        let Some(leaving) = self.leaving.as_mut().filter(|leaving| leaving.by_cluster) else {
+            return;
+        };
+        leaving.by_cluster = false;
+        if leaving.word.is_none() {
+            self.leaving = None;
+            self.heed_leaving();
+            tracing::info!("the cluster drains this node no more: it takes its part of the VIP addresses");
+        }
     }
 
     /// As a process before this one was drained; before anything is announced.
@@ -122,6 +164,8 @@ impl Lb {
         self.leaving = Some(Leaving {
             leave,
             word: Some(word),
+            by_cluster: false,
+            since: word.since,
             unowned: Vec::new(),
         });
         tracing::warn!(
@@ -132,11 +176,17 @@ impl Lb {
 
     /// How far it is.
     pub(super) fn node_drain_view(&self) -> Option<NodeDrainView> {
-        let Leaving { leave, word, unowned } = self.leaving.as_ref()?;
+        let Leaving {
+            leave,
+            word,
+            since,
+            unowned,
+            ..
+        } = self.leaving.as_ref()?;
         let (phase, now) = (leave.phase(), unix_now());
         Some(NodeDrainView {
             phase: phase.name().to_owned(),
-            seconds: word.map_or(0, |word| now.saturating_sub(word.since)),
+            seconds: now.saturating_sub(*since),
             deadline_s: word
                 .and_then(|word| word.deadline)
                 .map(|deadline| deadline.saturating_sub(now)),
@@ -216,6 +266,8 @@ impl Lb {
         self.leaving = Some(Leaving {
             leave: Leave::begin(now, forwarded, until),
             word: None,
+            by_cluster: false,
+            since: unix_now(),
             unowned: self.slow.only_here(),
         });
         self.heed_leaving();

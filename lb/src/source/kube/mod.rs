@@ -15,6 +15,7 @@
 //! | `cache` | what was said last, on disk | the file |
 //! | `client` | the way to the API server | the API server |
 //! | `drain` | a node's exclusion, by a person's word | the API server |
+//! | `wish` | what the cluster wants of this node itself | none |
 //! | `watch` | lists and changes of one kind | the API server |
 //! | `transits` | which published transits are over here | none |
 //! | `report` | this node's LbNode and Lease | the API server |
@@ -35,7 +36,9 @@ mod report;
 pub mod seed;
 mod transits;
 mod watch;
+mod wish;
 pub mod worker;
 
 pub use client::{ConnectError, KubeSettings};
 pub use drain::{ExcludeError, Outcome, Wish, exclude};
+pub use wish::Wish as NodeWish;

@@ -23,7 +23,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
-use super::watch::say_client;
+use super::{watch::say_client, wish::Wish};
 
 /// Least time between two writes of the LbNode.
 const GAP: Duration = Duration::from_secs(1);
@@ -136,10 +136,12 @@ pub(super) struct Reporter {
     said: Said,
     /// What was complained of last.
     complained: Option<String>,
+    /// What the cluster wants of this node.
+    wishes: watch::Sender<Wish>,
 }
 
 impl Reporter {
-    pub(super) fn new(client: &Client, namespace: &str, name: Arc<str>) -> Self {
+    pub(super) fn new(client: &Client, namespace: &str, name: Arc<str>, wishes: watch::Sender<Wish>) -> Self {
         Self {
             nodes: Api::namespaced(client.clone(), namespace),
             leases: Api::namespaced(client.clone(), namespace),
@@ -149,6 +151,7 @@ impl Reporter {
             ready: None,
             said: Said::default(),
             complained: None,
+            wishes,
         }
     }
 
@@ -247,6 +250,7 @@ impl Reporter {
     async fn renew(&mut self) -> Result<(), String> {
         // A Node that is made anew is another one, and what has the old one as its owner goes. Whoever may not look has none.
         if let Ok(Ok(node)) = timeout(PATIENCE, self.machines.get_opt(&self.name)).await {
+            self.look_for_wishes(node.as_ref()).await;
             self.machine = self.machine.now(&self.name, node.and_then(|node| node.metadata.uid));
         }
         if self.machine == Machine::Gone {
@@ -267,6 +271,16 @@ impl Reporter {
             },
         });
         ask(self.leases.patch(&name, &params(), &Patch::Apply(lease))).await
+    }
+
+    /// Looks at its own two objects. What cannot be read changes nothing.
+    async fn look_for_wishes(&self, node: Option<&Node>) {
+        let Ok(Ok(said)) = timeout(PATIENCE, self.nodes.get_metadata_opt(&self.name)).await else {
+            return;
+        };
+        let wish = Wish::of(said.as_ref().map(|said| &said.metadata), node);
+        self.wishes
+            .send_if_modified(|before| std::mem::replace(before, wish) != wish);
     }
 
     /// Says what goes wrong when it begins and when it is another, not each time.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use lb_core::{config::SeedKey, desired::VipKey};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub use self::waits::{Awaited, Wait, Waits};
 use self::work::Agent;
@@ -25,6 +25,7 @@ use super::{
     delay::Delays,
     index::{Failing, Own, Revisions, Snapshot},
     watch::Told,
+    wish::Wish,
 };
 
 /// Something for the maps.
@@ -38,6 +39,15 @@ pub struct Update {
     pub seed: SeedKey,
     /// When the events came that made it: not all, where there were very many.
     pub since: Vec<Instant>,
+}
+
+/// What the daemon hears of its cluster.
+#[derive(Debug)]
+pub enum Heard {
+    /// Something for the maps.
+    Update(Box<Update>),
+    /// What it wants of this node itself.
+    Wish(Wish),
 }
 
 /// What the daemon tells its cluster's thread.
@@ -108,6 +118,7 @@ pub struct Standing {
 /// The daemon's end of the thread.
 pub struct Link {
     updates: mpsc::Receiver<Update>,
+    wishes: watch::Receiver<Wish>,
     words: mpsc::UnboundedSender<Word>,
     standing: Arc<Mutex<Standing>>,
     thread: Option<JoinHandle<()>>,
@@ -129,12 +140,14 @@ impl Link {
         }));
         let (update_sender, updates) = mpsc::channel(1);
         let (words, word_receiver) = mpsc::unbounded_channel();
+        let (wish, wishes) = watch::channel(Wish::default());
         let agent = Agent::new(settings, origin, own, sources, update_sender, Arc::clone(&standing));
         let thread = std::thread::Builder::new().name("kube".into()).spawn(move || {
-            runtime.block_on(agent.run(client, word_receiver));
+            runtime.block_on(agent.run(client, word_receiver, wish));
         })?;
         Ok(Self {
             updates,
+            wishes,
             words,
             standing,
             thread: Some(thread),
@@ -146,6 +159,19 @@ impl Link {
         match self.updates.recv().await {
             Some(update) => update,
             None => {
+                tracing::error!("the cluster's thread ended: nothing is learnt any more until a restart");
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// As [`Self::next`], or another wish of the cluster's for this node. Nothing is lost when it is dropped while it waits.
+    pub async fn hear(&mut self) -> Heard {
+        let Self { updates, wishes, .. } = self;
+        tokio::select! {
+            Some(update) = updates.recv() => Heard::Update(Box::new(update)),
+            Ok(()) = wishes.changed() => Heard::Wish(*wishes.borrow_and_update()),
+            else => {
                 tracing::error!("the cluster's thread ended: nothing is learnt any more until a restart");
                 std::future::pending().await
             }

@@ -24,6 +24,7 @@ use super::{
         seed::Seeds,
         transits::Transits,
         watch::{Kind, Told},
+        wish::Wish,
     },
     Awaited, Standing, Update, Word,
     listen::{Heard, listen},
@@ -147,11 +148,17 @@ impl Agent {
         }
     }
 
-    pub(super) async fn run(mut self, client: Client, mut words: mpsc::UnboundedReceiver<Word>) {
+    pub(super) async fn run(
+        mut self,
+        client: Client,
+        mut words: mpsc::UnboundedReceiver<Word>,
+        wishes: latest::Sender<Wish>,
+    ) {
         let (heard_sender, mut heard) = mpsc::channel(EVENTS);
         listen(&client, &self.settings.namespace, heard_sender);
         let (say, says) = latest::channel(self.say());
-        let reporter = Reporter::new(&client, &self.settings.namespace, Arc::clone(&self.settings.node));
+        let (namespace, node) = (&self.settings.namespace, Arc::clone(&self.settings.node));
+        let reporter = Reporter::new(&client, namespace, node, wishes);
         tokio::spawn(reporter.run(says));
         let mut head_start = Some(self.start + HEAD_START);
         let mut saved = self.start;
