@@ -376,3 +376,54 @@ fn an_announcement_says_which_lb_nodes_answer_on_a_segment_and_its_end_ends_that
     eventually("nobody answers", || Ok(owned(&daemons, &[0, 1, 2])? == [0, 0, 0]))?;
     Ok(())
 }
+
+#[test]
+fn the_first_lb_node_goes_on_answering_when_a_second_joins() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let topology = Topology::builder().lbs(2).workers(1).client_on_link().build()?;
+    let cluster = Cluster::start(&topology)?;
+    let addresses = segment(&topology, 8);
+    for (index, address) in addresses.iter().enumerate() {
+        put_table(&cluster, &format!("shop.web-{index}"), *address, None, &all());
+    }
+    let mut daemons = vec![cluster.spawn_lb(topology.lb(0), "")?];
+    daemons[0].ready()?;
+    eventually("the first has all of them, and says where it is", || {
+        let is_said = announcing(&cluster, "lb-1")["places"].is_array();
+        Ok(is_said && owned(&daemons, &[0])? == [8])
+    })?;
+    let second = cluster.spawn_lb(topology.lb(1), "")?;
+    daemons.push(second);
+    // Until each has its part: as few as the first ever has, and whether the second waited.
+    let (mut least, mut waited) = (usize::MAX, false);
+    let start = Instant::now();
+    let parts = loop {
+        let first = owned(&daemons, &[0])?[0];
+        // It answers no question before it has started.
+        let second = owned(&daemons, &[1]).map_or(0, |owned| owned[0]);
+        least = least.min(first);
+        waited |= second == usize::MAX;
+        if first < 8 && second < 8 && first + second == 8 {
+            break [first, second];
+        }
+        ensure!(start.elapsed() < Duration::from_secs(30), "{first} and {second} of 8");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    println!(
+        "a second LB node has its part {:?} after its start: {parts:?}",
+        start.elapsed()
+    );
+    assert_eq!(
+        least, parts[0],
+        "the first never stopped answering for what stays its own"
+    );
+    assert!(
+        waited,
+        "the twin: one that begins where others are answers for nothing at first"
+    );
+    let macs: BTreeSet<String> = owners(topology.client().ns(), &addresses)?.into_values().collect();
+    assert_eq!(macs.len(), 2);
+    Ok(())
+}

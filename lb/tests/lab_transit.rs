@@ -7,13 +7,14 @@ mod lab_support;
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use etherparse::PacketBuilder;
 use lab::{Conn, Proto, Topology, require_root};
-use lab_support::{Bed, LbFile, assert_spread, eventually, vip_v4, vip_v6};
+use lab_support::{Bed, LbFile, Wire, assert_spread, eventually, vip_v4, vip_v6};
 use nix::sys::signal::Signal;
 
 const BOTH: [Proto; 2] = [Proto::Tcp, Proto::Udp];
@@ -175,6 +176,73 @@ fn connections_and_flows_stay_through_one_change_after_another() -> Result<()> {
         println!("{change:?}: {all:?}, then {counts:?}");
     }
     assert!(open.at("worker-3") > 0, "some still live where nothing new goes");
+    Ok(())
+}
+
+/// SYNs of clients that are nobody, to both VIPs, each from an address and a port of its own.
+fn flood(bed: &Bed, count: u32) -> Result<u64> {
+    let wire = Wire::to_lb(bed)?;
+    let mut sent = 0;
+    for number in 0..count {
+        let (host, port) = ((number >> 8) as u16, 1_024 + (number & 0xff) as u16);
+        let mut packet = Vec::new();
+        let [high, low] = host.to_be_bytes();
+        if number % 2 == 0 {
+            let SocketAddr::V4(vip) = vips()[0] else { unreachable!() };
+            let syn =
+                PacketBuilder::ipv4([198, 18, high, low], vip.ip().octets(), 64).tcp(port, vip.port(), number, 1_000);
+            syn.syn().write(&mut packet, &[])?;
+        } else {
+            let SocketAddr::V6(vip) = vips()[1] else { unreachable!() };
+            let source = Ipv6Addr::new(0x2001, 0xdb8, 0xbad, 0, 0, 0, 0, host).octets();
+            let syn = PacketBuilder::ipv6(source, vip.ip().octets(), 64).tcp(port, vip.port(), number, 1_000);
+            syn.syn().write(&mut packet, &[])?;
+        }
+        sent += u64::from(wire.send(&packet).is_ok());
+    }
+    Ok(sent)
+}
+
+#[test]
+fn a_syn_flood_in_transit_breaks_nothing_and_takes_no_more_than_its_room() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    // Room for so few flows that the flood is many times that.
+    const ROOM: u64 = 2_048;
+    let bed = bed("transit: { flow_records: 2048 }")?;
+    let mut before = Open::all(&bed, 20_000)?;
+    weights(&bed, &bed.file(), CHANGES[0])?;
+    // Recorded, all of them that a slot in transit has.
+    let mut young = Open::all(&bed, 22_000)?;
+    let counted = || -> Result<(u64, u64)> {
+        let table = bed.lb().status()?.flow_table.context("flows can be recorded")?;
+        let unrecorded = table.unrecorded.iter().map(|(_, count)| count).sum();
+        Ok((table.records as u64, unrecorded))
+    };
+    let (room, unrecorded) = counted()?;
+    assert_eq!(
+        (room, unrecorded),
+        (ROOM, 0),
+        "the control: there is room for those that are real"
+    );
+    let start = Instant::now();
+    let sent = flood(&bed, 60_000)?;
+    println!("{sent} SYNs in {:?}", start.elapsed());
+    assert!(sent > 40_000, "{sent}");
+    let kept = (before.ask(&bed), young.ask(&bed));
+    assert_eq!((kept.0.broken, kept.1.broken), (0, 0), "{kept:?}");
+    // A quarter of the slots moved, and of a bucket's four records SYNs alone have two.
+    let (_, unrecorded) = counted()?;
+    println!("{unrecorded} of the flood found no room; {kept:?}");
+    assert!(unrecorded > sent / 4 - ROOM, "{unrecorded}");
+    // Real ones still get in, and stay.
+    let mut late = Open::all(&bed, 24_000)?;
+    flood(&bed, 20_000)?;
+    assert_eq!(
+        (late.ask(&bed).broken, young.ask(&bed).broken, before.ask(&bed).broken),
+        (0, 0, 0)
+    );
     Ok(())
 }
 

@@ -504,3 +504,27 @@ fn the_lb_node_sees_a_packet_that_no_worker_claims_exactly_once() -> Result<()> 
     assert!(asked == 40 && seen > 400 && sent > 400, "{asked} {seen} {sent}");
     Ok(())
 }
+
+#[test]
+fn an_ipvs_kube_proxy_without_strict_arp_is_warned_of() -> Result<()> {
+    if !require_root()? {
+        return Ok(());
+    }
+    let topology = Topology::builder().workers(1).build()?;
+    let worker = topology.worker(0);
+    let mut agent = Daemon::node(worker, &NodeFile::new(&topology))?;
+    let warnings = |agent: &Daemon| -> Result<usize> { Ok(agent.log()?.matches("without strictARP").count()) };
+    assert_eq!(warnings(&agent)?, 0, "the control: there is no ipvs device");
+    // What kube-proxy makes is a dummy; its name is what tells.
+    let ns = worker.ns();
+    ns.ip(&["link", "add", "kube-ipvs0", "type", "veth", "peer", "name", "ipvs-peer"])?;
+    agent.end(Signal::SIGTERM)?;
+    agent.start_again()?;
+    assert_eq!(warnings(&agent)?, 1);
+    assert!(agent.log()?.contains("net.ipv4.conf.all.arp_ignore=1"));
+    ns.sh("sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2")?;
+    agent.end(Signal::SIGTERM)?;
+    agent.start_again()?;
+    assert_eq!(warnings(&agent)?, 1, "as strictARP sets them: no other warning");
+    Ok(())
+}

@@ -126,13 +126,7 @@ impl L2 {
                     group.set_others(others(), now);
                     group
                 }
-                Some(_) | None => {
-                    let mut group = Group::new(config.name.clone(), others(), now);
-                    if self.leaves || self.is_cut_off {
-                        group.go_out();
-                    }
-                    group
-                }
+                Some(_) | None => Group::new(config.name.clone(), others(), now),
             };
             let places = config.others.iter().map(|(name, at)| (*at, name.clone()));
             (group, places.collect())
@@ -141,9 +135,28 @@ impl L2 {
         if self.wanted.is_some() && had != group.map(others).unwrap_or_default() {
             // What a host has that is no stranger any more is its own by right, or will be given up.
             self.served.forget();
-            self.claims.ask_again(now);
+            self.claims.unsettle(now);
         }
+        self.go_or_come(now);
         self.turn();
+    }
+
+    /// Whether it is to answer for nothing. That a link is down is no reason where nobody else would.
+    fn is_away(&self) -> bool {
+        let has_others = self.group.as_ref().is_some_and(|(_, places)| !places.is_empty());
+        self.leaves || self.is_cut_off && has_others
+    }
+
+    /// Gives up all, or takes its part again, as it should by now.
+    fn go_or_come(&mut self, now: Duration) {
+        let is_away = self.is_away();
+        let Some((group, _)) = &mut self.group else { return };
+        if is_away {
+            group.go_out();
+            self.served.forget();
+        } else {
+            group.come_back(now);
+        }
     }
 
     /// A member is heard at this address from now on, or is not any more. Of one that is no member nothing is noted. Whether
@@ -164,6 +177,7 @@ impl L2 {
             tracing::warn!(member = %name, "is not heard any more: its part of the addresses goes to the others");
         }
         group.hear(name, is_heard, now);
+        self.claims.unsettle(now);
         self.changes += 1;
         self.turn()
     }
@@ -176,16 +190,14 @@ impl L2 {
         }
         self.is_cut_off = is_cut_off;
         let now = self.now();
-        if let Some((group, _)) = &mut self.group {
+        if self.group.as_ref().is_some_and(|(_, places)| !places.is_empty()) && !self.leaves {
             if is_cut_off {
                 tracing::warn!("an interface is down: this node gives up its part of the addresses");
-                group.go_out();
-                self.served.forget();
-            } else if !self.leaves {
+            } else {
                 tracing::info!("all interfaces are up: this node takes its part of the addresses again");
-                group.come_back(now);
             }
         }
+        self.go_or_come(now);
         self.turn()
     }
 
@@ -196,14 +208,10 @@ impl L2 {
         }
         self.leaves = leaves;
         let now = self.now();
-        if let Some((group, _)) = &mut self.group {
-            if leaves {
-                group.go_out();
-                group.hear_nobody();
-            } else if !self.is_cut_off {
-                group.come_back(now);
-            }
+        if let Some((group, _)) = self.group.as_mut().filter(|_| leaves) {
+            group.hear_nobody();
         }
+        self.go_or_come(now);
         self.served.forget();
         self.turn();
     }
@@ -246,7 +254,7 @@ impl L2 {
             name: group.me().to_string(),
             owned: self.owned(),
             addresses: self.wanted.as_ref().map_or(0, BTreeSet::len),
-            waits: self.is_cut_off || self.due.is_some(),
+            waits: self.is_away() || self.due.is_some(),
             others: others.collect(),
         })
     }
@@ -337,8 +345,7 @@ impl L2 {
             let is_taken_over = |address| !self.probes || self.served.was_served(address, others);
             self.claims.want(&mine, is_taken_over, now);
             // Who has given all of it up answers for nothing.
-            let is_away = self.leaves || self.is_cut_off && group.is_some();
-            if self.due.is_none() && !is_away && !self.told.is_awaited {
+            if self.due.is_none() && !self.is_away() && !self.told.is_awaited {
                 self.served.learn(wanted);
             }
         }
@@ -448,6 +455,7 @@ mod tests {
         let group = L2Group {
             name: "lb-1".into(),
             others: [("lb-2".into(), [10, 0, 0, 2].into())].into(),
+            from: BTreeMap::new(),
             timers: lb_core::bfd::Timers::default(),
         };
         l2.set_group(Some(&group));
@@ -465,5 +473,72 @@ mod tests {
         assert_eq!(l2.owner([203, 0, 113, 1].into()), None, "it is not heard");
         l2.hear_member([10, 0, 0, 2].into(), true);
         assert_eq!(l2.owner([203, 0, 113, 1].into()).map(|owner| &**owner), Some("lb-2"));
+    }
+
+    fn group(others: &[u8]) -> L2Group {
+        let other = |last: &u8| (Member::from(format!("lb-{last}")), IpAddr::from([10, 0, 0, *last]));
+        L2Group {
+            name: "lb-1".into(),
+            others: others.iter().map(other).collect(),
+            from: BTreeMap::new(),
+            timers: lb_core::bfd::Timers::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_answers_alone_goes_on_when_others_come() {
+        let mut l2 = L2::new(Before::Served);
+        l2.set_group(Some(&group(&[])));
+        want(&mut l2, &[1, 2]);
+        assert_eq!(l2.owned(), 2);
+        l2.set_group(Some(&group(&[2])));
+        assert_eq!(l2.owned(), 2, "the other is not heard yet");
+        // The twin: one that begins with others waits for them.
+        let mut l2 = L2::new(Before::Served);
+        l2.set_group(Some(&group(&[2])));
+        want(&mut l2, &[1, 2]);
+        assert_eq!(l2.owned(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_link_that_is_down_is_a_reason_to_give_up_only_where_another_takes_over() {
+        let mut l2 = L2::new(Before::Served);
+        l2.set_group(Some(&group(&[])));
+        want(&mut l2, &[1]);
+        l2.cut_off(true);
+        assert_eq!(l2.owned(), 1);
+        l2.set_group(Some(&group(&[2])));
+        assert_eq!(l2.owned(), 0, "another may be there");
+        l2.set_group(Some(&group(&[])));
+        assert_eq!(
+            (l2.owned(), l2.claims.all().count()),
+            (0, 1),
+            "it asks first: it had given up"
+        );
+    }
+
+    #[tokio::test]
+    async fn two_that_begin_alone_at_once_have_their_parts_when_they_hear_each_other() {
+        let mut l2 = L2::new(Before::Nothing);
+        l2.set_group(Some(&group(&[])));
+        want(&mut l2, &[1, 2, 3, 4]);
+        // The other asks for the same: neither takes it.
+        for last in 1..=4 {
+            assert!(l2.hear([203, 0, 113, last].into(), Mac([2, 0, 0, 0, 0, 2])));
+        }
+        l2.set_group(Some(&group(&[2])));
+        l2.hear_member([10, 0, 0, 2].into(), true);
+        let mine = l2.claims.all().count();
+        assert!((1..4).contains(&mine), "its part only: {mine}");
+        let all_are = |l2: &L2, is: fn(&Claim) -> bool| l2.claims.all().all(|(_, claim)| is(&claim));
+        l2.start -= lb_core::announce::YIELD - Duration::from_millis(100);
+        l2.turn();
+        assert!(
+            all_are(&l2, |claim| matches!(claim, Claim::InUse { .. })),
+            "the other may have it still"
+        );
+        l2.start -= Duration::from_millis(200);
+        l2.turn();
+        assert!(all_are(&l2, |claim| matches!(claim, Claim::Asking { .. })));
     }
 }

@@ -223,9 +223,14 @@ pub(super) fn announce(config: &mut LbConfig, local: &LbConfig, asks: &Asks<'_>)
         config.l2 = L2Config {
             owned: networks.into_iter().collect(),
             probe: probes,
-            group: (!members.is_empty()).then(|| L2Group {
+            // Alone, too: who comes later finds one that answers already, and goes on.
+            group: (!told.is_awaited).then(|| L2Group {
                 name: Arc::clone(asks.node),
-                others: members,
+                from: members
+                    .iter()
+                    .map(|(name, (_, ours))| (Arc::clone(name), *ours))
+                    .collect(),
+                others: members.into_iter().map(|(name, (theirs, _))| (name, theirs)).collect(),
                 timers: Timers::default(),
             }),
         };

@@ -11,6 +11,7 @@ mod left;
 mod life;
 mod node;
 mod slow;
+mod strict_arp;
 mod tables;
 mod unclaimed;
 mod views;

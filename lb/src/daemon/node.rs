@@ -24,6 +24,7 @@ use super::{
     attach::{attach_all, check_free, detach_all},
     cluster,
     life::{self, Life, Wake},
+    strict_arp,
     unclaimed::{Priority, Unclaimed},
     views,
 };
@@ -205,6 +206,7 @@ impl Node {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
+        strict_arp::warn();
         check_free(&config.interfaces, &BTreeSet::new())?;
         let decapsulator = Decapsulator::load(&Config::EMPTY, RANGES)?;
         let mut unclaimed = Unclaimed::new(Priority::Node).await?;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::Mac;
+use super::{Mac, START_PATIENCE, YIELD};
 
 /// Questions for each address (RFC 5227, 1.1: PROBE_NUM).
 pub const QUESTIONS: u8 = 3;
@@ -46,6 +46,8 @@ pub enum Claim {
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
     claims: BTreeMap<IpAddr, Claim>,
+    /// Members of the group may have what is not theirs any more until then.
+    unsettled_until: Duration,
 }
 
 impl Claims {
@@ -68,11 +70,22 @@ impl Claims {
         }
     }
 
-    /// What somebody else has is asked for at once.
+    /// What somebody else has is asked for again at once.
     pub fn ask_again(&mut self, now: Duration) {
+        self.ask_again_at(now);
+    }
+
+    /// Who shares addresses with this node has changed: what one of them has now falls to this node, perhaps, and is given up soon. For
+    /// a while nobody is left alone for long.
+    pub fn unsettle(&mut self, now: Duration) {
+        self.unsettled_until = now + START_PATIENCE;
+        self.ask_again_at(now + YIELD);
+    }
+
+    fn ask_again_at(&mut self, at: Duration) {
         for claim in self.claims.values_mut() {
             if let Claim::InUse { again, .. } = claim {
-                *again = now;
+                *again = at;
             }
         }
     }
@@ -107,16 +120,14 @@ impl Claims {
     /// Somebody says that it has an address, or asks for it as this node does (RFC 5227, 2.1.1). Whether that is news: of an address
     /// that is asked for. One that is this node's already is not given up: who comes second has to go.
     pub fn hear(&mut self, address: IpAddr, by: Mac, now: Duration) -> bool {
+        let next = now + if now < self.unsettled_until { YIELD } else { ASK_AGAIN };
         match self.claims.get_mut(&address) {
             Some(claim @ Claim::Asking { .. }) => {
-                *claim = Claim::InUse {
-                    by,
-                    again: now + ASK_AGAIN,
-                };
+                *claim = Claim::InUse { by, again: next };
                 true
             }
             Some(Claim::InUse { by: who, again }) => {
-                *again = now + ASK_AGAIN;
+                *again = next;
                 std::mem::replace(who, by) != by
             }
             Some(Claim::Ours) | None => false,
@@ -199,6 +210,16 @@ mod tests {
         assert_eq!(claims.turn(ASK_AGAIN), [address(1)]);
         assert!(!claims.is_ours(address(1)));
         assert!(claims.hear(address(1), THEIRS, ASK_AGAIN), "still");
+        // A member of the group, perhaps.
+        let now = ASK_AGAIN + Duration::from_secs(1);
+        claims.unsettle(now);
+        assert_eq!(claims.deadline(), Some(now + YIELD));
+        assert_eq!(claims.turn(now + YIELD), [address(1)]);
+        claims.hear(address(1), THEIRS, now + YIELD);
+        assert_eq!(claims.deadline(), Some(now + YIELD * 2), "it has not given it up yet");
+        let settled = now + START_PATIENCE;
+        claims.hear(address(1), THEIRS, settled);
+        assert_eq!(claims.deadline(), Some(settled + ASK_AGAIN), "it is a stranger");
         let (questions, _) = run(&mut claims, ASK_AGAIN * 2);
         assert_eq!(questions[&address(1)], 3);
         assert!(claims.is_ours(address(1)));

@@ -36,8 +36,10 @@ pub struct L2Config {
 pub struct L2Group {
     /// This node's name in it.
     pub name: Member,
-    /// All others, and where they are heard. At least one.
+    /// All others, and where they are heard. By a file, at least one.
     pub others: BTreeMap<Member, IpAddr>,
+    /// This node's own address towards each; where there is none, the one that its route has.
+    pub from: BTreeMap<Member, IpAddr>,
     /// How fast one that is no longer heard is noticed.
     pub timers: Timers,
 }
@@ -102,6 +104,7 @@ fn group(fields: &mut Fields<'_>) -> Option<L2Group> {
     Some(L2Group {
         name: me,
         others,
+        from: BTreeMap::new(),
         timers,
     })
 }

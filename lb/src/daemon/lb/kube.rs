@@ -177,8 +177,9 @@ impl Kube {
     /// Keeps what of an update is not for the tables alone.
     fn take(&mut self, update: &mut Update) {
         self.drains = std::mem::take(&mut update.snapshot.drains);
-        self.names = std::mem::take(&mut update.snapshot.names);
         self.said = Arc::clone(&update.said);
+        let names = std::mem::take(&mut update.snapshot.names);
+        self.names = self.said.settled(names, &self.names);
     }
 
     fn asks(&self) -> cluster::Asks<'_> {

@@ -46,10 +46,9 @@ impl Paths {
     /// Listens to the members of a group, who hear this node as long.
     pub(super) fn set(&self, group: Option<&L2Group>) {
         let wanted = group.into_iter().flat_map(|group| {
-            let others = group.others.values();
-            others.map(|address| Wanted {
+            group.others.iter().map(|(name, address)| Wanted {
                 peer: Peer::new(*address),
-                local: None,
+                local: group.from.get(name).copied(),
                 // They share a segment.
                 reach: Reach::SingleHop,
                 timers: group.timers,

@@ -314,6 +314,22 @@ impl std::fmt::Debug for Kept {
 }
 
 impl Said {
+    /// By what addresses are announced, where what is watched apart is not known together yet: an address with the name of an
+    /// Announcement that is new here stays with those that it had `before`, until that one is known. One that has ended is none.
+    #[must_use]
+    pub fn settled(&self, mut names: AddressNames, before: &AddressNames) -> AddressNames {
+        for (address, of) in &mut names {
+            let (Some(new), Some(old)) = (of.as_ref(), before.get(address)) else {
+                continue;
+            };
+            let had = |name: &Arc<str>| old.as_ref().is_some_and(|old| old.contains(name));
+            if new.iter().any(|name| !self.ways.contains_key(name) && !had(name)) {
+                of.clone_from(old);
+            }
+        }
+        names
+    }
+
     /// What is announced of these addresses by the LB node of this name, which has these places; and with whom it shares segments.
     pub fn told(&self, node: &Member, names: &AddressNames, places: &BTreeSet<IpNet>) -> Shared {
         let everybody: BTreeSet<Member> = self.places.keys().cloned().chain([Arc::clone(node)]).collect();
@@ -321,6 +337,9 @@ impl Said {
         let (mut routers, mut segments) = (BTreeMap::new(), BTreeMap::new());
         let mut probes = false;
         let is_connected = |address: &IpAddr| places.iter().any(|place| place.contains(address));
+        let networks = self.networks();
+        // Few: as many as there are Announcements and networks.
+        let mut on_network: BTreeMap<(*const BTreeSet<Member>, Vec<IpNet>), Arc<BTreeSet<Member>>> = BTreeMap::new();
         // Addresses with the same names have the same of everything.
         let mut of_names: BTreeMap<&Names, (Option<Selected>, Option<L2Way>)> = BTreeMap::new();
         for (address, names) in names.iter().filter(|_| self.is_known) {
@@ -333,12 +352,29 @@ impl Said {
             }
             if let Some((candidates, probe)) = segment.filter(|_| is_connected(address)) {
                 probes |= probe;
-                segments.insert(*address, candidates);
+                let of_address = networks.iter().filter(|(network, _)| network.contains(address));
+                let of_address: Vec<IpNet> = of_address.map(|(network, _)| *network).collect();
+                let there = on_network.entry((Arc::as_ptr(&candidates), of_address));
+                let there = there.or_insert_with_key(|(_, of_address)| {
+                    let is_there = |name: &&Member| {
+                        let mut networks = of_address.iter().filter_map(|network| networks.get(network));
+                        *name == node || networks.any(|there| there.contains(*name))
+                    };
+                    Arc::new(candidates.iter().filter(is_there).cloned().collect())
+                });
+                segments.insert(*address, Arc::clone(there));
             }
         }
+        // The first network of both, and the first address of each there: both say the same of each other.
         let shared = |theirs: &Vec<IpNet>| {
-            let is_shared = |place: &&IpNet| places.iter().any(|ours| ours.trunc() == place.trunc());
-            theirs.iter().find(is_shared).map(IpNet::addr)
+            let ours = places
+                .iter()
+                .filter(|place| place.prefix_len() < place.max_prefix_len());
+            let both = |ours: &IpNet| {
+                let theirs = theirs.iter().filter(|place| place.trunc() == ours.trunc());
+                Some((theirs.map(IpNet::addr).min()?, ours.addr()))
+            };
+            ours.filter_map(both).next()
         };
         let members = self
             .places
@@ -354,6 +390,17 @@ impl Said {
             members: members.collect(),
             probes,
         }
+    }
+
+    /// Networks that other LB nodes are on, and who.
+    fn networks(&self) -> BTreeMap<IpNet, BTreeSet<&Member>> {
+        let mut networks: BTreeMap<IpNet, BTreeSet<&Member>> = BTreeMap::new();
+        for (name, places) in &self.places {
+            for place in places {
+                networks.entry(place.trunc()).or_default().insert(name);
+            }
+        }
+        networks
     }
 
     fn of(&self, names: &Names, node: &Member) -> (Option<Selected>, Option<L2Way>) {
@@ -386,8 +433,8 @@ type L2Way = (Arc<BTreeSet<Member>>, bool);
 pub struct Shared {
     /// What is announced.
     pub told: Told,
-    /// Other LB nodes on this node's segments, and where they are heard.
-    pub members: BTreeMap<Member, IpAddr>,
+    /// Other LB nodes on this node's segments, where they are heard, and this node's own address there.
+    pub members: BTreeMap<Member, (IpAddr, IpAddr)>,
     /// Addresses are asked for before they are answered for.
     pub probes: bool,
 }

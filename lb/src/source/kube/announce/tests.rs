@@ -204,15 +204,23 @@ fn an_address_goes_the_ways_of_its_announcements_and_by_default_to_its_segment()
     );
     known(&mut watched);
     let shared = watched.said("lb-1").told(&me, &names, &here);
-    let members: Vec<String> = shared.members.iter().map(|(name, at)| format!("{name} {at}")).collect();
-    assert_eq!(members, ["lb-2 192.0.2.12", "lb-3 2001:db8::3"]);
+    let members = shared
+        .members
+        .iter()
+        .map(|(name, (at, from))| format!("{name} {at} {from}"));
+    let members: Vec<String> = members.collect();
+    assert_eq!(members, ["lb-2 192.0.2.12 192.0.2.11", "lb-3 2001:db8::3 2001:db8::1"]);
     assert!(shared.probes, "the default asks");
     let segments = shared.told.segments.as_ref().unwrap();
     let who = |address: &str| -> Option<Vec<&str>> {
         let members = segments.get(&address.parse::<IpAddr>().unwrap())?;
         Some(members.iter().map(|member| &**member).collect())
     };
-    assert_eq!(who("192.0.2.100"), Some(vec!["lb-1", "lb-2", "lb-3"]));
+    assert_eq!(
+        who("192.0.2.100"),
+        Some(vec!["lb-1", "lb-2"]),
+        "lb-3 is on another segment"
+    );
     assert_eq!(who("192.0.2.102"), Some(vec!["lb-1", "lb-2"]));
     assert_eq!(who("192.0.2.103"), Some(vec!["lb-1", "lb-2"]));
     for address in ["192.0.2.101", "192.0.2.104", "192.0.2.105", "203.0.113.1"] {
@@ -264,4 +272,54 @@ fn the_cache_gives_back_what_was_known() {
     let recalled = Announcing::recall(serde_json::from_str(&text).unwrap());
     assert_eq!(recalled.said("lb-1"), watched.said("lb-1"));
     assert!(!Announcing::recall(Kept::default()).said("lb-1").is_known);
+}
+
+#[test]
+fn a_name_that_is_new_takes_nothing_back_before_its_announcement_is_known() {
+    let mut watched = Announcing::default();
+    announcement(&mut watched, "core", json!({"bgp": {}}), &["lb-1"], &["tor"]);
+    known(&mut watched);
+    let said = watched.said("lb-1");
+    let before = names(&[
+        ("192.0.2.1", None),
+        ("192.0.2.2", Some(&["core"])),
+        ("192.0.2.3", Some(&["ended"])),
+    ]);
+    let new = names(&[
+        ("192.0.2.1", Some(&["coming"])),
+        ("192.0.2.2", Some(&["coming", "core"])),
+        ("192.0.2.3", Some(&["core", "ended"])),
+        ("192.0.2.4", Some(&["coming"])),
+    ]);
+    let settled = said.settled(new.clone(), &before);
+    let ips = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"].map(|text| text.parse::<IpAddr>().unwrap());
+    assert_eq!(settled[&ips[0]], None, "by default still");
+    assert_eq!(settled[&ips[1]], before[&ips[1]]);
+    assert_eq!(settled[&ips[2]], new[&ips[2]], "one that has ended is not waited for");
+    assert_eq!(settled[&ips[3]], new[&ips[3]], "it had nothing before");
+    // It comes.
+    announcement(&mut watched, "coming", json!({"bgp": {}}), &["lb-1"], &["tor"]);
+    assert_eq!(watched.said("lb-1").settled(new.clone(), &settled), new);
+}
+
+#[test]
+fn two_lb_nodes_say_the_same_of_where_they_hear_each_other() {
+    let mut watched = Announcing::default();
+    let places_of = [
+        ("lb-1", ["10.1.0.9/24", "192.0.2.11/24", "192.0.2.71/24"]),
+        ("lb-2", ["10.2.0.9/24", "192.0.2.12/24", "192.0.2.72/24"]),
+    ];
+    for (name, places) in places_of {
+        node(&mut watched, name, json!({"places": places}));
+    }
+    known(&mut watched);
+    let [one, other] = [0, 1].map(|index| {
+        let (name, of) = places_of[index];
+        let shared = watched
+            .said(name)
+            .told(&name.into(), &AddressNames::new(), &places(&of));
+        shared.members.into_values().next().unwrap()
+    });
+    assert_eq!((one.0, one.1), (other.1, other.0), "theirs is the other's own");
+    assert_eq!(one.0, IpAddr::from([192, 0, 2, 12]));
 }
