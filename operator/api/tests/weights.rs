@@ -168,6 +168,33 @@ fn tunnel(lb_nodes: usize, prefixes: usize) -> usize {
     ))
 }
 
+/// With the status of so many LB nodes.
+fn peer(nodes: usize) -> usize {
+    let mut object = stored(
+        "BgpPeer",
+        "tor-01-rack-17",
+        json!({"address": "10.17.0.1", "asn": 4_200_000_001_u32, "localAsn": 4_200_000_000_u32, "passwordKey": "tor-01", "bfd": {}}),
+    );
+    let names: Vec<_> = (0..nodes).map(|n| format!("lb-{n:03}.rack-17.example.net")).collect();
+    object["status"] = json!({"nodes": names, "established": nodes, "of": nodes, "state": format!("{nodes}/{nodes} established"),
+        "observedGeneration": 1, "conditions": [{"type": "Valid", "status": "True", "reason": "Accepted", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1}]});
+    bytes::<BgpPeer>(object)
+}
+
+fn announcement(nodes: usize) -> usize {
+    let mut object = stored(
+        "Announcement",
+        "core",
+        json!({"pools": ["public"], "bgp": {"peers": ["tor-01-rack-17", "tor-02-rack-17"], "communities": ["65000:100"]}}),
+    );
+    let names: Vec<_> = (0..nodes).map(|n| format!("lb-{n:03}.rack-17.example.net")).collect();
+    object["status"] = json!({"nodes": names, "nodeCount": nodes, "peers": ["tor-01-rack-17", "tor-02-rack-17"], "observedGeneration": 1,
+        "conditions": [{"type": "Valid", "status": "True", "reason": "Accepted", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1}]});
+    bytes::<Announcement>(object)
+}
+
 /// The figures are round; the objects may not be a tenth off.
 #[track_caller]
 fn weighs(figure: usize, measured: usize) {
@@ -193,6 +220,10 @@ fn objects_weigh_what_the_documents_say() {
     weighs(580, claim("203.0.113.107", "203.0.113.107"));
     weighs(610, lb_node(0, 0));
     weighs(400, tunnel(4, 4));
+    weighs(800, peer(0));
+    weighs(710, announcement(0));
+    weighs(30, (peer(256) - peer(0)) / 256);
+    weighs(30, (announcement(256) - announcement(0)) / 256);
 }
 
 #[test]

@@ -233,7 +233,7 @@ impl Index {
         let by_label = node.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_DRAIN));
         let is_asked = by_label.is_some_and(|value| excludes(value))
             || self.nodes.by_key(&machine).is_some_and(super::Candidate::is_drained);
-        is_asked && self.voices.get(lb_node).is_some_and(|voice| voice.is_draining)
+        is_asked && self.voice(lb_node).is_some_and(|voice| voice.is_draining)
     }
 
     /// LB nodes that are selected and live; where none does, those of the last list.
@@ -328,7 +328,7 @@ impl Index {
         let mut sessions = Sessions::default();
         for bgp in nodes
             .iter()
-            .map(|node| self.voices.get(node).and_then(|voice| voice.bgp.as_ref()))
+            .map(|node| self.voice(node).and_then(|voice| voice.bgp.as_ref()))
         {
             if bgp.is_some_and(|bgp| bgp.origin == Origin::File) {
                 continue;

@@ -371,8 +371,9 @@ impl Index {
             .and_then(|node| node.status.as_ref()?.announcing.as_ref());
         let old = self.voices.get(&key.name);
         let Some(voice) = said.map(|said| Voice::after(old, said, self.now)) else {
-            if self.voices.remove(&key.name).is_some() {
-                dirty.extend(self.all_announcing());
+            let now = self.now;
+            if let Some(old) = self.voices.get_mut(&key.name) {
+                old.falls_silent(now);
             }
             return;
         };

@@ -31,6 +31,8 @@ pub(super) struct Voice {
     pub(super) is_draining: bool,
     /// When peers were lost that it had, by name.
     lost: BTreeMap<String, Timestamp>,
+    /// Since when it says nothing any more: it may just have started.
+    mute_since: Option<Timestamp>,
 }
 
 /// What it says of BGP.
@@ -94,8 +96,14 @@ impl Voice {
             exceptions: exceptions.collect(),
             is_draining: said.draining.is_some(),
             lost,
+            mute_since: None,
             bgp,
         }
+    }
+
+    /// It says nothing of it any more.
+    pub(super) fn falls_silent(&mut self, now: Timestamp) {
+        self.mute_since.get_or_insert(now);
     }
 
     /// Whether BgpPeers and Announcements have to be looked at for what it says.
@@ -165,6 +173,15 @@ const FILES: &str = "LB nodes' files";
 const DEFAULT: &str = "default";
 
 impl Index {
+    /// What an LB node says, or said a moment ago.
+    pub(super) fn voice(&self, lb_node: &str) -> Option<&Voice> {
+        let is_heard = |voice: &&Voice| {
+            let since = voice.mute_since;
+            since.is_none_or(|since| self.now.duration_since(since) < LINGER)
+        };
+        self.voices.get(lb_node).filter(is_heard)
+    }
+
     /// Whether and how an address of a table is announced, as LB nodes say.
     pub fn aired(&self, address: &VipAddress) -> Aired {
         let Some(ip) = address.ip() else { return Aired::Soon };
@@ -183,7 +200,7 @@ impl Index {
                 continue;
             }
             heard.alive += 1;
-            match self.voices.get(&key.name) {
+            match self.voice(&key.name) {
                 None => heard.silent += 1,
                 Some(voice) if voice.is_draining => heard.drained += 1,
                 Some(voice) => heard.hear(&key.name, voice, &asked, self.now),

@@ -166,6 +166,34 @@ fn lb_nodes_of_an_earlier_version_say_nothing_and_nobody_guesses() {
 }
 
 #[test]
+fn an_lb_node_that_starts_anew_and_says_nothing_yet_costs_no_write_and_one_that_goes_on_so_is_told_of() {
+    let mut world = World::ready();
+    world.server.says("lb-1", bgp(&["tor1"]));
+    world.server.peer("tor1", json!({}), peer());
+    world.server.announcement("core", json!({"bgp": {}}));
+    world.settle();
+    world.serve("web", json!({}));
+    let before = world.actions.len();
+    world.server.announcing.clear();
+    world.settle();
+    world.server.says(
+        "lb-1",
+        json!({"bgp": {"origin": "Cluster", "localAsn": 65000, "peerCount": 1}}),
+    );
+    world.settle();
+    world.server.says("lb-1", bgp(&["tor1"]));
+    world.settle();
+    let statuses = world.actions[before..].iter();
+    let of_services = statuses.filter(|action| matches!(action, crate::decide::Action::ApplyServiceStatus { .. }));
+    assert_eq!(of_services.count(), 0, "{:#?}", &world.actions[before..]);
+    world.server.announcing.clear();
+    world.settle();
+    world.server.later(11);
+    world.settle();
+    assert!(world.announced("web").starts_with("Unknown/NotReported: "));
+}
+
+#[test]
 fn at_rest_nothing_is_written_and_an_lb_nodes_counters_wake_nobody() {
     let mut world = World::ready();
     world.server.says("lb-1", bgp(&["tor1"]));

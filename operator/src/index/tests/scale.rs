@@ -218,9 +218,10 @@ fn events_of_a_large_cluster_wake_only_those_they_concern() {
         "all are published, and counters are no news"
     );
     let announcing = [Subject::Peer("tor1".into()), Subject::Announcement("core".into())];
-    let mute = newer(Object::LbNode(lb_node("lb007", "300", json!({}))), "301");
+    let lost = json!({"status": {"announcing": {"bgp": {"peerCount": 1}}}});
+    let lost = newer(Object::LbNode(lb_node("lb007", "300", lost)), "301");
     assert_eq!(
-        index.apply(mute),
+        index.apply(lost),
         dirty(announcing.clone()),
         "a lost session wakes no Service"
     );
