@@ -339,7 +339,7 @@ impl Said {
         let is_connected = |address: &IpAddr| places.iter().any(|place| place.contains(address));
         let networks = self.networks();
         // Few: as many as there are Announcements and networks.
-        let mut on_network: BTreeMap<(*const BTreeSet<Member>, Vec<IpNet>), Arc<BTreeSet<Member>>> = BTreeMap::new();
+        let mut on_network: BTreeMap<Where, Arc<BTreeSet<Member>>> = BTreeMap::new();
         // Addresses with the same names have the same of everything.
         let mut of_names: BTreeMap<&Names, (Option<Selected>, Option<L2Way>)> = BTreeMap::new();
         for (address, names) in names.iter().filter(|_| self.is_known) {
@@ -424,6 +424,9 @@ impl Said {
         (router, segment.filter(|(nodes, _)| nodes.contains(node)))
     }
 }
+
+/// Of which LB nodes, and on which networks: those are the candidates of all addresses that have both in common.
+type Where = (*const BTreeSet<Member>, Vec<IpNet>);
 
 /// Who may have an address on a segment, and whether it is asked for before.
 type L2Way = (Arc<BTreeSet<Member>>, bool);
