@@ -8,6 +8,7 @@
 //! | `worker` | one worker: receive, handle, send, sleep |
 //! | `handler` | [`Handler`]: what a worker does with packets |
 //! | `rings`, `area` | a socket with its rings; the memory that frames lie in |
+//! | `port` | [`XskPort`]: a queue for a generator or a sink |
 //! | `registry` | how sockets get into the map that XDP redirects through |
 //! | `interface` | [`XskInterface`]: queues and hardware address |
 //! | `tun` | [`ToKernel`]: the way to this node's own kernel |
@@ -25,6 +26,7 @@ mod error;
 mod handler;
 mod interface;
 mod packet;
+mod port;
 mod registry;
 mod rings;
 mod settings;
@@ -40,6 +42,7 @@ pub use handler::{Handler, MakeHandler};
 pub use interface::XskInterface;
 pub use lb_core::config::XskMode;
 pub use packet::{Family, FrameSender, NeighbourReceiver, SegmentReceiver};
+pub use port::XskPort;
 pub use registry::Register;
 pub use settings::{BATCH, BusyPoll, EVENTS, INBOX_PACKETS, MAX_DESCRIPTORS, PACKET_HEADROOM, XskSettings};
 pub use slow_path::SlowPath;
