@@ -13,6 +13,7 @@ mod report;
 mod slow;
 mod stats;
 mod vipline;
+mod wire;
 
 use std::{
     io::{self, Write as _},
@@ -47,7 +48,9 @@ enum Mode {
     Control(control::Args),
     /// Connections broken while backends and LB nodes change, beside a stateless Maglev and a table of all flows: simulated, or with real connections (--lab, root)
     Churn(churn::Args),
-    /// Print a recorded `prog`, `slow`, `control` or `churn -o json` as a table
+    /// Rate without loss, latency, loss and order of packets through a device or through Vipline, by AF_XDP (root)
+    Wire(wire::Args),
+    /// Print a recorded `prog`, `slow`, `control`, `churn` or `wire -o json` as a table
     Show {
         /// The record, such as perf/record/DATE_MACHINE/prog.json
         file: PathBuf,
@@ -108,6 +111,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "control")]
         Mode::Control(args) => control(&args),
         Mode::Churn(args) => churn(&args),
+        Mode::Wire(args) => wire(&args),
         Mode::Show { file } => show(&file),
     };
     match outcome {
@@ -189,6 +193,18 @@ fn churn(args: &churn::Args) -> Result<ExitCode> {
     })
 }
 
+/// Exit codes as those of [`prog()`].
+fn wire(args: &wire::Args) -> Result<ExitCode> {
+    let interrupt = Interrupt::hold()?;
+    let report = wire::run(args, &interrupt, &Progress::new())?;
+    print(args.output, &report, wire::write_table)?;
+    Ok(if report.interrupted {
+        ExitCode::from(130)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
 /// Writes a report as it was asked for.
 fn print<T: serde::Serialize>(
     output: Output,
@@ -220,6 +236,10 @@ fn show(file: &Path) -> Result<ExitCode> {
     }
     if let Ok(report) = serde_json::from_slice::<churn::Report>(&text) {
         churn::write_table(&report, &mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Ok(report) = serde_json::from_slice::<wire::Report>(&text) {
+        wire::write_table(&report, &mut out)?;
         return Ok(ExitCode::SUCCESS);
     }
     let report: Report = serde_json::from_slice(&text).with_context(|| format!("{} is no record", file.display()))?;

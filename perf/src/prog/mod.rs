@@ -38,6 +38,7 @@ pub(crate) use live::{Live, Receiver};
 pub(crate) use memory::Memory;
 use rows::{Flows, Row};
 use tables::Shape;
+pub(crate) use wrapper::OBJECT as WRAPPER_OBJECT;
 use wrapper::{Wrapper, target};
 
 /// A program that drops and counts what comes to an interface, in the driver.

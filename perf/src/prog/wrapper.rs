@@ -17,7 +17,7 @@ mod params;
 
 pub(crate) use params::{FLOW_IDS, Params, choice, kind, target};
 
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench"));
+pub(crate) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench"));
 
 /// The loaded wrapper with its floors.
 pub(crate) struct Wrapper {

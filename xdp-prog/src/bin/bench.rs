@@ -21,7 +21,7 @@ mod program {
     use aya_ebpf::{
         EbpfContext as _,
         bindings::xdp_action,
-        btf_maps::{Array, PerCpuArray, ProgramArray},
+        btf_maps::{Array, PerCpuArray, ProgramArray, XskMap},
         helpers::generated::bpf_xdp_adjust_head,
         macros::{btf_map, xdp},
         programs::XdpContext,
@@ -41,6 +41,15 @@ mod program {
     static SUNK: PerCpuArray<u64, 1> = PerCpuArray::new();
     #[btf_map]
     static TARGETS: ProgramArray<{ target::COUNT }> = ProgramArray::new();
+
+    #[btf_map]
+    static WIRE_XSKS: XskMap<64> = XskMap::new();
+    /// By queue: packets so far. One word a cache line, since every queue has a CPU of its own.
+    #[btf_map]
+    static WIRE_SEEN: Array<[u64; 8], 64> = Array::new();
+    /// Drop every so many-eth packet of a queue; 0: none.
+    #[btf_map]
+    static WIRE_DROP_EVERY: Array<u64, 1> = Array::new();
 
     /// Makes the next packet and runs the target on it.
     #[xdp(frags)]
@@ -263,6 +272,39 @@ mod program {
             unsafe { *count = (*count).wrapping_add(1) };
         }
         xdp_action::XDP_DROP
+    }
+
+    /// The end of a packet on the wire: IP goes to the queue's socket, all else to the kernel. Loses packets where a test of the
+    /// harness wants that.
+    #[xdp(frags)]
+    pub(crate) fn wire_sink(ctx: XdpContext) -> u32 {
+        let start = ctx.data();
+        if start + 14 > ctx.data_end() {
+            return xdp_action::XDP_PASS;
+        }
+        // SAFETY: 14 bytes from `start` on are inside the packet.
+        let ethertype: u16 = unsafe { load(start + 12) };
+        if ethertype != 0x0800_u16.to_be() && ethertype != 0x86dd_u16.to_be() {
+            return xdp_action::XDP_PASS;
+        }
+        let queue = ctx.rx_queue_index();
+        let every = WIRE_DROP_EVERY.get(0).copied().unwrap_or(0);
+        if every != 0
+            && let Some(seen) = WIRE_SEEN.get_ptr_mut(queue)
+        {
+            // SAFETY: a queue's packets come one after the other.
+            let number = unsafe {
+                (*seen)[0] = (*seen)[0].wrapping_add(1);
+                (*seen)[0]
+            };
+            if number % every == 0 {
+                return xdp_action::XDP_DROP;
+            }
+        }
+        match WIRE_XSKS.redirect(queue, u64::from(xdp_action::XDP_PASS)) {
+            Ok(_) => xdp_action::XDP_REDIRECT,
+            Err(_) => xdp_action::XDP_PASS,
+        }
     }
 
     /// Reads what a balancer must read of an IPv4 packet.
