@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`announce`] | making VIP addresses reachable |
+//! | `chance` | numbers that no other node has |
 //! | [`cli`] | the command line |
 //! | [`daemon`] | `vipline run` and `vipline node` |
 //! | [`control`] | the control socket between the two |
@@ -14,6 +15,7 @@
 //! | [`xsk`] | AF_XDP sockets and their workers |
 
 pub mod announce;
+mod chance;
 pub mod cli;
 pub mod control;
 pub mod daemon;

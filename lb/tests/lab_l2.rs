@@ -174,8 +174,13 @@ struct Watch {
 
 impl Watch {
     fn start(client: &Client, vip: SocketAddr) -> Self {
+        Self::start_with(client, vip, Duration::from_millis(100))
+    }
+
+    /// An answer that does not come is waited for so long.
+    fn start_with(client: &Client, vip: SocketAddr, patience: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let (told, client) = (Arc::clone(&stop), client.with_timeout(Duration::from_millis(100)));
+        let (told, client) = (Arc::clone(&stop), client.with_timeout(patience));
         let thread = thread::spawn(move || {
             let (mut answered, mut last, mut longest) = (0, Instant::now(), Duration::ZERO);
             while !told.load(Ordering::Relaxed) {
@@ -310,7 +315,8 @@ fn a_drained_lb_node_gives_its_addresses_to_the_others_and_the_last_one_only_by_
     let vip = one_of(&before, &site.mac(0))?;
     let mut connection = site.client().connect(vip)?;
     let server = connection.get()?.server;
-    let watch = Watch::start(site.client(), vip);
+    // One packet that is lost is a second without an answer; a busy machine is not.
+    let watch = Watch::start_with(site.client(), vip, Duration::from_secs(1));
     let started = Instant::now();
     let said = site.lb(0).cli(&["drain", "node"])?;
     println!("drain: {said} after {:?}", started.elapsed());
@@ -319,7 +325,7 @@ fn a_drained_lb_node_gives_its_addresses_to_the_others_and_the_last_one_only_by_
     let (answered, longest) = watch.stop()?;
     println!("drain: longest time without an answer {longest:?}, {answered} answered");
     assert!(
-        answered > 0 && longest < Duration::from_millis(100),
+        answered > 0 && longest < Duration::from_secs(1),
         "none was lost: {longest:?}"
     );
     for (address, owner) in &before {

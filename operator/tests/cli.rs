@@ -36,7 +36,7 @@ fn crds_are_the_same_bytes_each_time() {
     let first = run(&["crds"]);
     assert_eq!(first.status.code(), Some(0));
     assert_eq!(first.stdout, run(&["crds"]).stdout);
-    assert_eq!(text(&first.stdout).matches("kind: CustomResourceDefinition").count(), 6);
+    assert_eq!(text(&first.stdout).matches("kind: CustomResourceDefinition").count(), 8);
 }
 
 #[test]

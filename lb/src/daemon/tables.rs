@@ -4,7 +4,6 @@ mod shown;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    hash::{BuildHasher as _, Hasher as _, RandomState},
     net::IpAddr,
     sync::{
         Arc,
@@ -28,6 +27,7 @@ use xdp_prog::{
 };
 
 use crate::{
+    chance,
     control::{DrainCause, DrainView, FlowTableView},
     datapath::{Attachment, Balancer, Generation, Jiffies, Pins, Readings, Record, Sweep, grace_period, unrecorded},
     metrics::{FlowFacts, MAX_BACKEND_SERIES, MAX_VIP_SERIES, Meters, Place},
@@ -94,7 +94,7 @@ impl Tables {
         };
         let kept = before.filter(keeps).map(|before| before.planner.config());
         let constants = Config {
-            flow_secret: kept.map_or_else(|| RandomState::new().build_hasher().finish(), |kept| kept.flow_secret),
+            flow_secret: kept.map_or_else(chance::number, |kept| kept.flow_secret),
             ..Self::constants(file, more, jiffies)
         };
         let mut balancer = Balancer::load(&constants, &config.capacity)?;

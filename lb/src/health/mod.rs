@@ -8,7 +8,6 @@ mod tunnel;
 
 use std::{
     collections::BTreeMap,
-    hash::{BuildHasher as _, Hasher as _, RandomState},
     io,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -27,7 +26,7 @@ use tokio::{
     time::sleep_until,
 };
 
-use crate::metrics::HealthFacts;
+use crate::{chance, metrics::HealthFacts};
 
 /// Least time between two overlays that are told.
 pub const PACE: Duration = Duration::from_secs(1);
@@ -65,7 +64,7 @@ impl HealthDriver {
     /// When the thread, or its runtime, cannot be made.
     pub fn start() -> io::Result<Self> {
         raise_file_limit();
-        let monitor = Arc::new(Mutex::new(Monitor::new(RandomState::new().build_hasher().finish())));
+        let monitor = Arc::new(Mutex::new(Monitor::new(chance::number())));
         let (orders, inbox) = mpsc::unbounded_channel();
         let (sender, overlay) = watch::channel(Overlay::default());
         let start = Instant::now();

@@ -107,7 +107,7 @@ impl<'a> Look<'a> {
         self.mark()
             .or_else(|| self.claim())
             .or_else(|| self.write_table())
-            .or_else(|| self.tell())
+            .or_else(|| self.tell(false))
             .or_else(|| self.give_back())
             .unwrap_or_else(|| self.rest())
     }
@@ -193,7 +193,10 @@ impl<'a> Look<'a> {
 
     fn write_table(&self) -> Option<Next> {
         let Some(wanted) = &self.wanted else {
-            return self.table.map(|table| quietly(table::deletion(table)));
+            return self.table.map(|table| {
+                let told = self.is_lost(table).then(|| self.tell(true)).flatten();
+                told.unwrap_or_else(|| quietly(table::deletion(table)))
+            });
         };
         // The API server lets no table change hands: one of an earlier life goes first.
         if let Some(former) = self.table.filter(|table| table.spec.service != wanted.service) {
@@ -213,8 +216,16 @@ impl<'a> Look<'a> {
         ))
     }
 
-    /// What clients and people are told: addresses and conditions.
-    fn tell(&self) -> Option<Next> {
+    /// Whether what clients were told of is in no table any more: it went to a sharer, and what should have come in its place is not
+    /// asked for any more. Clients would be sent to who does not serve them.
+    fn is_lost(&self, table: &VipTable) -> bool {
+        let has = |address: &operator_api::VipAddress| address.ip().is_some_and(|ip| self.published.contains(&ip));
+        let is_own = table.spec.service == self.serve.service;
+        is_own && !self.serve.ports.is_empty() && !table.spec.addresses.iter().any(has)
+    }
+
+    /// What clients and people are told: addresses and conditions. `lost`: no address.
+    fn tell(&self, lost: bool) -> Option<Next> {
         let before = conditions::of(self.service);
         let there = status::ingress(self.service);
         let programmed = match self.programmed() {
@@ -228,7 +239,7 @@ impl<'a> Look<'a> {
                 ingress = wanted;
             }
         }
-        if self.serve.request.families.is_empty() {
+        if lost || self.serve.request.families.is_empty() {
             ingress.clear();
         }
         let is_on = programmed.message.clone();

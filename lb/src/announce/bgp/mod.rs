@@ -247,12 +247,6 @@ fn wanted(peer: &BgpPeer) -> Option<Wanted> {
     })
 }
 
-/// Something that no other node and no start before had, for jitter and the numbers of sessions.
-fn seed() -> u64 {
-    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-    RandomState::new().build_hasher().finish()
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -21,9 +21,10 @@ use tokio::{
 };
 
 use super::{
-    Announced, PeerStanding, Standing, lock, seed, socket,
+    Announced, PeerStanding, Standing, lock, socket,
     wire::{Heard, Wire},
 };
+use crate::chance;
 
 /// Reads that wait for the session: no more are made before it has heard these.
 const HEARD: usize = 4;
@@ -72,7 +73,12 @@ struct Task {
 pub(super) async fn run(begin: Begin) {
     let (heard, mut inbox) = mpsc::channel(HEARD);
     let mut orders = begin.orders;
-    let session = Session::new(begin.peer.session.clone(), begin.router_id, seed(), begin.resumed);
+    let session = Session::new(
+        begin.peer.session.clone(),
+        begin.router_id,
+        chance::number(),
+        begin.resumed,
+    );
     let mut task = Task {
         peer: begin.peer,
         session,

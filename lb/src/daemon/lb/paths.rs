@@ -1,9 +1,6 @@
 //! Whether others are heard: the members of this node's group, by BFD. Never decides what follows.
 
-use std::{
-    future::pending,
-    hash::{BuildHasher as _, Hasher as _, RandomState},
-};
+use std::future::pending;
 
 use anyhow::Context as _;
 use lb_core::{
@@ -11,7 +8,10 @@ use lb_core::{
     config::L2Group,
 };
 
-use crate::announce::bfd::{Bfd, Changes, Liveness};
+use crate::{
+    announce::bfd::{Bfd, Changes, Liveness},
+    chance,
+};
 
 /// The sessions of the group. Others may share the thread: [`Bfd::another`].
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Paths {
     ///
     /// When there can be no thread.
     pub(super) fn start() -> anyhow::Result<Self> {
-        let seed = RandomState::new().build_hasher().finish();
+        let seed = chance::number();
         let (bfd, changes) = Bfd::start(seed).context("cannot start BFD")?;
         Ok(Self { bfd, changes })
     }

@@ -4,7 +4,6 @@ mod handler;
 
 use std::{
     collections::BTreeMap,
-    hash::{BuildHasher as _, Hasher as _, RandomState},
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -27,6 +26,7 @@ use xdp_prog::verdict::Verdict;
 use super::tables::Tables;
 use crate::{
     announce::{Before, Groups, InUse, L2},
+    chance,
     control::{GroupView, InUseView, SlowPathView},
     datapath::{Balancer, Sockets},
     metrics::{SlowFacts, WorkerFacts},
@@ -84,7 +84,7 @@ impl Slow {
         before: Before,
     ) -> anyhow::Result<Self> {
         let jiffies = tables.jiffies;
-        let secret = RandomState::new().build_hasher().finish();
+        let secret = chance::number();
         let scene = Scene {
             live: tables.balancer.live(),
             program: 0,

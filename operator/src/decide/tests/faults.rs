@@ -268,3 +268,38 @@ proptest! {
         two_operators(&events, true);
     }
 }
+
+#[test]
+fn clients_are_not_told_of_an_address_that_went_to_a_sharer_while_its_service_was_on_its_way_to_another() {
+    use Event::{Leave, Program, Serve};
+    let work = |service| Event::Work {
+        operator: 0,
+        hears: 0,
+        service,
+    };
+    // As a random history found it.
+    let events = [
+        Serve(0, 0),
+        Program,
+        Serve(0, 0),
+        work(0),
+        Serve(0, 4),
+        work(0),
+        Serve(0, 2),
+        Serve(1, 2),
+        work(1),
+        work(1),
+        Leave(2),
+        Program,
+        work(1),
+        Program,
+        work(1),
+        Serve(0, 2),
+        Serve(1, 0),
+        Program,
+        work(1),
+        work(1),
+        Serve(1, 3),
+    ];
+    two_operators(&events, false);
+}
