@@ -102,10 +102,17 @@ fn known_delay_is_measured_as_that_delay() -> Result<()> {
             .as_f64()
             .context("p50")
     };
-    let (control, held) = (p50("0")?, p50("5000")?);
-    assert!(control < 2_500.0, "{control}");
-    assert!((5_000.0..7_500.0).contains(&held), "{held}");
-    Ok(())
+    // A busy machine adds to it, and never takes away: the best of some runs counts, and none is below what is known.
+    let mut best = (f64::MAX, f64::MAX);
+    for _ in 0..6 {
+        let (control, held) = (p50("0")?, p50("5000")?);
+        assert!(held >= 5_000.0, "{held}");
+        best = (best.0.min(control), best.1.min(held));
+        if best.0 < 2_500.0 && best.1 < 7_500.0 {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("0 is measured as {} us, and 5,000 as {} us, at best", best.0, best.1)
 }
 
 /// Both families, four kinds, and frames that are longer by an outer header than what was sent.
