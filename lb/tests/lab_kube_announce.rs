@@ -69,6 +69,48 @@ fn start(cluster: &Cluster, topology: &Topology) -> Result<Vec<Daemon>> {
     Ok(daemons)
 }
 
+/// Two LB nodes, each with a BgpPeer that is the router's end of its link.
+struct Routed {
+    topology: Topology,
+    cluster: Cluster,
+    lbs: Vec<IpAddr>,
+    router: Router,
+}
+
+/// The router asks for a password where there is one, and so do the BgpPeers, by a key of the Secret.
+fn routed(password: Option<&str>) -> Result<Routed> {
+    let topology = Topology::builder().lbs(2).workers(1).build()?;
+    let cluster = Cluster::start(&topology)?;
+    let lbs: Vec<IpAddr> = topology.lbs().iter().map(|lb| lb.addr_v4().into()).collect();
+    let mut config = RouterConfig::new(ROUTER_ASN, [10, 99, 99, 99].into());
+    for lb in &lbs {
+        config = config.neighbour(Neighbour {
+            password: password.map(str::to_owned),
+            ..Neighbour::new(*lb, OUR_ASN)
+        });
+    }
+    let router = config.start(topology.router().ns(), RouterKind::Bird)?;
+    for (name, lb) in ["tor-1", "tor-2"].into_iter().zip(topology.lbs()) {
+        let gateway = lb.eth0().gateway_v4.to_string();
+        let mut spec = json!({"address": gateway, "asn": ROUTER_ASN, "localAsn": OUR_ASN, "connectRetrySeconds": 1});
+        if password.is_some() {
+            spec["passwordKey"] = json!("tor");
+        }
+        put(&cluster, "BgpPeer", name, spec, &json!({"nodes": [lb.name()]}));
+    }
+    Ok(Routed {
+        topology,
+        cluster,
+        lbs,
+        router,
+    })
+}
+
+/// What the operator makes of an Announcement that is for these LB nodes and tells all peers.
+fn told_by(nodes: &[&str]) -> Value {
+    json!({"nodes": nodes, "peers": ["tor-1", "tor-2"]})
+}
+
 fn put_password(cluster: &Cluster) -> Result<()> {
     let secret = Secret {
         data: Some(BTreeMap::from([(
@@ -112,28 +154,14 @@ fn routers_learn_what_announcements_say_with_a_password_from_the_secret() -> Res
     if !require_root()? {
         return Ok(());
     }
-    let topology = Topology::builder().lbs(2).workers(1).build()?;
-    let cluster = Cluster::start(&topology)?;
-    let lbs: Vec<IpAddr> = topology.lbs().iter().map(|lb| lb.addr_v4().into()).collect();
-    let mut config = RouterConfig::new(ROUTER_ASN, [10, 99, 99, 99].into());
-    for lb in &lbs {
-        config = config.neighbour(Neighbour {
-            password: Some(PASSWORD.to_owned()),
-            ..Neighbour::new(*lb, OUR_ASN)
-        });
-    }
-    let router = config.start(topology.router().ns(), RouterKind::Bird)?;
-    let both = json!({"nodes": ["lb-1", "lb-2"]});
-    for (name, lb) in ["tor-1", "tor-2"].into_iter().zip(topology.lbs()) {
-        let gateway = lb.eth0().gateway_v4.to_string();
-        let spec = json!({
-            "address": gateway, "asn": ROUTER_ASN, "localAsn": OUR_ASN, "passwordKey": "tor", "connectRetrySeconds": 1,
-        });
-        put(&cluster, "BgpPeer", name, spec, &json!({"nodes": [lb.name()]}));
-    }
+    let Routed {
+        topology,
+        cluster,
+        lbs,
+        router,
+    } = routed(Some(PASSWORD))?;
     let core = json!({"bgp": {"communities": ["65000:7"], "med": 9}});
-    let peers = json!({"nodes": both["nodes"], "peers": ["tor-1", "tor-2"]});
-    put(&cluster, "Announcement", "core", core, &peers);
+    put(&cluster, "Announcement", "core", core, &told_by(&["lb-1", "lb-2"]));
     let address = |last: u8| IpAddr::from([203, 0, 113, last]);
     put_table(&cluster, "shop.web", address(1), Some(&["core"]), &all());
     put_table(&cluster, "shop.hidden", address(2), Some(&[]), &all());
@@ -177,8 +205,8 @@ fn routers_learn_what_announcements_say_with_a_password_from_the_secret() -> Res
         learns(&router, *lb, &["203.0.113.1/32", "203.0.113.2/32"])?;
     }
     // The second LB node is not selected any more.
-    let only = json!({"nodes": ["lb-1"], "peers": ["tor-1", "tor-2"]});
-    put(&cluster, "Announcement", "core", json!({"bgp": {"med": 9}}), &only);
+    let med = json!({"bgp": {"med": 9}});
+    put(&cluster, "Announcement", "core", med, &told_by(&["lb-1"]));
     learns(&router, lbs[1], &[])?;
     learns(&router, lbs[0], &["203.0.113.1/32", "203.0.113.2/32"])?;
     // And the first one's peer is taken away.
@@ -193,21 +221,19 @@ fn an_address_without_a_backend_is_withdrawn_where_another_lb_node_has_one() -> 
     if !require_root()? {
         return Ok(());
     }
-    let topology = Topology::builder().lbs(2).workers(1).build()?;
-    let cluster = Cluster::start(&topology)?;
-    let lbs: Vec<IpAddr> = topology.lbs().iter().map(|lb| lb.addr_v4().into()).collect();
-    let mut config = RouterConfig::new(ROUTER_ASN, [10, 99, 99, 99].into());
-    for lb in &lbs {
-        config = config.neighbour(Neighbour::new(*lb, OUR_ASN));
-    }
-    let router = config.start(topology.router().ns(), RouterKind::Bird)?;
-    for (name, lb) in ["tor-1", "tor-2"].into_iter().zip(topology.lbs()) {
-        let gateway = lb.eth0().gateway_v4.to_string();
-        let spec = json!({"address": gateway, "asn": ROUTER_ASN, "localAsn": OUR_ASN, "connectRetrySeconds": 1});
-        put(&cluster, "BgpPeer", name, spec, &json!({"nodes": [lb.name()]}));
-    }
-    let both = json!({"nodes": ["lb-1", "lb-2"], "peers": ["tor-1", "tor-2"]});
-    put(&cluster, "Announcement", "core", json!({"bgp": {}}), &both);
+    let Routed {
+        topology,
+        cluster,
+        lbs,
+        router,
+    } = routed(None)?;
+    put(
+        &cluster,
+        "Announcement",
+        "core",
+        json!({"bgp": {}}),
+        &told_by(&["lb-1", "lb-2"]),
+    );
     put_table(&cluster, "shop.web", [203, 0, 113, 1].into(), Some(&["core"]), &all());
     let _daemons = start(&cluster, &topology)?;
     let one = ["203.0.113.1/32"];
@@ -242,21 +268,19 @@ fn an_lb_node_is_drained_by_the_label_of_its_lb_node_and_comes_back_without_it()
     if !require_root()? {
         return Ok(());
     }
-    let topology = Topology::builder().lbs(2).workers(1).build()?;
-    let cluster = Cluster::start(&topology)?;
-    let lbs: Vec<IpAddr> = topology.lbs().iter().map(|lb| lb.addr_v4().into()).collect();
-    let mut config = RouterConfig::new(ROUTER_ASN, [10, 99, 99, 99].into());
-    for lb in &lbs {
-        config = config.neighbour(Neighbour::new(*lb, OUR_ASN));
-    }
-    let router = config.start(topology.router().ns(), RouterKind::Bird)?;
-    for (name, lb) in ["tor-1", "tor-2"].into_iter().zip(topology.lbs()) {
-        let gateway = lb.eth0().gateway_v4.to_string();
-        let spec = json!({"address": gateway, "asn": ROUTER_ASN, "localAsn": OUR_ASN, "connectRetrySeconds": 1});
-        put(&cluster, "BgpPeer", name, spec, &json!({"nodes": [lb.name()]}));
-    }
-    let both = json!({"nodes": ["lb-1", "lb-2"], "peers": ["tor-1", "tor-2"]});
-    put(&cluster, "Announcement", "core", json!({"bgp": {}}), &both);
+    let Routed {
+        topology,
+        cluster,
+        lbs,
+        router,
+    } = routed(None)?;
+    put(
+        &cluster,
+        "Announcement",
+        "core",
+        json!({"bgp": {}}),
+        &told_by(&["lb-1", "lb-2"]),
+    );
     put_table(&cluster, "shop.web", [203, 0, 113, 1].into(), Some(&["core"]), &all());
     let daemons = start(&cluster, &topology)?;
     let one = ["203.0.113.1/32"];
